@@ -1,0 +1,12 @@
+//! The life of a configuration, in the order things happen: files become a tree with positions
+//! (`tree`), the tree becomes typed documents (`model`), references between documents are resolved
+//! (`compile`), and what comes out is one immutable [`Snapshot`] whose route table answers which rule a
+//! request meets (`route`). Everything wrong on that way is a [`Problem`], and all are told at once.
+//!
+//! No tokio and no sockets live here.
+#![forbid(unsafe_code)]
+
+pub mod route;
+pub mod snapshot;
+
+pub use snapshot::Snapshot;

@@ -1,0 +1,240 @@
+//! What the data plane runs on: every reference resolved, every default filled in, nothing left that
+//! could be wrong. How it comes about is `compile`'s business, who asks it is the proxy's. Pure.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::route::Table;
+
+/// One consistent configuration. It is never changed: a new revision is a new snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Socket addresses to listen on, each with what is served there, sorted by address.
+    pub binds: Vec<Bind>,
+    /// Every Service port that a rule sends traffic to; rules name them by index.
+    pub clusters: Vec<Arc<Cluster>>,
+}
+
+/// One listening socket address.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bind {
+    /// Where to listen. Port 0 asks the kernel for a free one.
+    pub address: SocketAddr,
+    /// `namespace/gateway/listener`, of the first listener on this address; names it in logs and metrics.
+    pub name: Arc<str>,
+    /// The downstream side: bounds, timeouts, trust.
+    pub settings: Arc<ListenerSettings>,
+    /// Which rule a request meets here.
+    pub table: Table,
+}
+
+/// The downstream side of a listener: ListenerPolicy with its defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerSettings {
+    /// Whose word about the client's address counts.
+    pub client_address: ClientAddress,
+    /// Connections open at the same time, over all workers.
+    pub connections_max: u32,
+    /// From the first byte of a request (or the accept) to the end of its head.
+    pub head_timeout: Duration,
+    /// A keep-alive connection without a request.
+    pub idle_timeout: Duration,
+    /// The longest pause between two pieces of a body, in either direction.
+    pub body_progress_timeout: Duration,
+    /// The largest request body; a larger one is answered 413. None: no bound.
+    pub request_body_bytes_max: Option<u64>,
+    /// The largest head, start line included; a larger one is answered 431.
+    pub head_bytes_max: u32,
+    /// The most header fields in a head; more are answered 431.
+    pub header_count_max: u16,
+    /// What `%2F` and `%5C` in a path mean.
+    pub encoded_slash: EncodedSlash,
+}
+
+impl Default for ListenerSettings {
+    fn default() -> Self {
+        ListenerSettings {
+            client_address: ClientAddress::Peer,
+            connections_max: 10_000,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            body_progress_timeout: Duration::from_secs(30),
+            request_body_bytes_max: None,
+            head_bytes_max: 32 * 1024,
+            header_count_max: 100,
+            encoded_slash: EncodedSlash::Keep,
+        }
+    }
+}
+
+/// How the client's address is learnt.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum ClientAddress {
+    /// The peer of the connection; `x-forwarded-for` and its kin are replaced.
+    #[default]
+    Peer,
+    /// Peers in these networks are proxies of ours: their `x-forwarded-for` is continued, and the client
+    /// is the last address in it that is not in these networks.
+    TrustedCidrs(Vec<ipnet::IpNet>),
+    /// So many proxies stand before us: the client is that many addresses from the right.
+    TrustedHops(u8),
+    /// The connection opens with a PROXY protocol v2 header that names the client.
+    ProxyProtocolV2,
+}
+
+/// What to do with an encoded slash or backslash (`%2F`, `%5C`) in a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EncodedSlash {
+    /// It stays as it is and is no separator.
+    #[default]
+    Keep,
+    /// It becomes `/` before anything looks at the path.
+    Decode,
+    /// The request is refused with 400.
+    Reject,
+}
+
+/// One rule of an HTTPRoute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// `namespace/route/rule`; the rule's name, or its index where it has none.
+    pub name: Arc<str>,
+    /// In the order they are written.
+    pub filters: Vec<Filter>,
+    /// Whole exchange, from the request's head to the answer's end. None: no bound.
+    pub request_timeout: Option<Duration>,
+    /// One attempt at a backend. None: no bound beyond `request_timeout`.
+    pub backend_request_timeout: Option<Duration>,
+    /// Where the request goes.
+    pub backends: Backends,
+}
+
+/// The targets of a rule with their shares.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Backends {
+    /// Those with a weight above 0.
+    pub choices: Vec<Choice>,
+    /// The sum of all weights; 0 means that nothing can be chosen and the answer is 500.
+    pub weight_total: u64,
+}
+
+/// One backendRef of a rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// Its share is `weight` of `Backends::weight_total`.
+    pub weight: u32,
+    /// None: the reference is invalid, and its share of requests is answered 500 (Gateway API, BackendRefs).
+    pub cluster: Option<usize>,
+    /// Applied only when this target was chosen, after the rule's own.
+    pub filters: Vec<Filter>,
+}
+
+/// What a rule does to requests and answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Filter {
+    /// RequestHeaderModifier.
+    RequestHeaders(HeaderChanges),
+    /// ResponseHeaderModifier.
+    ResponseHeaders(HeaderChanges),
+    /// RequestRedirect: the request is answered here.
+    Redirect(Redirect),
+    /// URLRewrite.
+    Rewrite(Rewrite),
+}
+
+/// Header fields to set, add and remove. Names keep the case they are written in.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HeaderChanges {
+    /// Replace all fields of that name by this one.
+    pub set: Vec<(Box<str>, Box<str>)>,
+    /// Append a field, whatever is there.
+    pub add: Vec<(Box<str>, Box<str>)>,
+    /// Remove all fields of that name.
+    pub remove: Vec<Box<str>>,
+}
+
+/// RequestRedirect: parts not named stay those of the request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redirect {
+    /// `http` or `https`; None keeps the listener's.
+    pub scheme: Option<Box<str>>,
+    /// None keeps the request's.
+    pub hostname: Option<Box<str>>,
+    /// None: the scheme's well-known port if `scheme` is set, else the listener's (Gateway API).
+    pub port: Option<u16>,
+    /// None keeps the request's.
+    pub path: Option<PathChange>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// URLRewrite.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rewrite {
+    /// The new Host.
+    pub hostname: Option<Box<str>>,
+    /// The new path.
+    pub path: Option<PathChange>,
+}
+
+/// A new path for a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathChange {
+    /// The whole path, the query stays.
+    Full(Box<str>),
+    /// The part that the rule's PathPrefix matched.
+    Prefix(Box<str>),
+}
+
+/// One port of a Service with its endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// `namespace/service:port`.
+    pub name: Arc<str>,
+    /// The Service's namespace.
+    pub namespace: Arc<str>,
+    /// The Service's name.
+    pub service: Arc<str>,
+    /// The port's number.
+    pub port: u16,
+    /// Those with a weight above 0; none means 503.
+    pub endpoints: Vec<Endpoint>,
+    /// The upstream side: timeouts and pool.
+    pub settings: ClusterSettings,
+}
+
+/// The upstream side of a cluster, with its defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterSettings {
+    /// From the connect to the established connection.
+    pub connect_timeout: Duration,
+    /// An unused pooled connection is closed after this, or sooner if the peer says so in `Keep-Alive`.
+    pub idle_timeout: Duration,
+    /// Unused pooled connections to one endpoint, per worker.
+    pub idle_connections_max: usize,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        ClusterSettings {
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(60),
+            idle_connections_max: 512,
+        }
+    }
+}
+
+/// One instance of a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share among the cluster's endpoints.
+    pub weight: u32,
+    /// Its zone, if it has one.
+    pub zone: Option<Box<str>>,
+    /// Its labels; `lane` among them.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+}

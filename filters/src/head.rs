@@ -1,0 +1,366 @@
+//! The head of a request or an answer: one piece of text and a table of spans into it. Parsers fill it,
+//! rules read and change it, the encoder copies the spans that are left. Framing is the engine's
+//! business: it refuses to be written by rules. Pure, Hot.
+//!
+//! The text is a copy of the bytes received (a few hundred), so that the connection's buffer is free for
+//! the body at once and a request that waits for its answer holds no buffer. What rules add is appended to
+//! the same text in the form it will be sent in; so encoding is copying, and neighbours are copied together.
+
+use std::ops::Range;
+
+/// Bytes of the text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The first byte.
+    pub start: u32,
+    /// One past the last.
+    pub end: u32,
+}
+
+impl Span {
+    /// The bytes from `start` to `end`.
+    pub fn new(start: usize, end: usize) -> Span {
+        Span { start: start as u32, end: end as u32 }
+    }
+
+    /// As a range to index with.
+    pub fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    /// Bytes covered.
+    pub fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether nothing is covered.
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// Fields that the engine itself looks at, told apart once while parsing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Known {
+    /// Any other field.
+    #[default]
+    Other,
+    /// Host (RFC 9110 7.2).
+    Host,
+    /// Connection (RFC 9110 7.6.1).
+    Connection,
+    /// Content-Length (RFC 9110 8.6).
+    ContentLength,
+    /// Transfer-Encoding (RFC 9112 6.1).
+    TransferEncoding,
+    /// TE (RFC 9110 10.1.4).
+    Te,
+    /// Trailer (RFC 9110 6.6.2).
+    Trailer,
+    /// Upgrade (RFC 9110 7.8).
+    Upgrade,
+    /// Expect (RFC 9110 10.1.1).
+    Expect,
+    /// Keep-Alive (RFC 2068 19.7.1).
+    KeepAlive,
+    /// Proxy-Connection, of old clients.
+    ProxyConnection,
+    /// HTTP2-Settings (RFC 9113 3.2.1), which belongs to one hop.
+    Http2Settings,
+    /// Proxy-Authorization and Proxy-Authenticate, which belong to one hop.
+    ProxyAuth,
+    /// X-Forwarded-For.
+    XForwardedFor,
+    /// X-Forwarded-Proto, -Host, -Port, X-Real-IP and Forwarded: what an untrusted client may not say.
+    ForwardedKin,
+    /// X-Request-Id.
+    RequestId,
+    /// Traceparent (W3C Trace Context).
+    Traceparent,
+    /// Retry-After (RFC 9110 10.2.3).
+    RetryAfter,
+}
+
+/// One field line.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// The name as it came.
+    pub name: Span,
+    /// The value without surrounding blanks.
+    pub value: Span,
+    /// The whole line with its CRLF.
+    pub line: Span,
+    /// What the engine knows it as.
+    pub known: Known,
+    /// Whether it has been removed.
+    pub removed: bool,
+}
+
+/// HTTP/1.0 or 1.1; other versions are never parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    #[default]
+    Http11,
+}
+
+/// A parsed head. One object serves many messages: `clear` keeps the memory.
+#[derive(Debug, Default)]
+pub struct Head {
+    text: Vec<u8>,
+    fields: Vec<Field>,
+    /// The version in the start line.
+    pub version: Version,
+    /// Requests: the method. Answers: empty.
+    pub method: Span,
+    /// Requests: the path, normalised. Answers: empty.
+    pub path: Span,
+    /// Requests: the query without `?`. `has_query` tells `/a?` from `/a`.
+    pub query: Span,
+    /// Requests: whether the target had a `?`.
+    pub has_query: bool,
+    /// Requests: the host in lower case, without port, without trailing dot.
+    pub host: Span,
+    /// Requests: host and port as they will be sent in `Host`.
+    pub authority: Span,
+    /// Answers: the status code, 100 to 599. Requests: 0.
+    pub status: u16,
+    /// Answers: the reason phrase.
+    pub reason: Span,
+}
+
+impl Head {
+    /// Makes it empty and keeps its memory, unless one message made it unusually large.
+    pub fn clear(&mut self) {
+        const TEXT_KEPT_BYTES: usize = 8 * 1024;
+        const FIELDS_KEPT: usize = 128;
+        self.text.clear();
+        self.fields.clear();
+        if self.text.capacity() > TEXT_KEPT_BYTES {
+            self.text = Vec::new();
+        }
+        if self.fields.capacity() > FIELDS_KEPT {
+            self.fields = Vec::new();
+        }
+        self.version = Version::Http11;
+        self.has_query = false;
+        self.status = 0;
+        for span in
+            [&mut self.method, &mut self.path, &mut self.query, &mut self.host, &mut self.authority, &mut self.reason]
+        {
+            *span = Span::default();
+        }
+    }
+
+    /// Starts over with the bytes of a head as received; spans are offsets into them.
+    pub fn load(&mut self, received: &[u8]) {
+        self.clear();
+        // Room for what rules will add, so that a small head never grows twice.
+        self.text.reserve(received.len() + 512);
+        self.text.extend_from_slice(received);
+    }
+
+    /// All bytes that spans point into.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// The bytes of a span.
+    pub fn bytes(&self, span: Span) -> &[u8] {
+        &self.text[span.range()]
+    }
+
+    /// Changes bytes in place, such as a host to lower case.
+    pub fn bytes_mut(&mut self, span: Span) -> &mut [u8] {
+        &mut self.text[span.range()]
+    }
+
+    /// Appends bytes that a span shall point to, and returns that span.
+    pub fn append(&mut self, bytes: &[u8]) -> Span {
+        let start = self.text.len();
+        self.text.extend_from_slice(bytes);
+        Span::new(start, self.text.len())
+    }
+
+    /// Appends by a writer, for what is built piece by piece.
+    pub fn append_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Span {
+        let start = self.text.len();
+        write(&mut self.text);
+        Span::new(start, self.text.len())
+    }
+
+    /// All fields, removed ones among them.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// Records a field whose bytes are in the text already.
+    pub fn push_field(&mut self, field: Field) {
+        self.fields.push(field);
+    }
+
+    /// The fields that will be sent.
+    pub fn live(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| !field.removed)
+    }
+
+    /// The value of the first live field that the engine knows as `known`.
+    pub fn known(&self, known: Known) -> Option<&[u8]> {
+        self.live().find(|field| field.known == known).map(|field| self.bytes(field.value))
+    }
+
+    /// The value of the first live field of that name, whatever its case.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.live().find(|field| self.is_named(field, name)).map(|field| self.bytes(field.value))
+    }
+
+    /// The values of all live fields of that name, whatever its case.
+    pub fn get_all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+        self.live().filter(|field| self.is_named(field, name)).map(|field| self.bytes(field.value))
+    }
+
+    /// Removes all fields of that name and tells whether there was one.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let mut found = false;
+        for index in 0..self.fields.len() {
+            if !self.fields[index].removed && self.is_named(&self.fields[index], name) {
+                self.fields[index].removed = true;
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Removes all fields that the engine knows as `known`.
+    pub fn remove_known(&mut self, known: Known) {
+        for field in &mut self.fields {
+            field.removed |= field.known == known;
+        }
+    }
+
+    /// Removes the field at an index of `fields`.
+    pub fn remove_at(&mut self, index: usize) {
+        self.fields[index].removed = true;
+    }
+
+    /// Appends a field, whatever is there. The value's bytes must be free of CR, LF and NUL: rules are checked
+    /// when they are read.
+    pub fn add(&mut self, name: &str, value: &[u8]) {
+        self.add_with(name, Known::Other, |text| text.extend_from_slice(value));
+    }
+
+    /// Replaces all fields of that name by one.
+    pub fn set(&mut self, name: &str, value: &[u8]) {
+        self.remove(name);
+        self.add(name, value);
+    }
+
+    /// Appends a field whose value is written by `write`.
+    pub fn add_with(&mut self, name: &str, known: Known, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.text.len();
+        self.text.extend_from_slice(name.as_bytes());
+        let name_end = self.text.len();
+        self.text.extend_from_slice(b": ");
+        let value_start = self.text.len();
+        write(&mut self.text);
+        let value_end = self.text.len();
+        self.text.extend_from_slice(b"\r\n");
+        self.fields.push(Field {
+            name: Span::new(start, name_end),
+            value: Span::new(value_start, value_end),
+            line: Span::new(start, self.text.len()),
+            known,
+            removed: false,
+        });
+    }
+
+    fn is_named(&self, field: &Field, name: &str) -> bool {
+        field.name.len() == name.len() && self.bytes(field.name).eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    /// Appends the live field lines that `keep` wants to `out`, neighbours in one copy.
+    pub fn copy_fields(&self, out: &mut Vec<u8>, mut keep: impl FnMut(&Field) -> bool) {
+        let mut run = Span::default();
+        for field in &self.fields {
+            if field.removed || !keep(field) {
+                continue;
+            }
+            if field.line.start == run.end && !run.is_empty() {
+                run.end = field.line.end;
+                continue;
+            }
+            out.extend_from_slice(self.bytes(run));
+            run = field.line;
+        }
+        out.extend_from_slice(self.bytes(run));
+    }
+}
+
+impl config::route::RequestView for Head {
+    fn method(&self) -> &[u8] {
+        self.bytes(self.method)
+    }
+
+    fn host(&self) -> &[u8] {
+        self.bytes(self.host)
+    }
+
+    fn path(&self) -> &[u8] {
+        self.bytes(self.path)
+    }
+
+    fn query(&self) -> &[u8] {
+        self.bytes(self.query)
+    }
+
+    fn header<'h>(&'h self, name_lower: &'h str) -> impl Iterator<Item = &'h [u8]> {
+        self.get_all(name_lower)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A head with the given field lines, each `name: value`.
+    fn head(lines: &[&str]) -> Head {
+        let mut head = Head::default();
+        for line in lines {
+            let (name, value) = line.split_once(": ").expect("rows are name: value");
+            head.add(name, value.as_bytes());
+        }
+        head
+    }
+
+    fn check(head: &Head, expected: &str) {
+        let mut out = Vec::new();
+        head.copy_fields(&mut out, |_| true);
+        assert_eq!(String::from_utf8_lossy(&out).replace("\r\n", "|"), expected);
+    }
+
+    #[test]
+    fn fields_are_set_added_and_removed_whatever_their_case() {
+        let mut subject = head(&["A: 1", "b: 2", "a: 3", "C: 4"]);
+        check(&subject, "A: 1|b: 2|a: 3|C: 4|");
+        subject.set("a", b"9");
+        check(&subject, "b: 2|C: 4|a: 9|");
+        subject.add("B", b"5");
+        assert_eq!(subject.get_all("b").collect::<Vec<_>>(), [b"2", b"5"]);
+        assert!(subject.remove("B"));
+        assert!(!subject.remove("B"));
+        check(&subject, "C: 4|a: 9|");
+        assert_eq!(subject.get("c"), Some(&b"4"[..]));
+        assert_eq!(subject.get("d"), None);
+    }
+
+    #[test]
+    fn a_large_message_does_not_keep_its_memory() {
+        let mut subject = Head::default();
+        subject.load(&[b'x'; 60_000]);
+        subject.clear();
+        assert!(subject.text.capacity() < 10_000);
+    }
+}
