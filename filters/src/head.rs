@@ -80,6 +80,8 @@ pub enum Known {
     Traceparent,
     /// Retry-After (RFC 9110 10.2.3).
     RetryAfter,
+    /// A name with `_`, which many servers take for `-`: `remove_known` keeps it from passing the edge.
+    Underscored,
 }
 
 /// One field line.
@@ -155,9 +157,8 @@ impl Head {
         }
     }
 
-    /// Starts over with the bytes of a head as received; spans are offsets into them.
-    pub fn load(&mut self, received: &[u8]) {
-        self.clear();
+    /// Takes the next bytes of a head as received; spans are offsets into all of them together.
+    pub fn receive(&mut self, received: &[u8]) {
         // Room for what rules will add, so that a small head never grows twice.
         self.text.reserve(received.len() + 512);
         self.text.extend_from_slice(received);
@@ -359,7 +360,7 @@ mod tests {
     #[test]
     fn a_large_message_does_not_keep_its_memory() {
         let mut subject = Head::default();
-        subject.load(&[b'x'; 60_000]);
+        subject.receive(&[b'x'; 60_000]);
         subject.clear();
         assert!(subject.text.capacity() < 10_000);
     }
