@@ -6,7 +6,19 @@
 //! No tokio and no sockets live here.
 #![forbid(unsafe_code)]
 
+mod compile;
+mod decode;
+mod files;
+mod model;
+mod moment;
+mod object;
+pub mod problem;
 pub mod route;
 pub mod snapshot;
+mod tree;
+mod value;
 
+pub use files::{Checked, Loaded, Source, load, read};
+pub use model::schema;
+pub use problem::{Problem, Severity};
 pub use snapshot::Snapshot;

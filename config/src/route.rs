@@ -1,9 +1,23 @@
 //! Which rule a request meets: Gateway API's precedence, precomputed so that ten thousand rules cost what
 //! ten do. What the rule then does is `filters`' business. Pure, Hot.
 
+mod candidates;
+mod entry;
+mod expression;
+mod hosts;
+mod paths;
+mod query;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
+use crate::route::hosts::Hosts;
+use crate::route::paths::Paths;
 use crate::snapshot::Rule;
+
+pub(crate) use entry::{Condition, Conditions, PathCondition, Rank, RouteEntry, ValueTest};
+pub(crate) use expression::{Expression, Expressions};
 
 /// What the table needs to see of a request. Bytes are normalised: host in lower case without port, path
 /// without query, unreserved characters decoded.
@@ -31,11 +45,33 @@ pub struct Found<'t> {
 
 /// Every rule served at one address, indexed for look-up.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Table {}
+pub struct Table {
+    /// By the listeners' host names, then by the routes'.
+    listeners: Hosts<Hosts<Paths>>,
+}
 
 impl Table {
-    /// The first rule in order of precedence whose conditions all hold.
-    pub fn find<'t>(&'t self, _request: &impl RequestView) -> Option<Found<'t>> {
-        None
+    /// Indexes the entries of listeners that share an address, each with the host it is for.
+    pub(crate) fn new<'e>(listeners: impl Iterator<Item = (Option<&'e str>, &'e [RouteEntry])>) -> Table {
+        let mut table = Table::default();
+        for (hostname, entries) in listeners {
+            let routes = table.listeners.entry(hostname);
+            for entry in entries {
+                routes.entry(entry.host()).add(entry);
+            }
+        }
+        table.listeners.for_each(|routes| routes.for_each(Paths::finish));
+        table
+    }
+
+    /// The first rule in order of precedence whose conditions all hold: the most specific host name, then an
+    /// Exact path, the longest PathPrefix, a RegularExpression; then a method, the most header conditions, the
+    /// most query conditions; then the oldest route, the first by `namespace/name`, the first rule in it.
+    pub fn find<'t>(&'t self, request: &impl RequestView) -> Option<Found<'t>> {
+        let host = request.host();
+        // A request belongs to one listener only: where that has no route for it, others are not asked
+        // (Gateway API, "Listener Isolation").
+        let routes = self.listeners.first(host, Some)?;
+        routes.first(host, |paths| paths.find(request))
     }
 }

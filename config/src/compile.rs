@@ -1,0 +1,37 @@
+//! Documents become a [`Snapshot`]: references are resolved as Gateway API says, in the order a request
+//! meets them: listeners, their policies, routes, rules, backends. Errors are what cannot be understood or
+//! reaches into another namespace without leave; what dangles or is hidden has a meaning and is a warning. Pure, Cold.
+
+mod backends;
+mod filters;
+mod listeners;
+mod policies;
+mod routes;
+
+use std::collections::HashMap;
+
+use crate::model::Documents;
+use crate::problem::Problems;
+use crate::snapshot::Snapshot;
+
+/// Resolves everything. The result is of use only if no error was told.
+pub(crate) fn compile(documents: &Documents, problems: &mut Problems) -> Snapshot {
+    check_identities(documents, problems);
+    let mut listeners = listeners::gather(documents, problems);
+    policies::attach(documents, &mut listeners, problems);
+    let mut backends = backends::Resolver::new(documents);
+    routes::attach(documents, &mut listeners, &mut backends, problems);
+    Snapshot { binds: listeners::into_binds(listeners, problems), clusters: backends.into_clusters() }
+}
+
+fn check_identities(documents: &Documents, problems: &mut Problems) {
+    let mut seen = HashMap::new();
+    for (kind, metadata, place) in documents.identities() {
+        let identity = (kind, metadata.namespace(), metadata.name());
+        if let Some(first) = seen.insert(identity, place) {
+            let reason = format!("{kind} {metadata} is there already, at {}", problems.name(first));
+            problems.error(metadata.name.place, "metadata.name", reason);
+            seen.insert(identity, first);
+        }
+    }
+}

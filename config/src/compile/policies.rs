@@ -1,0 +1,100 @@
+//! Which ListenerPolicy acts on which listener: one on the listener before one on its Gateway, and of
+//! several on one target the oldest. Pure, Cold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::compile::listeners::Listener;
+use crate::model::Documents;
+use crate::model::listener_policy::{ClientAddress as Written, EncodedSlash as WrittenSlash, ProxyProtocol, Spec};
+use crate::problem::Problems;
+use crate::snapshot::{ClientAddress, EncodedSlash, ListenerSettings};
+
+/// A Gateway, or one of its listeners: namespace, name, section.
+type Target<'d> = (&'d str, &'d str, Option<&'d str>);
+
+/// Gives each listener the settings of its policy.
+pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], problems: &mut Problems) {
+    let mut policies: Vec<_> = documents.listener_policies.iter().collect();
+    policies.sort_by_cached_key(|policy| policy.metadata.seniority());
+    let mut winners: HashMap<Target<'_>, _> = HashMap::new();
+    for policy in policies {
+        let namespace = policy.metadata.namespace();
+        let settings = Arc::new(settings(&policy.spec));
+        for (index, target) in policy.spec.target_refs.iter().enumerate() {
+            let section = target.section_name.as_ref().map(|section| section.as_str());
+            let key = (namespace, target.name.as_str(), section);
+            let field = format!("spec.targetRefs[{index}]");
+            let is_there = |listener: &Listener<'_>| {
+                let gateway = &listener.gateway.metadata;
+                (gateway.namespace(), gateway.name()) == (key.0, key.1)
+                    && section.is_none_or(|section| section == listener.written.name.as_str())
+            };
+            if !listeners.iter().any(is_there) {
+                let of = section.map_or_else(String::new, |section| format!(" with a listener {section:?}"));
+                let reason = format!("there is no Gateway {namespace}/{}{of}", key.1);
+                problems.warning(target.place, field, reason, None);
+                continue;
+            }
+            if let Some((winner, _)) = winners.get(&key) {
+                let reason =
+                    format!("Conflicted: ListenerPolicy {winner} has the same target and is older, or first by name");
+                problems.warning(target.place, field, reason, Some("one policy for each target"));
+                continue;
+            }
+            winners.insert(key, (policy.metadata.to_string(), settings.clone()));
+        }
+    }
+    for listener in listeners {
+        let gateway = &listener.gateway.metadata;
+        let section = listener.written.name.as_str();
+        let of_listener = winners.get(&(gateway.namespace(), gateway.name(), Some(section)));
+        let of_gateway = winners.get(&(gateway.namespace(), gateway.name(), None));
+        if let Some((_, settings)) = of_listener.or(of_gateway) {
+            listener.settings = settings.clone();
+        }
+    }
+}
+
+fn settings(spec: &Spec) -> ListenerSettings {
+    let defaults = ListenerSettings::default();
+    let timeouts = spec.timeouts.as_ref();
+    let headers = spec.headers.as_ref();
+    ListenerSettings {
+        client_address: spec.client_address.as_ref().map_or(defaults.client_address, client_address),
+        connections_max: spec.max_connections.map_or(defaults.connections_max, |count| saturate(count.0)),
+        head_timeout: timeouts.and_then(|all| all.head).map_or(defaults.head_timeout, |span| span.0),
+        idle_timeout: timeouts.and_then(|all| all.idle).map_or(defaults.idle_timeout, |span| span.0),
+        body_progress_timeout: timeouts
+            .and_then(|all| all.body_progress)
+            .map_or(defaults.body_progress_timeout, |span| span.0),
+        request_body_bytes_max: spec.max_request_body.map(|size| size.0),
+        head_bytes_max: headers.and_then(|all| all.max_bytes).map_or(defaults.head_bytes_max, |size| saturate(size.0)),
+        header_count_max: headers
+            .and_then(|all| all.max_count)
+            .map_or(defaults.header_count_max, |count| count.0.try_into().unwrap_or(u16::MAX)),
+        encoded_slash: match spec.path.as_ref().and_then(|path| path.encoded_slash) {
+            None | Some(WrittenSlash::Keep) => EncodedSlash::Keep,
+            Some(WrittenSlash::Decode) => EncodedSlash::Decode,
+            Some(WrittenSlash::Reject) => EncodedSlash::Reject,
+        },
+    }
+}
+
+/// The types' own bounds are far below, so that nothing is lost.
+fn saturate(number: u64) -> u32 {
+    number.try_into().unwrap_or(u32::MAX)
+}
+
+fn client_address(written: &Written) -> ClientAddress {
+    if let Some(networks) = &written.trusted_cidrs {
+        return ClientAddress::TrustedCidrs(networks.iter().map(|network| network.0).collect());
+    }
+    if let Some(hops) = &written.trusted_hops {
+        return ClientAddress::TrustedHops(hops.0.try_into().unwrap_or(u8::MAX));
+    }
+    match written.proxy_protocol.as_ref().map(|version| version.value) {
+        Some(ProxyProtocol::V2) => ClientAddress::ProxyProtocolV2,
+        None => ClientAddress::Peer,
+    }
+}

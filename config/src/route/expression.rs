@@ -1,0 +1,70 @@
+//! Regular expressions on paths, header fields and parameters: matched in linear time, always against the
+//! whole value, bounded in size. Pure, Hot.
+
+use std::collections::HashMap;
+
+use regex::bytes::{Regex, RegexBuilder};
+
+/// Memory of one compiled expression: counted repetitions can make a short one huge.
+const COMPILED_BYTES_MAX: usize = 1 << 20;
+/// Memory of all compiled expressions of a configuration.
+const ALL_PATTERNS_BYTES_MAX: usize = 1 << 20;
+/// Groups within each other.
+const NESTING_MAX: u32 = 64;
+
+/// A compiled expression; equal to another if its pattern is.
+#[derive(Debug, Clone)]
+pub(crate) struct Expression {
+    // Cloning gives the clone scratch memory of its own, so that workers with a table each share no lock.
+    regex: Regex,
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.regex.as_str() == other.regex.as_str()
+    }
+}
+
+impl Expression {
+    /// Whether it describes all of a value.
+    pub(crate) fn is_match(&self, value: &[u8]) -> bool {
+        self.regex.is_match(value)
+    }
+}
+
+/// Compiles expressions, each pattern once.
+#[derive(Debug, Default)]
+pub(crate) struct Expressions {
+    known: HashMap<Box<str>, Expression>,
+    pattern_bytes: usize,
+}
+
+impl Expressions {
+    /// The expression of a pattern in the syntax of the `regex` crate, over ASCII.
+    pub(crate) fn compile(&mut self, pattern: &str) -> Result<Expression, String> {
+        if let Some(known) = self.known.get(pattern) {
+            return Ok(known.clone());
+        }
+        self.pattern_bytes += pattern.len();
+        if self.pattern_bytes > ALL_PATTERNS_BYTES_MAX {
+            return Err("is one regular expression too many: all together have at most 1 MiB".to_owned());
+        }
+        let build = |anchored: &str| {
+            let mut builder = RegexBuilder::new(anchored);
+            builder.unicode(false).size_limit(COMPILED_BYTES_MAX).dfa_size_limit(COMPILED_BYTES_MAX);
+            builder.nest_limit(NESTING_MAX).build()
+        };
+        // The pattern must stand on its own: `a)(b` shall not be made right by the parentheses around it.
+        let regex = build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))).map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => "is too large a regular expression once compiled".to_owned(),
+            error => {
+                let text = error.to_string();
+                let reason = text.lines().last().unwrap_or_default();
+                format!("is not a regular expression: {}", reason.trim_start_matches("error: "))
+            }
+        })?;
+        let expression = Expression { regex };
+        self.known.insert(pattern.into(), expression.clone());
+        Ok(expression)
+    }
+}
