@@ -48,6 +48,8 @@ pub struct Found<'t> {
 pub struct Table {
     /// By the listeners' host names, then by the routes'.
     listeners: Hosts<Hosts<Paths>>,
+    /// Each once, in the order of the routes.
+    rules: Vec<Arc<Rule>>,
 }
 
 impl Table {
@@ -57,11 +59,20 @@ impl Table {
         for (hostname, entries) in listeners {
             let routes = table.listeners.entry(hostname);
             for entry in entries {
+                // A rule's entries, one for each of its matches and hosts, stand together.
+                if table.rules.last().is_none_or(|last| !Arc::ptr_eq(last, &entry.rule)) {
+                    table.rules.push(entry.rule.clone());
+                }
                 routes.entry(entry.host()).add(entry);
             }
         }
         table.listeners.for_each(|routes| routes.for_each(Paths::finish));
         table
+    }
+
+    /// The rules, in the order of the routes, for people to look at.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.iter()
     }
 
     /// The first rule in order of precedence whose conditions all hold: the most specific host name, then an

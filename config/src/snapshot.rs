@@ -210,6 +210,8 @@ pub struct Cluster {
 pub struct ClusterSettings {
     /// From the connect to the established connection.
     pub connect_timeout: Duration,
+    /// From the end of the request to the first byte of the answer, where the rule says nothing stricter.
+    pub first_byte_timeout: Duration,
     /// An unused pooled connection is closed after this, or sooner if the peer says so in `Keep-Alive`.
     pub idle_timeout: Duration,
     /// Unused pooled connections to one endpoint, per worker.
@@ -220,6 +222,7 @@ impl Default for ClusterSettings {
     fn default() -> Self {
         ClusterSettings {
             connect_timeout: Duration::from_secs(1),
+            first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             idle_connections_max: 512,
         }

@@ -1,2 +1,39 @@
-//! The `evenkeel` binary.
-fn main() {}
+//! `evenkeel`: everything an operator runs, in one binary. Each subcommand is a file in `cli`. Cold.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Traffic in clusters of services, kept on an even keel.
+#[derive(Parser)]
+#[command(name = "evenkeel", version, about, disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Try it: a gateway in front of a service of our own, with requests to look at
+    Up(cli::up::UpArgs),
+    /// Run a gateway with rule files
+    Gateway(proxy::GatewayArgs),
+    /// Tell all that is wrong with rule files, and change nothing
+    Check(cli::check::CheckArgs),
+    /// Print the JSON Schema of the rule language
+    Schema,
+}
+
+fn main() -> ExitCode {
+    match Args::parse().command {
+        Command::Up(args) => cli::up::run(args),
+        Command::Gateway(args) => proxy::run(args),
+        Command::Check(args) => cli::check::run(args),
+        Command::Schema => cli::schema::run(),
+    }
+}

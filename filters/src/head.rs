@@ -226,9 +226,14 @@ impl Head {
     /// Removes all fields of that name and tells whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
         let mut found = false;
-        for index in 0..self.fields.len() {
-            if !self.fields[index].removed && self.is_named(&self.fields[index], name) {
-                self.fields[index].removed = true;
+        let text = &self.text;
+        for field in &mut self.fields {
+            // Lengths differ for most, which is told without looking at the text.
+            if field.name.len() == name.len()
+                && !field.removed
+                && text[field.name.range()].eq_ignore_ascii_case(name.as_bytes())
+            {
+                field.removed = true;
                 found = true;
             }
         }
@@ -278,6 +283,7 @@ impl Head {
         });
     }
 
+    #[inline]
     fn is_named(&self, field: &Field, name: &str) -> bool {
         field.name.len() == name.len() && self.bytes(field.name).eq_ignore_ascii_case(name.as_bytes())
     }

@@ -1,0 +1,271 @@
+//! The three doors for operators and their tools: probe (who may see the pod), metrics, and admin (what
+//! discloses). Runs on the main thread: none of it can hold a request up. Cold.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use crate::log::event;
+use crate::status::Status;
+use crate::worker::Shared;
+
+/// Connections served at a time by one door; more wait in the kernel.
+const CONNECTIONS_MAX: usize = 64;
+/// A head must arrive, and a connection end, in this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Where the admin door is: what changes or discloses is only for this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// A loopback address.
+    Loopback(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AdminAddress, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(AdminAddress::Unix(path.into()));
+        }
+        if text.contains('/') {
+            return Ok(AdminAddress::Unix(text.into()));
+        }
+        let address: SocketAddr =
+            text.parse().map_err(|_| format!("'{text}' is neither ADDRESS:PORT nor the path of a unix socket"))?;
+        match address.ip().is_loopback() {
+            true => Ok(AdminAddress::Loopback(address)),
+            false => Err(format!("{address} is not a loopback address; the admin port discloses configuration")),
+        }
+    }
+}
+
+/// Which door a request came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Probe,
+    Metrics,
+    Admin,
+}
+
+/// What the doors show.
+pub(crate) struct Admin {
+    pub(crate) status: Arc<Status>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) registry: Registry,
+}
+
+/// Addresses of the doors; those not given stay shut.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Doors {
+    pub(crate) probe: Option<SocketAddr>,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) admin: Option<AdminAddress>,
+}
+
+/// Opens the doors; they are served by tasks of the current runtime.
+pub(crate) async fn open(doors: &Doors, admin: Arc<Admin>) -> Result<(), String> {
+    for (door, address) in [(Door::Probe, doors.probe), (Door::Metrics, doors.metrics)] {
+        if let Some(address) = address {
+            open_tcp(door, address, admin.clone()).await?;
+        }
+    }
+    match &doors.admin {
+        None => Ok(()),
+        Some(AdminAddress::Loopback(address)) => open_tcp(Door::Admin, *address, admin).await,
+        Some(AdminAddress::Unix(path)) => open_unix(path, admin),
+    }
+}
+
+async fn open_tcp(door: Door, address: SocketAddr, admin: Arc<Admin>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("cannot listen on {address} for {}: {error}", door.name());
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    event("info", &format!("{} on http://{}", door.name(), listener.local_addr().map_err(failed)?));
+    tokio::spawn(async move {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let serving = serve(door, stream, admin.clone());
+                    tokio::spawn(async move {
+                        serving.await;
+                        drop(slot);
+                    });
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    Ok(())
+}
+
+fn open_unix(path: &PathBuf, admin: Arc<Admin>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("cannot listen on {} for admin: {error}", path.display());
+    // A socket left behind by a process that was killed; one that answers belongs to a living one.
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(format!("{} is in use by another process", path.display()));
+    }
+    if std::fs::symlink_metadata(path).is_ok_and(|found| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()))
+    {
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    event("info", &format!("admin on unix:{}", path.display()));
+    tokio::spawn(async move {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let serving = serve(Door::Admin, stream, admin.clone());
+                    tokio::spawn(async move {
+                        serving.await;
+                        drop(slot);
+                    });
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn serve(door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, admin: Arc<Admin>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(respond(door, &request, &admin)) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    // A client that breaks off is nobody's problem here.
+    let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
+}
+
+impl Door {
+    fn name(self) -> &'static str {
+        match self {
+            Door::Probe => "probe",
+            Door::Metrics => "metrics",
+            Door::Admin => "admin",
+        }
+    }
+
+    /// The paths behind this door.
+    fn paths(self) -> &'static [&'static str] {
+        match self {
+            Door::Probe => &["/live", "/ready"],
+            Door::Metrics => &["/metrics"],
+            Door::Admin => &["/live", "/ready", "/metrics", "/config", "/stats"],
+        }
+    }
+}
+
+fn respond(door: Door, request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
+    }
+    if !door.paths().contains(&path) {
+        return text(StatusCode::NOT_FOUND, format!("{} has {}\n", door.name(), door.paths().join(" ")));
+    }
+    match path {
+        "/live" => text(StatusCode::OK, "live\n".into()),
+        "/ready" if admin.status.is_ready() => text(StatusCode::OK, "ready\n".into()),
+        "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
+        "/config" => document(&admin.status.config()),
+        "/stats" => document(&stats(admin)),
+        _ => {
+            let mut response = text(StatusCode::OK, crate::metrics::text(&admin.registry));
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            response.headers_mut().insert("content-type", kind.parse().expect("a header value"));
+            response
+        }
+    }
+}
+
+/// `/stats`: each worker by itself, for looking at balance.
+fn stats(admin: &Admin) -> Value {
+    let workers: Vec<Value> = admin
+        .shared
+        .stats
+        .iter()
+        .map(|stats| {
+            json!({
+                "revision": stats.revision.get(),
+                "connections": stats.connections_open.get(),
+                "connectionsOpened": stats.connections_opened.get(),
+                "connectionsRefused": stats.connections_refused.get(),
+                "connectionsHanded": stats.connections_handed.get(),
+                "requestsInFlight": stats.requests_in_flight.get(),
+                "upstreamConnectionsOpened": stats.upstream_connections_opened.get(),
+                "upstreamStale": stats.upstream_stale.get(),
+                "acceptErrors": stats.accept_errors.get(),
+                "panics": stats.panics.get(),
+                "turnNsMax": stats.turn_ns_max.get(),
+            })
+        })
+        .collect();
+    json!({
+        "uptimeSeconds": admin.status.started.elapsed().as_secs_f64(),
+        "connectionsMax": admin.shared.connections_max,
+        "workers": workers,
+    })
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", "text/plain; charset=utf-8".parse().expect("a header value"));
+    response
+}
+
+fn document(value: &Value) -> Response<Full<Bytes>> {
+    let mut body = serde_json::to_string_pretty(value).expect("a JSON value can be written");
+    body.push('\n');
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert("content-type", "application/json".parse().expect("a header value"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_door_is_only_for_this_machine() {
+        let check = |text: &str, expected: Result<AdminAddress, &str>| {
+            assert_eq!(text.parse::<AdminAddress>(), expected.map_err(String::from), "{text}");
+        };
+        let loopback = |text: &str| Ok(AdminAddress::Loopback(text.parse().expect("an address")));
+        check("127.0.0.1:9901", loopback("127.0.0.1:9901"));
+        check("[::1]:9901", loopback("[::1]:9901"));
+        check("/run/evenkeel.sock", Ok(AdminAddress::Unix("/run/evenkeel.sock".into())));
+        check("unix:admin.sock", Ok(AdminAddress::Unix("admin.sock".into())));
+        check("0.0.0.0:9901", Err("0.0.0.0:9901 is not a loopback address; the admin port discloses configuration"));
+        check("9901", Err("'9901' is neither ADDRESS:PORT nor the path of a unix socket"));
+    }
+}

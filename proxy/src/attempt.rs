@@ -1,0 +1,330 @@
+//! One attempt at one endpoint: a connection, the request on it, the answer back to the client, and what
+//! becomes of both connections. Which endpoint, and whether there is another attempt, is `request`'s business.
+//! Hot.
+
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use filters::head::Version;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt};
+
+use crate::buffer::LentHead;
+use crate::connection::Client;
+use crate::driver::{Driver, Socket};
+use crate::error::{Kind, ProxyError, Reached};
+use crate::exchange::{Broken, Pump};
+use crate::h1::{self, Framing, HeadLimits, RequestMeta, ResponseMeta, answer_framing, encode_response};
+use crate::listen;
+use crate::pool;
+use crate::record::Record;
+use crate::request::{After, Met};
+use crate::view::{ClusterView, EndpointView};
+use crate::wire::Wire;
+use crate::worker::ConnectionGuard;
+
+/// Bounds on the head of an answer.
+const ANSWER_LIMITS: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 256 };
+/// Interim answers before the final one; a service that sends more is broken.
+const INTERIM_MAX: u32 = 16;
+
+/// Until when what must have happened, in the driver's time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    /// The whole exchange.
+    pub(crate) request: Duration,
+    /// This attempt's answer.
+    pub(crate) attempt: Duration,
+    /// The longest pause in a body.
+    pub(crate) body_progress: Duration,
+}
+
+/// What an attempt is made with.
+pub(crate) struct Attempt<'a> {
+    pub(crate) guard: &'a ConnectionGuard,
+    pub(crate) cluster: &'a ClusterView,
+    pub(crate) endpoint: &'a Rc<EndpointView>,
+    pub(crate) met: &'a Met,
+    /// The client's version of HTTP.
+    pub(crate) version: Version,
+    pub(crate) meta: &'a RequestMeta,
+    pub(crate) deadlines: Deadlines,
+    /// No pooled connection: the last one had been closed by the peer.
+    pub(crate) fresh_only: bool,
+}
+
+/// Makes the attempt. After an error with `Reached::Nothing`, `request` is as it was.
+pub(crate) async fn run(
+    attempt: Attempt<'_>,
+    client: &mut Client,
+    request: &mut Pump,
+    record: &mut Record,
+) -> Result<After, ProxyError> {
+    let Attempt { version, meta, .. } = attempt;
+    let worker = &attempt.guard.worker;
+    let pooled = match attempt.fresh_only {
+        true => None,
+        false => attempt.endpoint.pool.take(worker.driver.now()),
+    };
+    record.reused = pooled.is_some();
+    let socket = match pooled {
+        Some(socket) => socket,
+        None => connect(&attempt).await?,
+    };
+    let mut server = Wire::new(socket);
+
+    let mut response = Pump::new();
+    let mut answer = LentHead::lend();
+    let answer_meta = receive_head(&attempt, client, &mut server, request, &mut response, &mut answer).await?;
+    record.first_byte = Some(worker.driver.now());
+    record.status = answer.status;
+
+    // An answer before the request's end: what is left of the request has no use for this connection any more.
+    let keep_alive = meta.keep_alive && request.is_finished() && !worker.is_finishing();
+    for filters in attempt.met.filters() {
+        filters::on_response(filters, &mut answer);
+    }
+    let framing = answer_framing(answer_meta.framing, version);
+    let keep_alive = keep_alive && framing != Framing::UntilClose;
+    encode_response(&answer, framing, version, keep_alive, response.out());
+    response.begin_body(answer_meta.framing, framing == Framing::Chunked);
+    drop(answer);
+    record.answer_started = true;
+    record.answer_framing = Some(framing);
+
+    let streamed = stream(&attempt, client, &mut server, request, &mut response).await;
+    record.request_body_bytes = request.body_bytes;
+    record.response_body_bytes = response.body_bytes;
+    streamed?;
+
+    let reusable = answer_meta.keep_alive
+        && request.is_finished()
+        && server.is_quiet()
+        && !attempt.endpoint.removed.get()
+        && !worker.is_finishing();
+    if reusable {
+        let settings = &attempt.cluster.cluster.settings;
+        let idle = pool::idle_timeout(settings.idle_timeout, answer_meta.keep_alive_timeout_s);
+        let until = worker.driver.now() + idle;
+        attempt.endpoint.pool.give(server.socket, until, settings.idle_connections_max, worker.keeper());
+    }
+    Ok(match (keep_alive, request.is_read()) {
+        (true, _) => After::KeepAlive,
+        // Everything was read, so nothing can reset the answer on its way.
+        (false, true) => After::Close,
+        (false, false) => After::Linger,
+    })
+}
+
+/// Opens a connection to the endpoint.
+async fn connect(attempt: &Attempt<'_>) -> Result<Socket, ProxyError> {
+    let worker = &attempt.guard.worker;
+    let driver = &worker.driver;
+    let failed = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
+            ProxyError::here(Kind::Exhausted)
+        }
+        _ => ProxyError::upstream(Kind::Connect, Reached::Nothing),
+    };
+    let address = attempt.endpoint.address;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP)).map_err(|e| failed(e.into()))?;
+    listen::tune(&socket).map_err(failed)?;
+    let socket = match rustix::net::connect(&socket, &address) {
+        Ok(()) => Socket::new(driver, socket),
+        Err(Errno::INPROGRESS) => Socket::new_waiting(driver, socket),
+        Err(error) => return Err(failed(error.into())),
+    };
+    let deadlines = attempt.deadlines;
+    let connect = driver.now() + attempt.cluster.cluster.settings.connect_timeout;
+    driver.set_deadline(connect.min(deadlines.attempt).min(deadlines.request));
+    std::future::poll_fn(|_| match socket.poll_writable() {
+        Poll::Pending if driver.deadline_passed() => {
+            Poll::Ready(Err(ProxyError::upstream(Kind::ConnectTimeout, Reached::Nothing)))
+        }
+        other => other.map_err(failed),
+    })
+    .await?;
+    if let Ok(Err(error)) = sockopt::socket_error(socket.descriptor()) {
+        return Err(failed(error.into()));
+    }
+    worker.stats().upstream_connections_opened.add(1);
+    Ok(socket)
+}
+
+/// Sends the request and waits for the head of the final answer; interim ones go to the client at once.
+async fn receive_head(
+    attempt: &Attempt<'_>,
+    client: &mut Client,
+    server: &mut Wire,
+    request: &mut Pump,
+    response: &mut Pump,
+    answer: &mut LentHead,
+) -> Result<ResponseMeta, ProxyError> {
+    let driver = &*attempt.guard.worker.driver;
+    let mut clock = Clock::new(driver, attempt.deadlines, attempt.cluster.cluster.settings.first_byte_timeout);
+    let written_before = request.written;
+    let mut scanned = 0;
+    let mut interim_count = 0;
+    let mut sending = true;
+    std::future::poll_fn(|_| {
+        let mut moved = request.written;
+        if sending {
+            match request.poll(&mut client.wire, server) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => sending = false,
+                // The service may have answered before it stopped reading: its answer counts.
+                Poll::Ready(Err(Broken::SinkGone)) => sending = false,
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(of_client(broken))),
+            }
+        }
+        moved = request.written - moved;
+        let reached = if request.written == written_before { Reached::Nothing } else { Reached::Sent };
+        loop {
+            if !server.input().is_empty() {
+                let refused = |refusal| ProxyError::upstream(Kind::Refused(refusal), Reached::Answered);
+                let parsed =
+                    h1::parse_response(server.input(), &mut scanned, ANSWER_LIMITS, answer).map_err(refused)?;
+                if let Some(bytes) = parsed {
+                    server.consume(bytes);
+                    scanned = 0;
+                    let answer_meta = h1::check_response(answer, attempt.meta.method).map_err(refused)?;
+                    if answer.status >= 200 {
+                        return Poll::Ready(Ok(answer_meta));
+                    }
+                    interim_count += 1;
+                    if interim_count > INTERIM_MAX {
+                        return Poll::Ready(Err(ProxyError::upstream(Kind::InterimFlood, Reached::Answered)));
+                    }
+                    // HTTP/1.0 knows none (RFC 9110 15.2).
+                    if attempt.version == Version::Http11 {
+                        encode_response(answer, Framing::None, attempt.version, true, response.out());
+                    }
+                    answer.clear();
+                    continue;
+                }
+                if server.is_full() {
+                    server.grow(ANSWER_LIMITS.bytes_max);
+                }
+            }
+            match server.poll_fill() {
+                Poll::Ready(Ok(count)) if count > 0 => moved += 1,
+                Poll::Ready(_) => {
+                    let reached = if scanned > 0 || interim_count > 0 { Reached::Answered } else { reached };
+                    return Poll::Ready(Err(ProxyError::upstream(Kind::Gone, reached)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        if let Poll::Ready(Err(_)) = response.poll_flush(&client.wire.socket) {
+            return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
+        }
+        if moved > 0 {
+            clock.moved(driver, sending);
+        }
+        if driver.deadline_passed() {
+            return Poll::Ready(Err(match clock.passed(driver) {
+                // A body that does not come is the client's fault, one that is not taken the service's.
+                Kind::BodyStalled if !request.waits_for_sink => ProxyError::downstream(Kind::BodyStalled),
+                kind => ProxyError::upstream(kind, reached),
+            }));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Brings the answer's body to the client, and what is left of the request's to the service.
+async fn stream(
+    attempt: &Attempt<'_>,
+    client: &mut Client,
+    server: &mut Wire,
+    request: &mut Pump,
+    response: &mut Pump,
+) -> Result<(), ProxyError> {
+    let driver = &*attempt.guard.worker.driver;
+    let mut clock = Clock::new(driver, attempt.deadlines, attempt.deadlines.body_progress);
+    let mut sending = !request.is_finished();
+    std::future::poll_fn(|_| {
+        let moved = (request.written, response.written);
+        if sending {
+            match request.poll(&mut client.wire, server) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(()) | Err(Broken::SinkGone)) => sending = false,
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(of_client(broken))),
+            }
+        }
+        match response.poll(server, &mut client.wire) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(broken)) => return Poll::Ready(Err(of_service(broken))),
+            Poll::Pending => {}
+        }
+        if moved != (request.written, response.written) {
+            clock.moved(driver, true);
+        }
+        if driver.deadline_passed() {
+            return Poll::Ready(Err(match clock.passed(driver) {
+                Kind::BodyStalled if response.waits_for_sink => ProxyError::downstream(Kind::BodyStalled),
+                kind => ProxyError::upstream(kind, Reached::Answered),
+            }));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// The deadlines of a wait, of which the driver knows the next.
+struct Clock {
+    deadlines: Deadlines,
+    /// Until when something must move.
+    progress: Duration,
+    /// What `progress` means when nothing is being sent.
+    patience: Duration,
+    stalls: Kind,
+}
+
+impl Clock {
+    fn new(driver: &Driver, deadlines: Deadlines, patience: Duration) -> Clock {
+        let progress = driver.now() + patience;
+        driver.set_deadline(progress.min(deadlines.attempt).min(deadlines.request));
+        Clock { deadlines, progress, patience, stalls: Kind::AnswerTimeout }
+    }
+
+    /// Something moved: bodies have their own pace, an answer has its patience from now on.
+    fn moved(&mut self, driver: &Driver, body: bool) {
+        self.stalls = if body { Kind::BodyStalled } else { Kind::AnswerTimeout };
+        self.progress = driver.now() + if body { self.deadlines.body_progress } else { self.patience };
+        driver.set_deadline(self.progress.min(self.deadlines.attempt).min(self.deadlines.request));
+    }
+
+    /// Which deadline it was.
+    fn passed(&self, driver: &Driver) -> Kind {
+        let now = driver.now();
+        if self.deadlines.request <= now {
+            Kind::RequestTimeout
+        } else if self.deadlines.attempt <= now {
+            Kind::AnswerTimeout
+        } else {
+            self.stalls
+        }
+    }
+}
+
+fn of_client(broken: Broken) -> ProxyError {
+    ProxyError::downstream(match broken {
+        Broken::Refused(refusal) => Kind::Refused(refusal),
+        Broken::TooLarge => Kind::BodyTooLarge,
+        Broken::SourceGone | Broken::SinkGone => Kind::Gone,
+    })
+}
+
+fn of_service(broken: Broken) -> ProxyError {
+    match broken {
+        Broken::SinkGone => ProxyError::downstream(Kind::Gone),
+        Broken::Refused(refusal) => ProxyError::upstream(Kind::Refused(refusal), Reached::Answered),
+        Broken::SourceGone | Broken::TooLarge => ProxyError::upstream(Kind::Gone, Reached::Answered),
+    }
+}

@@ -1,0 +1,161 @@
+//! The life of a downstream connection: one request after the other, until one side wants no more. What a
+//! request is worth is `request`'s business. Hot.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use config::snapshot::{ClientAddress, ListenerSettings};
+
+use crate::buffer::LentHead;
+use crate::driver::{Driver, Socket};
+use crate::error::{Kind, ProxyError};
+use crate::h1::{self, HeadLimits, RequestMeta};
+use crate::proxy_protocol;
+use crate::record::Record;
+use crate::reply;
+use crate::request::{self, After};
+use crate::wire::Wire;
+use crate::worker::ConnectionGuard;
+
+/// After an answer that ends a connection, so much of what the client still sends is read and dropped, so that the
+/// answer is not lost to a reset (RFC 9112 9.6).
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// A downstream connection.
+pub(crate) struct Client {
+    pub(crate) wire: Wire,
+    /// Who connected, or who the PROXY protocol says did.
+    pub(crate) peer: SocketAddr,
+    /// Requests served before the current one.
+    requests: u64,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAddr) {
+    guard.enter();
+    let mut client = Client { wire: Wire::new(socket), peer, requests: 0 };
+    let Some(settings) = settings(&guard) else { return };
+    if settings.client_address == ClientAddress::ProxyProtocolV2
+        && !proxy_protocol::read(&guard.worker.driver, &mut client, settings.head_timeout).await
+    {
+        return;
+    }
+    drop(settings);
+    loop {
+        // A listener that is gone serves what it has accepted no further.
+        let Some(settings) = self::settings(&guard) else { return };
+        let after = match next_request(&guard, &mut client, &settings).await {
+            Ok(None) => return,
+            Ok(Some((head, meta))) => request::serve(&guard, &mut client, &settings, head, meta).await,
+            Err(error) => refuse(&guard, &mut client, error).await,
+        };
+        match after {
+            After::KeepAlive => client.requests += 1,
+            After::Linger => return linger(&guard.worker.driver, &mut client.wire).await,
+            After::Close => return,
+        }
+    }
+}
+
+fn settings(guard: &ConnectionGuard) -> Option<Arc<ListenerSettings>> {
+    let index = guard.bind.index.get()?;
+    Some(guard.worker.view().snapshot.binds[index].settings.clone())
+}
+
+/// Waits for the next request's head. None: the client sends no more, or has been idle for too long, or the worker
+/// is finishing; there is nobody to tell.
+async fn next_request(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    settings: &ListenerSettings,
+) -> Result<Option<(LentHead, RequestMeta)>, ProxyError> {
+    let driver = &guard.worker.driver;
+    let limits =
+        HeadLimits { bytes_max: settings.head_bytes_max as usize, fields_max: usize::from(settings.header_count_max) };
+    let mut scanned = 0;
+    let mut head: Option<LentHead> = None;
+    let patience = if client.requests == 0 { settings.head_timeout } else { settings.idle_timeout };
+    driver.set_deadline(driver.now() + patience);
+    loop {
+        if !client.wire.input().is_empty() {
+            let head = head.get_or_insert_with(|| {
+                driver.set_deadline(driver.now() + settings.head_timeout);
+                LentHead::lend()
+            });
+            let refused = |refusal| ProxyError::downstream(Kind::Refused(refusal));
+            let parsed = h1::parse_request(client.wire.input(), &mut scanned, limits, head).map_err(refused)?;
+            if let Some(bytes) = parsed {
+                client.wire.consume(bytes);
+                let meta = h1::check_request(head, settings.encoded_slash).map_err(refused)?;
+                break Ok(Some((std::mem::replace(head, LentHead::lend()), meta)));
+            }
+            if client.wire.is_full() {
+                client.wire.grow(limits.bytes_max);
+            }
+        }
+        let filled = std::future::poll_fn(|_| {
+            if guard.worker.is_finishing()
+                && client.wire.input().is_empty()
+                && client.wire.socket.poll_readable().is_pending()
+            {
+                return Poll::Ready(Some(Ok(0)));
+            }
+            match client.wire.poll_fill() {
+                Poll::Pending if driver.deadline_passed() => Poll::Ready(None),
+                other => other.map(Some),
+            }
+        })
+        .await;
+        match (filled, head.is_some()) {
+            (Some(Ok(count)), _) if count > 0 => {}
+            // The end between two requests is how connections end, an idle one is closed without a word.
+            (_, false) => return Ok(None),
+            (None, true) => return Err(ProxyError::downstream(Kind::HeadTimeout)),
+            (Some(_), true) => return Err(ProxyError::downstream(Kind::Gone)),
+        }
+    }
+}
+
+/// Answers a head that was no request.
+async fn refuse(guard: &ConnectionGuard, client: &mut Client, error: ProxyError) -> After {
+    let worker = &guard.worker;
+    let mut record = Record::start(worker.driver.now());
+    let answer = error.reply();
+    record.status = answer.status;
+    record.flag = answer.flag;
+    record.detail = error.detail();
+    let after = match error.kind {
+        Kind::Gone => After::Close,
+        _ => reply::send_error(worker, client, None, &answer, &mut record).await,
+    };
+    record.finish(worker, client.peer.ip(), None);
+    after
+}
+
+/// Ends our side, then reads what the client still sends, within bounds.
+async fn linger(driver: &Driver, wire: &mut Wire) {
+    if rustix::net::shutdown(wire.socket.descriptor(), rustix::net::Shutdown::Write).is_err() {
+        return;
+    }
+    driver.set_deadline(driver.now() + LINGER_TIME);
+    let mut dropped = 0;
+    std::future::poll_fn(|_| {
+        loop {
+            let waiting = wire.input().len();
+            dropped += waiting;
+            wire.consume(waiting);
+            if dropped > LINGER_BYTES_MAX || driver.deadline_passed() {
+                return Poll::Ready(());
+            }
+            match wire.poll_fill() {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,247 @@
+//! Non-blocking sockets of one worker. A socket is registered with epoll only when a task first has to
+//! wait for it, edge-triggered and once for its life; a read that fills less than it could has emptied the
+//! socket, so no read is spent on being told so. Hot.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::Poll;
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+
+use super::{Driver, TaskId};
+
+/// What a socket can be asked for now, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Readiness(u8);
+
+impl Readiness {
+    const READ: Readiness = Readiness(1);
+    const WRITE: Readiness = Readiness(2);
+    /// The peer will send no more, or the connection is broken: a read tells which.
+    const PEER_CLOSED: Readiness = Readiness(4);
+
+    pub(super) fn from_epoll(flags: EventFlags) -> Readiness {
+        let mut bits = 0;
+        if flags.intersects(EventFlags::IN) {
+            bits |= Self::READ.0;
+        }
+        if flags.intersects(EventFlags::OUT) {
+            bits |= Self::WRITE.0;
+        }
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            bits |= Self::READ.0 | Self::PEER_CLOSED.0;
+        }
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            bits |= Self::WRITE.0;
+        }
+        Readiness(bits)
+    }
+
+    fn has(self, other: Readiness) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// What the driver knows of a registered socket.
+#[derive(Debug)]
+struct Slot {
+    /// Tells an event of this socket from a late one of its predecessor.
+    generation: u32,
+    readiness: Readiness,
+    owner: TaskId,
+    free: bool,
+}
+
+/// The registered sockets of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    fn insert(&mut self, owner: TaskId) -> (u32, u64) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, readiness: Readiness(0), owner, free: true });
+            (self.slots.len() - 1) as u32
+        });
+        let slot = &mut self.slots[index as usize];
+        *slot = Slot { generation: slot.generation.wrapping_add(1), readiness: Readiness(0), owner, free: false };
+        (index, u64::from(slot.generation) << 32 | u64::from(index))
+    }
+
+    fn remove(&mut self, index: u32) {
+        self.slots[index as usize].free = true;
+        self.free.push(index);
+    }
+
+    /// Notes an event and names the task to wake.
+    pub(super) fn record(&mut self, key: u64, readiness: Readiness) -> Option<TaskId> {
+        let slot = self.slots.get_mut(key as u32 as usize)?;
+        if slot.free || slot.generation != (key >> 32) as u32 {
+            return None;
+        }
+        slot.readiness.0 |= readiness.0;
+        Some(slot.owner)
+    }
+}
+
+const UNREGISTERED: u32 = u32::MAX;
+
+/// A non-blocking socket. Dropping it closes it.
+pub(crate) struct Socket {
+    descriptor: OwnedFd,
+    driver: Rc<Driver>,
+    slot: Cell<u32>,
+    /// Whether a read or write may be tried before the socket is registered.
+    untried: Cell<Readiness>,
+}
+
+impl Socket {
+    /// Takes over a descriptor that is already non-blocking, and presumes it readable and writable.
+    pub(crate) fn new(driver: &Rc<Driver>, descriptor: OwnedFd) -> Socket {
+        Socket {
+            descriptor,
+            driver: driver.clone(),
+            slot: Cell::new(UNREGISTERED),
+            untried: Cell::new(Readiness(Readiness::READ.0 | Readiness::WRITE.0)),
+        }
+    }
+
+    /// Takes over a descriptor on which nothing can be done before an event says so: a connect under way.
+    pub(crate) fn new_waiting(driver: &Rc<Driver>, descriptor: OwnedFd) -> Socket {
+        let socket = Socket::new(driver, descriptor);
+        socket.untried.set(Readiness(0));
+        socket
+    }
+
+    /// The descriptor, for options and addresses.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// From now on the running task is woken by this socket's events.
+    pub(crate) fn adopt(&self) {
+        self.set_owner(self.driver.current());
+    }
+
+    /// From now on that task is woken by this socket's events.
+    pub(crate) fn set_owner(&self, owner: TaskId) {
+        if self.slot.get() != UNREGISTERED {
+            self.driver.slots.borrow_mut().slots[self.slot.get() as usize].owner = owner;
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.slot.get() {
+            UNREGISTERED => self.untried.get(),
+            index => self.driver.slots.borrow().slots[index as usize].readiness,
+        }
+    }
+
+    fn forget(&self, what: Readiness) {
+        match self.slot.get() {
+            UNREGISTERED => self.untried.set(Readiness(self.untried.get().0 & !what.0)),
+            index => self.driver.slots.borrow_mut().slots[index as usize].readiness.0 &= !what.0,
+        }
+    }
+
+    fn register(&self) -> io::Result<()> {
+        if self.slot.get() != UNREGISTERED {
+            return Ok(());
+        }
+        let (index, key) = self.driver.slots.borrow_mut().insert(self.driver.current());
+        if let Err(error) = self.driver.register(&self.descriptor, key) {
+            self.driver.slots.borrow_mut().remove(index);
+            return Err(error);
+        }
+        self.slot.set(index);
+        Ok(())
+    }
+
+    fn poll_ready(&self, what: Readiness) -> Poll<io::Result<()>> {
+        if self.readiness().has(what) {
+            return Poll::Ready(Ok(()));
+        }
+        match self.register() {
+            // An edge that came before registration is reported by the first wait.
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Ready when a read may bring something, the end or an error.
+    pub(crate) fn poll_readable(&self) -> Poll<io::Result<()>> {
+        self.poll_ready(Readiness::READ)
+    }
+
+    /// Ready when a write may take something.
+    pub(crate) fn poll_writable(&self) -> Poll<io::Result<()>> {
+        self.poll_ready(Readiness::WRITE)
+    }
+
+    /// Whether the peer's end or an error has been seen, or anything at all that can be read: for an idle
+    /// connection each of them means that it cannot be used.
+    pub(crate) fn has_news(&self) -> bool {
+        self.slot.get() != UNREGISTERED && self.readiness().has(Readiness(Readiness::READ.0 | Readiness::PEER_CLOSED.0))
+    }
+
+    /// Reads once. `WouldBlock` if there is nothing; Ok(0) is the peer's end.
+    pub(crate) fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        let room = into.len();
+        loop {
+            match rustix::net::recv(&self.descriptor, &mut *into, rustix::net::RecvFlags::empty()) {
+                Ok((read, _)) => {
+                    // Less than could be: the socket is empty, and the next bytes make a new edge. The peer's end
+                    // made its edge already, so that one is not forgotten.
+                    if read < room && read > 0 && !self.readiness().has(Readiness::PEER_CLOSED) {
+                        self.forget(Readiness::READ);
+                    }
+                    return Ok(read);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.forget(Readiness::READ);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes once. `WouldBlock` if nothing could be taken.
+    pub(crate) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            let written = match slices {
+                [one] => rustix::net::send(&self.descriptor, one, rustix::net::SendFlags::NOSIGNAL),
+                many => rustix::io::writev(&self.descriptor, many),
+            };
+            match written {
+                Ok(written) => return Ok(written),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.forget(Readiness::WRITE);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// After an accept or any other call that said `WouldBlock` outside `try_read`.
+    pub(crate) fn forget_readable(&self) {
+        self.forget(Readiness::READ);
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.slot.get() != UNREGISTERED {
+            // Closing the descriptor takes it out of epoll: it has no duplicate.
+            self.driver.slots.borrow_mut().remove(self.slot.get());
+        }
+    }
+}

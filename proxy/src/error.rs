@@ -1,0 +1,201 @@
+//! What can go wrong on a request's way, as data: whose fault, what kind, how much had been sent. One table
+//! turns each kind into the status, the body and the flag that people see. Pure, Cold.
+
+use crate::h1::Refusal;
+
+/// Whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Downstream,
+    /// The endpoint's.
+    Upstream,
+    /// The configuration's, or ours.
+    Here,
+}
+
+/// How much of this request the endpoint can have seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// No byte: it may be sent again, whatever it is.
+    Nothing,
+    /// Perhaps some of it, and no byte of an answer came.
+    Sent,
+    /// A part of the answer came.
+    Answered,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The peer's bytes break the protocol.
+    Refused(Refusal),
+    /// More interim answers than any service has a reason for.
+    InterimFlood,
+    /// No head, or not all of it, in time.
+    HeadTimeout,
+    /// The body stopped coming or being taken.
+    BodyStalled,
+    /// The body is larger than the listener allows.
+    BodyTooLarge,
+    /// The peer closed or reset the connection in the middle.
+    Gone,
+    /// A WebSocket or other upgrade, which this build does not do.
+    Upgrade,
+    /// No rule for this host and path.
+    NoRoute,
+    /// The rule names a backend that does not exist.
+    NoCluster,
+    /// The backend has no endpoint.
+    NoEndpoint,
+    /// No connection to the endpoint.
+    Connect,
+    /// No connection to the endpoint in time.
+    ConnectTimeout,
+    /// No answer in time.
+    AnswerTimeout,
+    /// The whole exchange took longer than the rule allows.
+    RequestTimeout,
+    /// No descriptor, no memory: the process is at a bound.
+    Exhausted,
+}
+
+/// One failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyError {
+    /// Whose fault it is.
+    pub side: Side,
+    /// What happened.
+    pub kind: Kind,
+    /// How much had been sent.
+    pub reached: Reached,
+}
+
+impl ProxyError {
+    /// The client's fault, before anything was sent on.
+    pub fn downstream(kind: Kind) -> ProxyError {
+        ProxyError { side: Side::Downstream, kind, reached: Reached::Nothing }
+    }
+
+    /// The endpoint's fault.
+    pub fn upstream(kind: Kind, reached: Reached) -> ProxyError {
+        ProxyError { side: Side::Upstream, kind, reached }
+    }
+
+    /// Nobody's fault outside.
+    pub fn here(kind: Kind) -> ProxyError {
+        ProxyError { side: Side::Here, kind, reached: Reached::Nothing }
+    }
+
+    /// The word for what was wrong with a message, for the log.
+    pub fn detail(&self) -> &'static str {
+        match self.kind {
+            Kind::Refused(refusal) => refusal.reason(),
+            _ => "",
+        }
+    }
+
+    /// What the client and the log are told.
+    pub fn reply(&self) -> Reply {
+        use Kind::*;
+        let (status, body, flag) = match (self.side, self.kind) {
+            (Side::Upstream, Refused(_)) => (502, "the service sent an invalid answer\n", "UPE"),
+            (_, InterimFlood) => (502, "the service sent an invalid answer\n", "UPE"),
+            (_, Refused(refusal)) => (refusal.status(), refused_body(refusal.status()), "DPE"),
+            (Side::Upstream, Gone) => (502, "the service closed the connection\n", "UC"),
+            (_, Gone) => (499, "", "DC"),
+            (_, HeadTimeout) => (408, "the request did not arrive in time\n", "RT"),
+            (Side::Upstream, BodyStalled) => (504, "the service stopped in mid-answer\n", "UT"),
+            (_, BodyStalled) => (408, "the request body did not arrive in time\n", "SI"),
+            (_, BodyTooLarge) => (413, "the request body is too large\n", "BL"),
+            (_, Upgrade) => (501, "upgrades are not supported here\n", "UU"),
+            (_, NoRoute) => (404, "no route for this host and path\n", "NR"),
+            (_, NoCluster) => (500, "the route has no valid backend\n", "NC"),
+            (_, NoEndpoint) => (503, "no endpoint is available\n", "UH"),
+            (_, Connect) => (503, "the service cannot be reached\n", "UF"),
+            (_, ConnectTimeout) => (503, "the service cannot be reached in time\n", "UF"),
+            (_, AnswerTimeout) => (504, "the service did not answer in time\n", "UT"),
+            (_, RequestTimeout) => (504, "the request took too long\n", "UT"),
+            (_, Exhausted) => (503, "too busy\n", "UO"),
+        };
+        Reply { status, body, flag }
+    }
+}
+
+/// An answer of our own to a request that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// The status; 499 is never sent, it stands in the log for a client that went away.
+    pub status: u16,
+    /// Plain text that names no internals.
+    pub body: &'static str,
+    /// The reason in log and metrics, in Envoy's letters where Envoy has them.
+    pub flag: &'static str,
+}
+
+fn refused_body(status: u16) -> &'static str {
+    match status {
+        400 => "the request is malformed\n",
+        414 => "the request target is too long\n",
+        417 => "this expectation cannot be met\n",
+        431 => "the request head is too large\n",
+        501 => "this method or coding is not supported\n",
+        505 => "this version of HTTP is not supported\n",
+        _ => "the request cannot be served\n",
+    }
+}
+
+/// The reason phrase of the statuses that we send ourselves.
+pub(crate) fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_status_and_flag() {
+        let check = |error: ProxyError, status: u16, flag: &str| {
+            let reply = error.reply();
+            assert_eq!((reply.status, reply.flag), (status, flag), "{error:?}");
+            assert!(status == 499 || !reason_phrase(status).is_empty(), "{status} has no reason phrase");
+        };
+        check(ProxyError::here(Kind::NoRoute), 404, "NR");
+        check(ProxyError::here(Kind::NoCluster), 500, "NC");
+        check(ProxyError::here(Kind::NoEndpoint), 503, "UH");
+        check(ProxyError::here(Kind::Exhausted), 503, "UO");
+        check(ProxyError::here(Kind::RequestTimeout), 504, "UT");
+        check(ProxyError::downstream(Kind::Gone), 499, "DC");
+        check(ProxyError::downstream(Kind::HeadTimeout), 408, "RT");
+        check(ProxyError::downstream(Kind::BodyStalled), 408, "SI");
+        check(ProxyError::downstream(Kind::BodyTooLarge), 413, "BL");
+        check(ProxyError::downstream(Kind::Upgrade), 501, "UU");
+        check(ProxyError::upstream(Kind::Connect, Reached::Nothing), 503, "UF");
+        check(ProxyError::upstream(Kind::ConnectTimeout, Reached::Nothing), 503, "UF");
+        check(ProxyError::upstream(Kind::Gone, Reached::Sent), 502, "UC");
+        check(ProxyError::upstream(Kind::AnswerTimeout, Reached::Sent), 504, "UT");
+        check(ProxyError::upstream(Kind::BodyStalled, Reached::Answered), 504, "UT");
+    }
+}

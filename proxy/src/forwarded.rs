@@ -1,0 +1,301 @@
+//! Who the client is, and what the service is told about it: `x-forwarded-*`, `x-request-id` and
+//! `traceparent`. Whose word counts is the listener's policy. Pure, Hot.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use config::snapshot::ClientAddress;
+use filters::Head;
+use filters::head::Known;
+
+/// Finds the client and rewrites the fields that speak of it. `peer` is who connected, or who the PROXY protocol
+/// says did. Returns the client's address.
+pub(crate) fn apply(head: &mut Head, policy: &ClientAddress, peer: SocketAddr, scheme: &'static str) -> IpAddr {
+    let trusted = trusts(policy, peer.ip());
+    let client = match trusted {
+        true => client_from(policy, head).unwrap_or(peer.ip()),
+        false => peer.ip(),
+    };
+    if trusted {
+        let before = head.known(Known::XForwardedFor).map(<[u8]>::to_vec);
+        let others = joined(head);
+        head.remove_known(Known::XForwardedFor);
+        head.add_with("x-forwarded-for", Known::XForwardedFor, |text| {
+            if before.is_some() {
+                text.extend_from_slice(&others);
+                text.extend_from_slice(b", ");
+            }
+            write_address(text, peer.ip());
+        });
+    } else {
+        head.remove_known(Known::XForwardedFor);
+        head.remove_known(Known::ForwardedKin);
+        head.add_with("x-forwarded-for", Known::XForwardedFor, |text| write_address(text, peer.ip()));
+    }
+    if head.get("x-forwarded-proto").is_none() {
+        head.add("x-forwarded-proto", scheme.as_bytes());
+    }
+    client
+}
+
+/// Continues the request's id and trace, or starts them. Ids of an untrusted peer are replaced, since it may
+/// repeat them; a trace is continued, since a browser's is worth more than a fresh one.
+pub(crate) fn identify(head: &mut Head, trusted: bool, mut dice: impl FnMut() -> u64) {
+    if !trusted || head.known(Known::RequestId).is_none() {
+        head.remove_known(Known::RequestId);
+        let id = uuid(dice(), dice());
+        head.add_with("x-request-id", Known::RequestId, |text| text.extend_from_slice(&id));
+    }
+    if !head.known(Known::Traceparent).is_some_and(is_traceparent) {
+        head.remove_known(Known::Traceparent);
+        // All zero is not an id (W3C Trace Context 3.2.2.3).
+        let (high, low, span) = (hex(dice()), hex(dice() | 1), hex(dice() | 1));
+        // Started here and not sampled: who collects spans decides.
+        let value = [b"00-", &high[..], &low, b"-", &span, b"-00"];
+        head.add_with("traceparent", Known::Traceparent, |text| {
+            value.iter().for_each(|part| text.extend_from_slice(part))
+        });
+    }
+}
+
+/// Whether what this peer says of the client counts.
+pub(crate) fn trusts(policy: &ClientAddress, peer: IpAddr) -> bool {
+    match policy {
+        ClientAddress::Peer | ClientAddress::ProxyProtocolV2 => false,
+        ClientAddress::TrustedCidrs(networks) => networks.iter().any(|network| network.contains(&peer)),
+        ClientAddress::TrustedHops(hops) => *hops > 0,
+    }
+}
+
+/// The client in `x-forwarded-for` of a trusted peer.
+fn client_from(policy: &ClientAddress, head: &Head) -> Option<IpAddr> {
+    let joined = joined(head);
+    let mut addresses = joined.rsplit(|byte| *byte == b',').map(parse_address);
+    match policy {
+        ClientAddress::Peer | ClientAddress::ProxyProtocolV2 => None,
+        // From the right: the first that is not one of ours. Where all are ours, or one is no address, the last that
+        // was ours.
+        ClientAddress::TrustedCidrs(networks) => {
+            let mut client = None;
+            for address in addresses {
+                let Some(address) = address else { break };
+                client = Some(address);
+                if !networks.iter().any(|network| network.contains(&address)) {
+                    break;
+                }
+            }
+            client
+        }
+        // The nearest of the trusted proxies is the peer itself, which is not in the list.
+        ClientAddress::TrustedHops(hops) => addresses.nth(usize::from(*hops) - 1).flatten(),
+    }
+}
+
+fn joined(head: &Head) -> Vec<u8> {
+    let values: Vec<&[u8]> =
+        head.live().filter(|field| field.known == Known::XForwardedFor).map(|field| head.bytes(field.value)).collect();
+    values.join(&b", "[..])
+}
+
+/// An address as it stands in `x-forwarded-for`: bare, in brackets, or with a port.
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    text.parse()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+}
+
+fn write_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        // The usual case without the machinery of formatting.
+        IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    text.push(b'.');
+                }
+                write_decimal(text, u64::from(octet));
+            }
+        }
+        IpAddr::V6(address) => write!(text, "{address}").expect("writing to memory does not fail"),
+    }
+}
+
+/// A number in decimal.
+pub(crate) fn write_decimal(text: &mut Vec<u8>, number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[at..]);
+}
+
+/// The two digits of every byte.
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    table
+};
+
+fn hex(word: u64) -> [u8; 16] {
+    let mut digits = [0u8; 16];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(word.to_be_bytes()) {
+        pair.copy_from_slice(&HEX[usize::from(byte)]);
+    }
+    digits
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn uuid(high: u64, low: u64) -> [u8; 36] {
+    let (high, low) = (hex(high & !0xf000 | 0x4000), hex(low & !(0b11 << 62) | 0b10 << 62));
+    let mut text = [b'-'; 36];
+    text[..8].copy_from_slice(&high[..8]);
+    text[9..13].copy_from_slice(&high[8..12]);
+    text[14..18].copy_from_slice(&high[12..]);
+    text[19..23].copy_from_slice(&low[..4]);
+    text[24..].copy_from_slice(&low[4..]);
+    text
+}
+
+/// Whether a value is a `traceparent` that may be continued: version, trace id, parent id and flags in lower-case
+/// hexadecimal, ids not all zero (W3C Trace Context 3.2).
+fn is_traceparent(value: &[u8]) -> bool {
+    let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
+    let [v0, v1, b'-', rest @ ..] = value else { return false };
+    if !hex(&[*v0, *v1]) || (*v0, *v1) == (b'f', b'f') || rest.len() < 52 {
+        return false;
+    }
+    // A later version may append fields; version 00 ends here.
+    let ends = rest.len() == 52 || ((*v0, *v1) != (b'0', b'0') && rest[52] == b'-');
+    let (trace, parent, flags) = (&rest[..32], &rest[33..49], &rest[50..52]);
+    ends && rest[32] == b'-'
+        && rest[49] == b'-'
+        && hex(trace)
+        && hex(parent)
+        && hex(flags)
+        && !zero(trace)
+        && !zero(parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(lines: &[(&str, &str)]) -> Head {
+        let mut head = Head::default();
+        for (name, value) in lines {
+            let known = match *name {
+                "x-forwarded-for" => Known::XForwardedFor,
+                "forwarded" | "x-forwarded-proto" | "x-real-ip" => Known::ForwardedKin,
+                "x-request-id" => Known::RequestId,
+                "traceparent" => Known::Traceparent,
+                _ => Known::Other,
+            };
+            head.add_with(name, known, |text| text.extend_from_slice(value.as_bytes()));
+        }
+        head
+    }
+
+    fn sent(head: &Head) -> String {
+        let mut out = Vec::new();
+        head.copy_fields(&mut out, |_| true);
+        String::from_utf8(out).expect("rows are ASCII").trim_end().replace("\r\n", "|")
+    }
+
+    #[test]
+    fn who_the_client_is_depends_on_trust() {
+        let check = |policy: &ClientAddress, lines: &[(&str, &str)], client: &str, expected: &str| {
+            let mut head = head(lines);
+            let peer = "10.0.0.9:4000".parse().expect("an address");
+            let found = apply(&mut head, policy, peer, "http");
+            assert_eq!((found.to_string().as_str(), sent(&head).as_str()), (client, expected), "{policy:?} {lines:?}");
+        };
+        let cidrs = ClientAddress::TrustedCidrs(vec!["10.0.0.0/8".parse().expect("a network")]);
+        let far = ClientAddress::TrustedCidrs(vec!["192.168.0.0/16".parse().expect("a network")]);
+        let own = "x-forwarded-for: 10.0.0.9|x-forwarded-proto: http";
+        let forged = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-real-ip", "1.2.3.4")];
+        check(&ClientAddress::Peer, &[], "10.0.0.9", own);
+        check(&ClientAddress::Peer, &forged, "10.0.0.9", own);
+        check(&ClientAddress::Peer, &[("x-forwarded-proto", "https")], "10.0.0.9", own);
+        check(&far, &forged, "10.0.0.9", own);
+        check(&cidrs, &[], "10.0.0.9", own);
+        check(
+            &cidrs,
+            &[("x-forwarded-proto", "https"), ("x-forwarded-for", "9.9.9.9, 1.2.3.4, 10.1.1.1")],
+            "1.2.3.4",
+            "x-forwarded-proto: https|x-forwarded-for: 9.9.9.9, 1.2.3.4, 10.1.1.1, 10.0.0.9",
+        );
+        check(
+            &cidrs,
+            &[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "10.1.1.1")],
+            "1.2.3.4",
+            "x-forwarded-for: 1.2.3.4, 10.1.1.1, 10.0.0.9|x-forwarded-proto: http",
+        );
+        check(
+            &cidrs,
+            &[("x-forwarded-for", "nonsense")],
+            "10.0.0.9",
+            "x-forwarded-for: nonsense, 10.0.0.9|x-forwarded-proto: http",
+        );
+        let hops = |hops| ClientAddress::TrustedHops(hops);
+        let line = [("x-forwarded-for", "9.9.9.9, [2001:db8::1]:80")];
+        let continued = "x-forwarded-for: 9.9.9.9, [2001:db8::1]:80, 10.0.0.9|x-forwarded-proto: http";
+        check(&hops(1), &line, "2001:db8::1", continued);
+        check(&hops(2), &line, "9.9.9.9", continued);
+        check(&hops(3), &line, "10.0.0.9", continued);
+    }
+
+    #[test]
+    fn ids_are_continued_or_started() {
+        let check = |trusted: bool, lines: &[(&str, &str)], expected: &str| {
+            let mut head = head(lines);
+            let mut next = 0x0123_4567_89ab_cdefu64;
+            identify(&mut head, trusted, || {
+                next = next.rotate_left(4);
+                next
+            });
+            assert_eq!(sent(&head), expected, "{lines:?}");
+        };
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let id = "x-request-id: 12345678-9abc-4ef0-a345-6789abcdef01";
+        check(false, &[("traceparent", trace)], &format!("traceparent: {trace}|{id}"));
+        check(false, &[("traceparent", trace), ("x-request-id", "mine")], &format!("traceparent: {trace}|{id}"));
+        check(true, &[("traceparent", trace), ("x-request-id", "x")], &format!("traceparent: {trace}|x-request-id: x"));
+        let started = "traceparent: 00-3456789abcdef012456789abcdef0123-56789abcdef01235-00";
+        check(false, &[], &format!("{id}|{started}"));
+        for broken in [
+            "",
+            "00",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+        ] {
+            check(false, &[("traceparent", broken)], &format!("{id}|{started}"));
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for number in [0, 9, 10, 255, 12_345, u64::MAX] {
+            let mut text = Vec::new();
+            write_decimal(&mut text, number);
+            assert_eq!(text, number.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Listening sockets and what happens to a connection before its first byte is read: bounds, and balance
+//! between workers. Hot.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, ipproto, sockopt};
+
+use crate::driver::Socket;
+use crate::sys;
+use crate::worker::{BindView, Mail, Worker};
+
+/// Connections taken in one go before requests get their turn again.
+const ACCEPTS_PER_TURN: usize = 64;
+/// The pause when the process has no descriptor left: the next one is freed by a connection, not by asking.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that wait in the kernel; it caps this at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+/// A client that connects and says nothing is handed over after this.
+const DEFER_ACCEPT_S: i32 = 5;
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_COUNT: u32 = 3;
+/// Sent bytes that stay unacknowledged for so long end the connection (RFC 5482).
+const USER_TIMEOUT_MS: u32 = 60_000;
+
+/// Opens a listening socket. Several may share an address: the kernel spreads connections over them.
+pub(crate) fn open(address: SocketAddr, defer_accept: bool) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    if address.is_ipv6() {
+        // `[::]` serves IPv4 too, whatever the system's default is.
+        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+    }
+    // Accepted sockets inherit these, so no connection costs a call for them.
+    tune(&socket)?;
+    if defer_accept {
+        sys::set_tcp_defer_accept(&socket, DEFER_ACCEPT_S)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// What every connection of ours has, downstream and upstream.
+pub(crate) fn tune(socket: &OwnedFd) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(socket, USER_TIMEOUT_MS)?;
+    Ok(())
+}
+
+/// The address a socket is bound to, its port known.
+pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    Ok(rustix::net::getsockname(socket)?.try_into()?)
+}
+
+/// Accepts until the address is removed from the configuration or the worker finishes.
+pub(crate) async fn accept_connections(worker: Rc<Worker>, bind: Rc<BindView>, socket: Socket) {
+    loop {
+        let ended = bind.index.get().is_none() || worker.is_finishing();
+        // At the end, too, what waits in the queue is served: closing the socket would reset it.
+        for turn in 0.. {
+            if turn == ACCEPTS_PER_TURN && !ended {
+                worker.driver.yield_now().await;
+                break;
+            }
+            match acceptfrom_with(socket.descriptor(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((descriptor, peer)) => {
+                    if let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
+                        admit(&worker, &bind, descriptor, unmapped(peer));
+                    }
+                }
+                Err(Errno::AGAIN) => {
+                    socket.forget_readable();
+                    break;
+                }
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    worker.stats().accept_errors.add(1);
+                    let until = worker.driver.now() + EXHAUSTED_PAUSE;
+                    worker.driver.sleep_until(until).await;
+                }
+                // The connection failed before it was accepted; the others are not concerned.
+                Err(_) => worker.stats().accept_errors.add(1),
+            }
+        }
+        if ended {
+            return;
+        }
+        std::future::poll_fn(|_| {
+            if bind.index.get().is_none() || worker.is_finishing() {
+                return Poll::Ready(());
+            }
+            socket.poll_readable().map(|_| ())
+        })
+        .await;
+    }
+}
+
+/// Bounds first, then the worker it goes to.
+fn admit(worker: &Rc<Worker>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: SocketAddr) {
+    let shared = &worker.shared;
+    let connections_max = match bind.index.get() {
+        Some(index) => worker.view().snapshot.binds[index].settings.connections_max,
+        None => u32::MAX,
+    };
+    let open = bind.open.fetch_add(1, Relaxed);
+    let open_process = shared.connections.fetch_add(1, Relaxed);
+    if open >= connections_max || open_process >= shared.connections_max {
+        bind.open.fetch_sub(1, Relaxed);
+        shared.connections.fetch_sub(1, Relaxed);
+        worker.stats().connections_refused.add(1);
+        return;
+    }
+    let loads = shared.loads.iter().map(|load| load.load(Relaxed));
+    let target = hand_to(worker.id, loads);
+    // Counted before it arrives, so that a burst does not all go to one worker.
+    shared.loads[target.unwrap_or(worker.id)].fetch_add(1, Relaxed);
+    match target {
+        Some(other) => {
+            worker.stats().connections_handed.add(1);
+            shared.mailboxes[other].send(Mail::Connection { bind: bind.address, descriptor, peer });
+        }
+        None => worker.serve_connection(bind, descriptor, peer),
+    }
+}
+
+/// The worker that a new connection goes to, if not `mine`: the least loaded, once mine has more than the mean.
+/// The kernel spreads connections by hash, so few of them may all meet on one worker and stay there.
+fn hand_to(mine: usize, loads: impl Iterator<Item = usize> + Clone) -> Option<usize> {
+    let (count, total) = loads.clone().fold((0, 0), |(count, total), load| (count + 1, total + load));
+    let own = loads.clone().nth(mine)?;
+    if count < 2 || own * count <= total {
+        return None;
+    }
+    let (least, load) = loads.enumerate().min_by_key(|(_, load)| *load)?;
+    (load < own).then_some(least)
+}
+
+/// The IPv4 address of a client that reached a dual-stack socket.
+fn unmapped(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_above_the_mean_hands_over_to_the_least_loaded() {
+        let check = |mine: usize, loads: &[usize], expected: Option<usize>| {
+            assert_eq!(hand_to(mine, loads.iter().copied()), expected, "{mine} of {loads:?}");
+        };
+        check(0, &[5], None);
+        check(0, &[0, 0], None);
+        check(0, &[1, 0], Some(1));
+        check(0, &[3, 3], None);
+        check(1, &[3, 4, 2], Some(2));
+        check(2, &[3, 4, 2], None);
+        check(0, &[2, 1, 1, 2], Some(1));
+    }
+
+    #[test]
+    fn few_connections_spread_over_all_workers() {
+        // All arrive at worker 0, as one unlucky hash may have it.
+        let mut loads = [0usize; 4];
+        for _ in 0..8 {
+            let worker = hand_to(0, loads.iter().copied()).unwrap_or(0);
+            loads[worker] += 1;
+        }
+        assert_eq!(loads, [2, 2, 2, 2]);
+    }
+}

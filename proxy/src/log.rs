@@ -1,0 +1,95 @@
+//! What people read: events of the process on standard error, and the access log through a bounded ring to
+//! a thread of its own, so that a slow disk or terminal never holds a request up. Cold, but for `offer`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Lines that may wait for the log's thread; more are dropped and counted.
+const RING_LINES: usize = 16 * 1024;
+
+/// Tells an event of the process: `time level message` on standard error.
+pub fn event(level: &str, message: &str) {
+    // Nobody to tell that standard error is gone.
+    let _ = writeln!(io::stderr().lock(), "{} {level:5} {message}", timestamp());
+}
+
+/// How access log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// Words a person reads.
+    Text,
+}
+
+/// The way of a line to the log's thread.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    pub(crate) format: Format,
+    sender: SyncSender<Vec<u8>>,
+    dropped: AtomicU64,
+}
+
+impl AccessLog {
+    /// Opens the log (`-` is standard output) and starts its thread, which ends with the last sender.
+    pub(crate) fn start(target: &Path, format: Format) -> io::Result<AccessLog> {
+        let file: Box<dyn Write + Send> = match target.as_os_str() == "-" {
+            true => Box::new(io::stdout()),
+            false => Box::new(append(target)?),
+        };
+        let (sender, receiver) = sync_channel(RING_LINES);
+        std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(receiver, file))?;
+        Ok(AccessLog { format, sender, dropped: AtomicU64::new(0) })
+    }
+
+    /// Hands a line over, or drops it when the ring is full.
+    pub(crate) fn offer(&self, line: Vec<u8>) {
+        if self.sender.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Lines dropped so far.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn write_lines(receiver: Receiver<Vec<u8>>, mut file: Box<dyn Write + Send>) {
+    const BATCH_BYTES: usize = 64 * 1024;
+    let mut batch = Vec::with_capacity(BATCH_BYTES);
+    let mut failed = false;
+    while let Ok(line) = receiver.recv() {
+        batch.extend_from_slice(&line);
+        while batch.len() < BATCH_BYTES
+            && let Ok(line) = receiver.try_recv()
+        {
+            batch.extend_from_slice(&line);
+        }
+        let result = file.write_all(&batch).and_then(|()| file.flush());
+        if let (Err(error), false) = (&result, failed) {
+            event("error", &format!("access log: {error}; lines are lost until it can be written again"));
+        }
+        failed = result.is_err();
+        batch.clear();
+    }
+}
+
+/// Now as RFC 3339 in UTC with milliseconds.
+pub(crate) fn timestamp() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}
+
+/// Now as IMF-fixdate for `Date` (RFC 9110 5.6.7).
+pub(crate) fn http_date() -> String {
+    jiff::fmt::rfc2822::DateTimePrinter::new()
+        .timestamp_to_rfc9110_string(&jiff::Timestamp::now())
+        .expect("the years of this clock can be written")
+}

@@ -1,0 +1,237 @@
+//! Adds up what the workers counted and tells it in Prometheus' words, with Istio's names. Cold: the main
+//! thread may be slow without touching a request.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::stats::{BOUNDS, Histogram, Series, SeriesKey, WorkerStats};
+use crate::status::Status;
+use crate::worker::Shared;
+
+/// A series that nobody can add to any more is told for so long after its last change.
+const EXPIRY: Duration = Duration::from_secs(600);
+
+/// One series over all workers.
+#[derive(Default, Clone)]
+pub(crate) struct Sum {
+    pub(crate) requests: u64,
+    pub(crate) histograms: [HistogramSum; 3],
+}
+
+/// One histogram over all workers.
+#[derive(Default, Clone)]
+pub(crate) struct HistogramSum {
+    pub(crate) buckets: [u64; BOUNDS.len() + 1],
+    pub(crate) sum: f64,
+}
+
+impl HistogramSum {
+    fn add(&mut self, histogram: &Histogram) {
+        for (sum, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
+            *sum += bucket.get();
+        }
+        self.sum += histogram.sum_scaled();
+    }
+}
+
+/// Remembers when series were last seen to change.
+#[derive(Default)]
+pub(crate) struct Expiry {
+    seen: Mutex<HashMap<(usize, SeriesKey), (u64, Instant)>>,
+}
+
+/// Adds up the workers' series and drops those that have ended.
+pub(crate) fn sum(stats: &[WorkerStats], expiry: &Expiry, now: Instant) -> BTreeMap<SeriesKey, Sum> {
+    let mut all: BTreeMap<SeriesKey, Sum> = BTreeMap::new();
+    let mut seen = expiry.seen.lock().expect("no holder of this lock can panic");
+    for (worker, stats) in stats.iter().enumerate() {
+        let keep = |series: &Series| {
+            let count = series.requests();
+            let entry = seen.entry((worker, series.key.clone())).or_insert((count, now));
+            if entry.0 != count {
+                *entry = (count, now);
+            }
+            now.duration_since(entry.1) < EXPIRY
+        };
+        let add = |series: &Series| {
+            let sum = all.entry(series.key.clone()).or_default();
+            sum.requests += series.requests();
+            let histograms = [&series.duration_us, &series.request_bytes, &series.response_bytes];
+            for (sum, histogram) in sum.histograms.iter_mut().zip(histograms) {
+                sum.add(histogram);
+            }
+        };
+        stats.visit(add, keep);
+    }
+    seen.retain(|(_, key), _| all.contains_key(key));
+    all
+}
+
+/// Everything the process tells in one scrape.
+pub(crate) struct Scrape {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) expiry: Expiry,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Scrape").finish_non_exhaustive()
+    }
+}
+
+/// The registry that `text` encodes.
+pub(crate) fn registry(shared: Arc<Shared>, status: Arc<Status>) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape { shared, status, expiry: Expiry::default() }));
+    registry
+}
+
+/// The metrics as OpenMetrics text.
+pub(crate) fn text(registry: &Registry) -> String {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).expect("writing to memory does not fail");
+    text
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let sums = sum(&self.shared.stats, &self.expiry, Instant::now());
+        self.encode_requests(&mut encoder, &sums)?;
+        let total = |read: fn(&WorkerStats) -> u64| self.shared.stats.iter().map(read).sum::<u64>();
+        let (applied, refused) = self.status.reloads();
+        let dropped = self.shared.access_log.as_ref().map_or(0, |log| log.dropped());
+        let counters: [(&str, &str, u64); 10] = [
+            ("evenkeel_downstream_connections_opened", "Connections accepted", total(|s| s.connections_opened.get())),
+            (
+                "evenkeel_downstream_connections_refused",
+                "Connections closed at once, at a bound",
+                total(|s| s.connections_refused.get()),
+            ),
+            (
+                "evenkeel_downstream_connections_handed",
+                "Connections handed to a worker with fewer",
+                total(|s| s.connections_handed.get()),
+            ),
+            ("evenkeel_accept_errors", "Accepts that failed", total(|s| s.accept_errors.get())),
+            (
+                "evenkeel_upstream_connections_opened",
+                "Connections to endpoints",
+                total(|s| s.upstream_connections_opened.get()),
+            ),
+            (
+                "evenkeel_upstream_stale",
+                "Requests sent again since a pooled connection had been closed",
+                total(|s| s.upstream_stale.get()),
+            ),
+            ("evenkeel_panics", "Connections ended by a panic", total(|s| s.panics.get())),
+            ("evenkeel_access_log_dropped", "Access log lines dropped", dropped),
+            ("evenkeel_config_applied", "Revisions put in force", applied),
+            ("evenkeel_config_refused", "Rule sets refused", refused),
+        ];
+        for (name, help, value) in counters {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, u64, f64>(&value, None)?;
+        }
+        let turn = self.shared.stats.iter().map(|s| s.turn_ns_max.take()).max().unwrap_or(0);
+        let revision = self.shared.stats.iter().map(|s| s.revision.get()).min().unwrap_or(0);
+        let gauges: [(&str, &str, f64); 5] = [
+            (
+                "evenkeel_downstream_connections",
+                "Open connections of clients",
+                total(|s| s.connections_open.get()) as f64,
+            ),
+            (
+                "evenkeel_requests_in_flight",
+                "Requests without an end yet",
+                total(|s| s.requests_in_flight.get()) as f64,
+            ),
+            ("evenkeel_config_revision", "The revision in force on all workers", revision as f64),
+            (
+                "evenkeel_worker_turn_seconds_max",
+                "The longest turn of a worker since the last scrape",
+                turn as f64 / 1e9,
+            ),
+            ("evenkeel_uptime_seconds", "Since the start", self.status.started.elapsed().as_secs_f64()),
+        ];
+        for (name, help, value) in gauges {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Scrape {
+    fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>, sums: &BTreeMap<SeriesKey, Sum>) -> fmt::Result {
+        let mut family =
+            encoder.encode_descriptor("istio_requests", "Requests that have ended", None, MetricType::Counter)?;
+        for (key, sum) in sums {
+            family.encode_family(&labels(key))?.encode_counter::<NoLabelSet, u64, f64>(&sum.requests, None)?;
+        }
+        let histograms = [
+            ("istio_request_duration_milliseconds", "From a request's first byte to its answer's last"),
+            ("istio_request_bytes", "Bodies of requests"),
+            ("istio_response_bytes", "Bodies of answers"),
+        ];
+        for (index, (name, help)) in histograms.into_iter().enumerate() {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            for (key, sum) in sums {
+                let HistogramSum { buckets, sum } = &sum.histograms[index];
+                let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+                let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
+                let count = buckets.iter().map(|(_, count)| count).sum();
+                family.encode_family(&labels(key))?.encode_histogram::<NoLabelSet>(*sum, count, &buckets, None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Istio's labels, as far as a gateway knows them.
+fn labels(key: &SeriesKey) -> [(&'static str, String); 8] {
+    [
+        ("reporter", "source".into()),
+        ("destination_service", format!("{}.{}", key.service, key.namespace)),
+        ("destination_service_name", key.service.to_string()),
+        ("destination_service_namespace", key.namespace.to_string()),
+        ("request_protocol", "http".into()),
+        ("response_code", key.status.to_string()),
+        ("response_flags", key.flag.into()),
+        ("connection_security_policy", "none".into()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_added_up_and_ended_series_expire() {
+        let stats = [WorkerStats::default(), WorkerStats::default()];
+        let expiry = Expiry::default();
+        let key = SeriesKey { service: "web".into(), namespace: "default".into(), status: 200, flag: "-" };
+        let series: Vec<_> = stats.iter().map(|stats| stats.series(key.clone())).collect();
+        for series in &series {
+            series.duration_us.observe(700);
+        }
+        let start = Instant::now();
+        let check = |after: Duration, expected: Option<u64>| {
+            let sums = sum(&stats, &expiry, start + after);
+            assert_eq!(sums.get(&key).map(|sum| sum.requests), expected, "after {after:?}");
+        };
+        check(Duration::ZERO, Some(2));
+        check(EXPIRY * 2, Some(2));
+        drop(series);
+        check(EXPIRY * 2, Some(2));
+        check(EXPIRY * 3 - Duration::from_secs(1), Some(2));
+        check(EXPIRY * 3, None);
+    }
+}

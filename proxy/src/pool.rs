@@ -1,0 +1,91 @@
+//! Idle connections to one endpoint, of one worker: the last used is used first, so that few stay warm and
+//! the rest can end. A connection of which anything has been heard while idle is never used. Hot.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::driver::{Socket, TaskId};
+
+/// A connection without a request.
+struct Idle {
+    socket: Socket,
+    /// When it must no longer be used, in the driver's time.
+    until: Duration,
+}
+
+/// The idle connections to one endpoint.
+#[derive(Default)]
+pub(crate) struct Pool {
+    /// The most recently used at the back.
+    idle: RefCell<VecDeque<Idle>>,
+}
+
+impl Pool {
+    /// A connection that may be used, now belonging to the running task.
+    pub(crate) fn take(&self, now: Duration) -> Option<Socket> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(candidate) = idle.pop_back() {
+            // The end, a reset or stray bytes: whichever it is, no request may go there (RFC 9112 9.6).
+            if candidate.until > now && !candidate.socket.has_news() {
+                candidate.socket.adopt();
+                return Some(candidate.socket);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection until `until`; beyond `count_max` the least recently used one is closed. News of it go
+    /// to `keeper`.
+    pub(crate) fn give(&self, socket: Socket, until: Duration, count_max: usize, keeper: TaskId) {
+        if count_max == 0 || socket.has_news() {
+            return;
+        }
+        socket.set_owner(keeper);
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= count_max {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { socket, until });
+    }
+
+    /// Closes what cannot be used any more.
+    pub(crate) fn sweep(&self, now: Duration) {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|candidate| candidate.until > now && !candidate.socket.has_news());
+        if idle.is_empty() && idle.capacity() > 64 {
+            *idle = VecDeque::new();
+        }
+    }
+
+    /// Closes all.
+    pub(crate) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+}
+
+/// How long an idle connection may be kept: as configured, but a second less than the peer says it keeps it, so
+/// that a request and the peer's close do not meet on the way.
+pub(crate) fn idle_timeout(configured: Duration, peer_seconds: Option<u32>) -> Duration {
+    match peer_seconds {
+        Some(seconds) => configured.min(Duration::from_secs(u64::from(seconds.saturating_sub(1)))),
+        None => configured,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peer_may_shorten_the_idle_time() {
+        let check = |configured: u64, peer: Option<u32>, expected: u64| {
+            assert_eq!(idle_timeout(Duration::from_secs(configured), peer), Duration::from_secs(expected));
+        };
+        check(60, None, 60);
+        check(60, Some(5), 4);
+        check(3, Some(5), 3);
+        check(60, Some(1), 0);
+        check(60, Some(0), 0);
+    }
+}

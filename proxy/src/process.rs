@@ -1,0 +1,145 @@
+//! The process: its workers, the sockets they share addresses on, and the revision in force. Decides whether
+//! a snapshot can be put in force as a whole; what is in it was decided by `config`. Cold.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use config::Snapshot;
+use config::snapshot::ClientAddress;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::listen;
+use crate::log::{AccessLog, event};
+use crate::worker::{self, Mail, Opened, Shared};
+
+/// Descriptors for what is no downstream connection: listeners, epoll, logs, admin, and the pools' idle ones.
+const DESCRIPTORS_RESERVED: u64 = 256;
+/// A worker that does not take a revision in this time is stuck.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The running data plane.
+pub(crate) struct Process {
+    pub(crate) shared: Arc<Shared>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    /// What is listened on, by the address in the snapshot; the port where that says 0.
+    binds: HashMap<SocketAddr, u16>,
+    revision: u64,
+}
+
+impl Process {
+    /// Starts the workers; they serve nothing yet.
+    pub(crate) fn start(workers: usize, access_log: Option<AccessLog>) -> io::Result<Process> {
+        let shared = Shared::new(workers, connections_max(raise_descriptor_limit()), access_log)?;
+        let mut threads = Vec::new();
+        for id in 0..workers {
+            let shared = shared.clone();
+            // Each worker its own dice; what they decide needs no secrecy.
+            let seed = seed() ^ (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let name = format!("worker-{id}");
+            threads.push(std::thread::Builder::new().name(name).spawn(move || worker::run(id, shared, seed))?);
+        }
+        Ok(Process { shared, threads, binds: HashMap::new(), revision: 0 })
+    }
+
+    /// Puts a snapshot in force on all workers and returns its revision. Nothing changes if one of its addresses
+    /// cannot be listened on.
+    pub(crate) fn apply(&mut self, snapshot: Arc<Snapshot>) -> Result<u64, String> {
+        let mut opened: Vec<Vec<Opened>> = self.shared.mailboxes.iter().map(|_| Vec::new()).collect();
+        let mut bound = HashMap::new();
+        for bind in &snapshot.binds {
+            if self.binds.contains_key(&bind.address) {
+                continue;
+            }
+            let failed = |error: io::Error| format!("cannot listen on {} for {}: {error}", bind.address, bind.name);
+            let open = Arc::new(AtomicU32::new(0));
+            // A balancer that sends the PROXY protocol may open a connection long before it has a client for it.
+            let defer_accept = bind.settings.client_address != ClientAddress::ProxyProtocolV2;
+            let mut address = bind.address;
+            for sockets in &mut opened {
+                let descriptor = listen::open(address, defer_accept).map_err(failed)?;
+                address = listen::local_address(&descriptor).map_err(failed)?;
+                sockets.push(Opened { bind: bind.address, port: address.port(), descriptor, open: open.clone() });
+            }
+            bound.insert(bind.address, address.port());
+        }
+        // From here on nothing can fail.
+        self.revision += 1;
+        let (applied, replies) = mpsc::channel();
+        for (mailbox, opened) in self.shared.mailboxes.iter().zip(opened) {
+            let (snapshot, applied) = (snapshot.clone(), applied.clone());
+            mailbox.send(Mail::Snapshot { revision: self.revision, snapshot, opened, applied });
+        }
+        drop(applied);
+        for _ in 0..self.threads.len() {
+            if replies.recv_timeout(APPLY_TIMEOUT).is_err() {
+                event("error", &format!("revision {}: a worker has not taken it", self.revision));
+                break;
+            }
+        }
+        for (address, port) in &bound {
+            event("info", &format!("listening on {}", SocketAddr::new(address.ip(), *port)));
+        }
+        self.binds.extend(bound);
+        self.binds.retain(|address, _| snapshot.binds.iter().any(|bind| bind.address == *address));
+        Ok(self.revision)
+    }
+
+    /// Tells the workers to finish what is in flight and to end.
+    pub(crate) fn finish(&self, within: Duration) {
+        for mailbox in &self.shared.mailboxes {
+            mailbox.send(Mail::Finish { within });
+        }
+    }
+
+    /// Whether all workers have ended.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Whether a worker has ended that nobody told to.
+    pub(crate) fn has_lost_a_worker(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+}
+
+/// Raises the soft limit of open descriptors to the hard one and returns it.
+fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        event("warn", &format!("the limit of open files stays at {:?}: {error}", limit.current));
+        return limit.current.unwrap_or(u64::MAX);
+    }
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
+/// The downstream connections that so many descriptors allow: each may need one more to an endpoint.
+fn connections_max(descriptors: u64) -> usize {
+    usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 2).unwrap_or(usize::MAX)
+}
+
+/// Something that differs between processes.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // std seeds this from the operating system's randomness.
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_leave_room_for_both_sides() {
+        assert_eq!(connections_max(20_000), 9_872);
+        assert_eq!(connections_max(1_024), 384);
+        assert_eq!(connections_max(100), 0);
+    }
+}

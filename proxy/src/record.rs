@@ -1,0 +1,129 @@
+//! What is known of a request at its end: counted once, and written to the access log if there is one. Hot.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use filters::Head;
+use filters::head::Known;
+use serde_json::json;
+
+use crate::h1::Framing;
+use crate::log::{Format, timestamp};
+use crate::view::ClusterView;
+use crate::worker::Worker;
+
+/// One request's record, filled while it goes its way.
+pub(crate) struct Record {
+    /// In the driver's time.
+    started: Duration,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) rule: Option<Arc<str>>,
+    pub(crate) cluster: Option<Rc<ClusterView>>,
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Whether the last attempt used a pooled connection.
+    pub(crate) reused: bool,
+    pub(crate) status: u16,
+    pub(crate) flag: &'static str,
+    /// The word for what was wrong with a message, beside the flag.
+    pub(crate) detail: &'static str,
+    pub(crate) request_body_bytes: u64,
+    pub(crate) response_body_bytes: u64,
+    /// The head of an answer is on its way to the client.
+    pub(crate) answer_started: bool,
+    pub(crate) answer_framing: Option<Framing>,
+}
+
+impl Record {
+    /// A request that came in now.
+    pub(crate) fn start(now: Duration) -> Record {
+        Record {
+            started: now,
+            first_byte: None,
+            rule: None,
+            cluster: None,
+            endpoint: None,
+            reused: false,
+            status: 0,
+            flag: "-",
+            detail: "",
+            request_body_bytes: 0,
+            response_body_bytes: 0,
+            answer_started: false,
+            answer_framing: None,
+        }
+    }
+
+    /// Counts and logs it. `head` is None where none was understood.
+    pub(crate) fn finish(self, worker: &Worker, client: IpAddr, head: Option<&Head>) {
+        let duration = worker.driver.precise_now().saturating_sub(self.started);
+        let stats = worker.stats();
+        let series = match &self.cluster {
+            Some(cluster) => cluster.series.get(stats, self.status, self.flag),
+            None => worker.view().nowhere.get(stats, self.status, self.flag),
+        };
+        series.duration_us.observe(duration.as_micros() as u64);
+        series.request_bytes.observe(self.request_body_bytes);
+        series.response_bytes.observe(self.response_body_bytes);
+        if let Some(log) = &worker.shared.access_log {
+            let line = match log.format {
+                Format::Json => self.json(client, duration, head),
+                Format::Text => self.text(client, duration, head),
+            };
+            log.offer(line);
+        }
+    }
+
+    fn json(&self, client: IpAddr, duration: Duration, head: Option<&Head>) -> Vec<u8> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut line = json!({
+            "time": timestamp(),
+            "client": client.to_string(),
+            "method": head.map(|head| text(head.bytes(head.method))),
+            "host": head.map(|head| text(head.bytes(head.authority))),
+            "path": head.map(|head| text(head.bytes(head.path))),
+            "query": head.filter(|head| head.has_query).map(|head| text(head.bytes(head.query))),
+            "route": self.rule.as_deref(),
+            "cluster": self.cluster.as_ref().map(|cluster| cluster.cluster.name.to_string()),
+            "endpoint": self.endpoint.map(|endpoint| endpoint.to_string()),
+            "status": self.status,
+            "flag": self.flag,
+            "duration_us": duration.as_micros() as u64,
+            "first_byte_us": self.first_byte.map(|at| at.saturating_sub(self.started).as_micros() as u64),
+            "request_bytes": self.request_body_bytes,
+            "response_bytes": self.response_body_bytes,
+            "request_id": head.and_then(|head| head.known(Known::RequestId)).map(text),
+        });
+        if !self.detail.is_empty() {
+            line["detail"] = json!(self.detail);
+        }
+        let mut line = serde_json::to_vec(&line).expect("a map of strings and numbers can be written");
+        line.push(b'\n');
+        line
+    }
+
+    fn text(&self, client: IpAddr, duration: Duration, head: Option<&Head>) -> Vec<u8> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (method, host, path) = match head {
+            Some(head) => {
+                (text(head.bytes(head.method)), text(head.bytes(head.authority)), text(head.bytes(head.path)))
+            }
+            None => ("-".into(), "-".into(), "-".into()),
+        };
+        let endpoint = self.endpoint.map_or("-".into(), |endpoint| endpoint.to_string());
+        let rule = self.rule.as_deref().unwrap_or("-");
+        format!(
+            "{} {client} {method} {host}{path} {} {} {}us route={rule} endpoint={endpoint} in={} out={}{}{}\n",
+            timestamp(),
+            self.status,
+            self.flag,
+            duration.as_micros(),
+            self.request_body_bytes,
+            self.response_body_bytes,
+            if self.detail.is_empty() { "" } else { " detail=" },
+            self.detail,
+        )
+        .into_bytes()
+    }
+}

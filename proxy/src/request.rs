@@ -1,0 +1,215 @@
+//! The life of a request, in the order things happen: what is known of it, the rule it meets, what the rule
+//! does to it, the target, the attempt, the answer, the record. Every decision of that way is made here;
+//! helpers compute. Hot.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::snapshot::{Filter, ListenerSettings, Rule};
+use filters::head::Known;
+use filters::{Entry, Head, Verdict};
+
+use crate::attempt::{self, Attempt, Deadlines};
+use crate::buffer::LentHead;
+use crate::connection::Client;
+use crate::error::{Kind, ProxyError, Reached, Side};
+use crate::exchange::Pump;
+use crate::forwarded;
+use crate::h1::{Framing, RequestMeta, encode_request};
+use crate::record::Record;
+use crate::reply;
+use crate::view::{self, ClusterView, View};
+use crate::worker::ConnectionGuard;
+
+/// What becomes of the downstream connection after an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// The next request may come.
+    KeepAlive,
+    /// Our side ends; what the client still sends is read for a moment, so that it sees the answer.
+    Linger,
+    /// Nothing can be told any more.
+    Close,
+}
+
+/// Serves one request whose head has been read: the answer is the service's, a rule's, or an error's.
+pub(crate) async fn serve(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    settings: &ListenerSettings,
+    mut head: LentHead,
+    meta: RequestMeta,
+) -> After {
+    let worker = &guard.worker;
+    let mut record = Record::start(worker.driver.now());
+    worker.stats().requests_in_flight.add(1);
+
+    let trusted = forwarded::trusts(&settings.client_address, client.peer.ip());
+    let client_address = forwarded::apply(&mut head, &settings.client_address, client.peer, "http");
+    forwarded::identify(&mut head, trusted, || worker.dice());
+
+    let result = forward(guard, client, settings, &mut head, &meta, &mut record).await;
+    let after = match result {
+        Ok(after) => after,
+        Err(error) => fail(guard, client, &meta, error, &mut record).await,
+    };
+    worker.stats().requests_in_flight.add(1u64.wrapping_neg());
+    record.finish(worker, client_address, Some(&head));
+    after
+}
+
+/// Finds where the request goes, and brings the answer back.
+async fn forward(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    settings: &ListenerSettings,
+    head: &mut Head,
+    meta: &RequestMeta,
+    record: &mut Record,
+) -> Result<After, ProxyError> {
+    let worker = &guard.worker;
+    if is_websocket(head, meta) {
+        return Err(ProxyError::downstream(Kind::Upgrade));
+    }
+    if let (Framing::Length(length), Some(max)) = (meta.framing, settings.request_body_bytes_max)
+        && length > max
+    {
+        return Err(ProxyError::downstream(Kind::BodyTooLarge));
+    }
+
+    let target = route(guard, &worker.view(), head, record)?;
+    let (met, cluster) = match target {
+        Target::Redirect(status, location) => {
+            return Ok(reply::send_redirect(worker, client, meta, status, &location, record).await);
+        }
+        Target::Cluster(met, cluster) => (met, cluster),
+    };
+
+    let started = worker.driver.now();
+    let deadlines = Deadlines {
+        request: after(started, met.rule.request_timeout),
+        attempt: after(started, met.rule.backend_request_timeout),
+        body_progress: settings.body_progress_timeout,
+    };
+    let mut request = first_of(head, meta, settings);
+    let mut fresh_only = false;
+    loop {
+        // Picked anew for each attempt: what was removed meanwhile is not picked.
+        let endpoint = cluster.pick(worker.dice()).ok_or(ProxyError::here(Kind::NoEndpoint))?.clone();
+        record.endpoint = Some(endpoint.address);
+        let attempt = Attempt {
+            guard,
+            cluster: &cluster,
+            endpoint: &endpoint,
+            met: &met,
+            version: head.version,
+            meta,
+            deadlines,
+            fresh_only,
+        };
+        let error = match attempt::run(attempt, client, &mut request, record).await {
+            Ok(after) => return Ok(after),
+            Err(error) => error,
+        };
+        // A pooled connection that the peer closed while the request was on its way to it: the peer has seen nothing
+        // of it, or may see it twice without harm (RFC 9110 9.2.2, RFC 9112 9.3.1). Once, on a fresh connection.
+        let stale = !fresh_only && record.reused && error.side == Side::Upstream && error.kind == Kind::Gone;
+        let repeatable = meta.method.is_idempotent() && meta.framing == Framing::None;
+        match error.reached {
+            Reached::Nothing if stale => {}
+            Reached::Sent if stale && repeatable => {
+                request = first_of(head, meta, settings);
+            }
+            _ => return Err(error),
+        }
+        worker.stats().upstream_stale.add(1);
+        fresh_only = true;
+    }
+}
+
+/// The request as it is sent, its body still to come.
+fn first_of(head: &Head, meta: &RequestMeta, settings: &ListenerSettings) -> Pump {
+    let mut request = Pump::new().with_body_max(settings.request_body_bytes_max);
+    encode_request(head, meta.framing, meta.te_trailers, request.out());
+    request.begin_body(meta.framing, meta.framing == Framing::Chunked);
+    request
+}
+
+/// Whether a WebSocket handshake (RFC 6455 4.1) was asked for. Other upgrades, such as h2c, are an offer that may be
+/// ignored (RFC 9110 7.8); this one makes no sense as a plain request.
+fn is_websocket(head: &Head, meta: &RequestMeta) -> bool {
+    let asks =
+        |value: &[u8]| value.split(|byte| *byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"websocket"));
+    meta.upgrade && head.fields().iter().any(|field| field.known == Known::Upgrade && asks(head.bytes(field.value)))
+}
+
+/// The rule that a request met, and the target's own filters.
+pub(crate) struct Met {
+    pub(crate) rule: Arc<Rule>,
+    /// The index of the target in the rule; its filters come after the rule's.
+    choice: usize,
+}
+
+impl Met {
+    /// The filters that see the answer, in their order.
+    pub(crate) fn filters(&self) -> [&[Filter]; 2] {
+        [&self.rule.filters, &self.rule.backends.choices[self.choice].filters]
+    }
+}
+
+enum Target {
+    Redirect(u16, String),
+    Cluster(Met, Rc<ClusterView>),
+}
+
+/// The rule, what it does to the request, and the cluster it sends it to.
+fn route(guard: &ConnectionGuard, view: &View, head: &mut Head, record: &mut Record) -> Result<Target, ProxyError> {
+    let index = guard.bind.index.get().ok_or(ProxyError::here(Kind::NoRoute))?;
+    let bind = &view.snapshot.binds[index];
+    let found = bind.table.find(head).ok_or(ProxyError::here(Kind::NoRoute))?;
+    let rule = found.rule.clone();
+    record.rule = Some(rule.name.clone());
+    let entry = Entry { scheme: "http", port: guard.bind.port, prefix_bytes: found.prefix_bytes };
+    if let Verdict::Redirect(status, location) = filters::on_request(&rule.filters, head, entry) {
+        return Ok(Target::Redirect(status, location));
+    }
+    let choice = view::choose(&rule.backends, guard.worker.dice()).ok_or(ProxyError::here(Kind::NoCluster))?;
+    let chosen = &rule.backends.choices[choice];
+    let cluster = chosen.cluster.ok_or(ProxyError::here(Kind::NoCluster))?;
+    let cluster = view.clusters[cluster].clone();
+    record.cluster = Some(cluster.clone());
+    if let Verdict::Redirect(status, location) = filters::on_request(&chosen.filters, head, entry) {
+        return Ok(Target::Redirect(status, location));
+    }
+    Ok(Target::Cluster(Met { rule, choice }, cluster))
+}
+
+/// Answers a request that failed, as far as it can still be answered.
+async fn fail(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    meta: &RequestMeta,
+    error: ProxyError,
+    record: &mut Record,
+) -> After {
+    let answer = error.reply();
+    record.flag = answer.flag;
+    record.detail = error.detail();
+    if record.answer_started {
+        // The status was sent: only the missing end can tell. A client that reads until the close gets a reset.
+        if let Some(Framing::UntilClose) = record.answer_framing {
+            let _ = rustix::net::sockopt::set_socket_linger(client.wire.socket.descriptor(), Some(Duration::ZERO));
+        }
+        return After::Close;
+    }
+    record.status = answer.status;
+    if answer.status == 499 {
+        return After::Close;
+    }
+    reply::send_error(&guard.worker, client, Some(meta), &answer, record).await
+}
+
+fn after(now: Duration, timeout: Option<Duration>) -> Duration {
+    timeout.map_or(Duration::MAX, |timeout| now + timeout)
+}

@@ -1,0 +1,193 @@
+//! What is counted, by one worker each: a worker writes its own counters with plain stores, the scrape on
+//! the main thread reads and adds them up. Names and labels are Istio's, so that dashboards fit. Hot.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+/// Upper bounds of the buckets of every histogram, as Envoy has them by default. Durations are kept in
+/// microseconds and told in milliseconds, so their bounds are these times 1,000.
+pub(crate) const BOUNDS: [f64; 19] = [
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1_000.0,
+    2_500.0,
+    5_000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+];
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Only the owning worker may call this: it is no atomic addition.
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    /// For gauges.
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// For a maximum since the last look, whose loss of one update does no harm.
+    pub(crate) fn take(&self) -> u64 {
+        self.0.swap(0, Relaxed)
+    }
+
+    /// Any thread may read.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A histogram with one writer; counts are per bucket, not cumulative.
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    /// Bounds are multiplied by this: 1,000 for microseconds told in milliseconds.
+    scale: f64,
+    pub(crate) buckets: [Counter; BOUNDS.len() + 1],
+    pub(crate) sum: Counter,
+}
+
+impl Histogram {
+    fn new(scale: f64) -> Histogram {
+        Histogram { scale, buckets: Default::default(), sum: Counter::default() }
+    }
+
+    pub(crate) fn observe(&self, value: u64) {
+        let scaled = value as f64 / self.scale;
+        let bucket = BOUNDS.iter().position(|bound| scaled <= *bound).unwrap_or(BOUNDS.len());
+        self.buckets[bucket].add(1);
+        self.sum.add(value);
+    }
+
+    /// The sum in the unit of the bounds.
+    pub(crate) fn sum_scaled(&self) -> f64 {
+        self.sum.get() as f64 / self.scale
+    }
+}
+
+/// What the series of one request is told apart by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SeriesKey {
+    /// The Service's name, or `unknown` where none was chosen.
+    pub(crate) service: Arc<str>,
+    /// Its namespace, or `unknown`.
+    pub(crate) namespace: Arc<str>,
+    /// The status in the log: 499 for a client that went away.
+    pub(crate) status: u16,
+    /// The reason of a failure, `-` without one.
+    pub(crate) flag: &'static str,
+}
+
+/// The counters of requests with the same labels.
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) key: SeriesKey,
+    pub(crate) duration_us: Histogram,
+    pub(crate) request_bytes: Histogram,
+    pub(crate) response_bytes: Histogram,
+}
+
+impl Series {
+    pub(crate) fn new(key: SeriesKey) -> Series {
+        Series {
+            key,
+            duration_us: Histogram::new(1_000.0),
+            request_bytes: Histogram::new(1.0),
+            response_bytes: Histogram::new(1.0),
+        }
+    }
+
+    /// How many requests were counted: each has one duration.
+    pub(crate) fn requests(&self) -> u64 {
+        self.duration_us.buckets.iter().map(Counter::get).sum()
+    }
+}
+
+/// Everything that one worker counts.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerStats {
+    series: Mutex<Vec<Arc<Series>>>,
+    pub(crate) connections_opened: Counter,
+    pub(crate) connections_open: Counter,
+    /// Connections closed at once, since a bound was reached.
+    pub(crate) connections_refused: Counter,
+    /// Connections accepted here and handed to a worker with fewer.
+    pub(crate) connections_handed: Counter,
+    pub(crate) accept_errors: Counter,
+    pub(crate) upstream_connections_opened: Counter,
+    /// Requests sent again on a fresh connection, since a pooled one had been closed.
+    pub(crate) upstream_stale: Counter,
+    pub(crate) requests_in_flight: Counter,
+    pub(crate) panics: Counter,
+    /// The longest turn of the loop since the last scrape.
+    pub(crate) turn_ns_max: Counter,
+    /// The revision in force on this worker.
+    pub(crate) revision: Counter,
+}
+
+impl WorkerStats {
+    /// The series of that key, new or known; a worker asks once and keeps the answer.
+    pub(crate) fn series(&self, key: SeriesKey) -> Arc<Series> {
+        let mut all = self.series.lock().expect("no holder of this lock can panic");
+        if let Some(known) = all.iter().find(|series| series.key == key) {
+            return known.clone();
+        }
+        let new = Arc::new(Series::new(key));
+        all.push(new.clone());
+        new
+    }
+
+    /// Calls `each` with every series, and drops those that no worker uses any more and that `keep` gives up.
+    pub(crate) fn visit(&self, mut each: impl FnMut(&Series), mut keep: impl FnMut(&Series) -> bool) {
+        let mut all = self.series.lock().expect("no holder of this lock can panic");
+        all.retain(|series| Arc::strong_count(series) > 1 || keep(series));
+        all.iter().for_each(|series| each(series));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_puts_values_below_their_bound() {
+        let histogram = Histogram::new(1_000.0);
+        for us in [0, 500, 501, 1_000, 3_600_000_000, 3_600_000_001] {
+            histogram.observe(us);
+        }
+        let counts: Vec<u64> = histogram.buckets.iter().map(Counter::get).collect();
+        assert_eq!((counts[0], counts[1], counts[18], counts[19]), (2, 2, 1, 1));
+    }
+
+    #[test]
+    fn series_live_as_long_as_somebody_uses_them() {
+        let stats = WorkerStats::default();
+        let key = SeriesKey { service: "web".into(), namespace: "default".into(), status: 200, flag: "-" };
+        let series = stats.series(key.clone());
+        assert!(Arc::ptr_eq(&series, &stats.series(key)));
+        let count = || {
+            let mut count = 0;
+            stats.visit(|_| count += 1, |_| false);
+            count
+        };
+        assert_eq!(count(), 1);
+        drop(series);
+        assert_eq!(count(), 0);
+    }
+}

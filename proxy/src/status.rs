@@ -1,0 +1,130 @@
+//! What the process knows of its own configuration and life, for probes and for people. Written by the main
+//! thread, read by whoever asks. Cold.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use config::Snapshot;
+use serde_json::{Value, json};
+
+/// The state of the process, shared with the admin side.
+pub(crate) struct Status {
+    inner: Mutex<Inner>,
+    pub(crate) started: Instant,
+}
+
+struct Inner {
+    revision: u64,
+    snapshot: Option<Arc<Snapshot>>,
+    applied_at: Option<String>,
+    warnings: Vec<String>,
+    /// Why the newest rules are not in force; empty if they are.
+    problems: Vec<String>,
+    refused_at: Option<String>,
+    reloads_applied: u64,
+    reloads_refused: u64,
+    finishing: bool,
+}
+
+impl Status {
+    /// Of a process that has no configuration.
+    pub(crate) fn new() -> Status {
+        Status {
+            inner: Mutex::new(Inner {
+                revision: 0,
+                snapshot: None,
+                applied_at: None,
+                warnings: Vec::new(),
+                problems: Vec::new(),
+                refused_at: None,
+                reloads_applied: 0,
+                reloads_refused: 0,
+                finishing: false,
+            }),
+            started: Instant::now(),
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        act(&mut self.inner.lock().expect("no holder of this lock can panic"))
+    }
+
+    /// A revision is in force on all workers.
+    pub(crate) fn applied(&self, revision: u64, snapshot: Arc<Snapshot>, warnings: Vec<String>) {
+        self.with(|inner| {
+            inner.revision = revision;
+            inner.snapshot = Some(snapshot);
+            inner.applied_at = Some(crate::log::timestamp());
+            inner.warnings = warnings;
+            inner.problems.clear();
+            inner.refused_at = None;
+            inner.reloads_applied += 1;
+        });
+    }
+
+    /// The rules read back are those in force.
+    pub(crate) fn unchanged(&self, warnings: Vec<String>) {
+        self.with(|inner| {
+            inner.warnings = warnings;
+            inner.problems.clear();
+            inner.refused_at = None;
+        });
+    }
+
+    /// New rules were refused; what was in force stays.
+    pub(crate) fn refused(&self, problems: Vec<String>) {
+        self.with(|inner| {
+            inner.problems = problems;
+            inner.refused_at = Some(crate::log::timestamp());
+            inner.reloads_refused += 1;
+        });
+    }
+
+    /// The process has been told to end.
+    pub(crate) fn finishing(&self) {
+        self.with(|inner| inner.finishing = true);
+    }
+
+    /// Whether new requests should come here.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.with(|inner| inner.revision > 0 && !inner.finishing)
+    }
+
+    /// The snapshot in force.
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.with(|inner| inner.snapshot.clone())
+    }
+
+    /// Revisions put in force and refused so far.
+    pub(crate) fn reloads(&self) -> (u64, u64) {
+        self.with(|inner| (inner.reloads_applied, inner.reloads_refused))
+    }
+
+    /// `/config`: what is in force, since when, and why newer rules are not.
+    pub(crate) fn config(&self) -> Value {
+        self.with(|inner| {
+            let refused = match inner.problems.is_empty() {
+                true => Value::Null,
+                false => json!({"at": inner.refused_at, "problems": inner.problems}),
+            };
+            json!({
+                "revision": inner.revision,
+                "appliedAt": inner.applied_at,
+                "warnings": inner.warnings,
+                "refused": refused,
+                "listeners": inner.snapshot.iter().flat_map(|snapshot| &snapshot.binds).map(|bind| json!({
+                    "name": bind.name.to_string(),
+                    "address": bind.address.to_string(),
+                    "rules": bind.table.rules().map(|rule| rule.name.to_string()).collect::<Vec<_>>(),
+                })).collect::<Vec<_>>(),
+                "clusters": inner.snapshot.iter().flat_map(|snapshot| &snapshot.clusters).map(|cluster| json!({
+                    "name": cluster.name.to_string(),
+                    "endpoints": cluster.endpoints.iter().map(|endpoint| json!({
+                        "address": endpoint.address.to_string(),
+                        "weight": endpoint.weight,
+                    })).collect::<Vec<_>>(),
+                })).collect::<Vec<_>>(),
+            })
+        })
+    }
+}

@@ -1,0 +1,321 @@
+//! One worker: a thread with its own loop, listening sockets, view, pools, dice and counters. It shares with
+//! the others only what a connection costs once: the counts that bounds and balance stand on. Hot.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use config::Snapshot;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::connection;
+use crate::driver::{Driver, Socket, TaskId};
+use crate::listen;
+use crate::log::AccessLog;
+use crate::stats::WorkerStats;
+use crate::view::View;
+
+/// How often idle connections are looked through when nothing is heard of them.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What other threads tell a worker.
+pub(crate) enum Mail {
+    /// A new revision, with the sockets it opens. The worker replies when it is in force here.
+    Snapshot { revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>, applied: std::sync::mpsc::Sender<usize> },
+    /// A connection that another worker accepted and has not read from.
+    Connection { bind: SocketAddr, descriptor: OwnedFd, peer: SocketAddr },
+    /// Take no new connections, finish what is in flight, end at the deadline at the latest.
+    Finish { within: Duration },
+}
+
+/// A listening socket for one worker.
+pub(crate) struct Opened {
+    /// The address in the snapshot, by which the bind is known.
+    pub(crate) bind: SocketAddr,
+    /// The port, also where the snapshot says 0.
+    pub(crate) port: u16,
+    pub(crate) descriptor: OwnedFd,
+    /// Connections open on this address, over all workers.
+    pub(crate) open: Arc<AtomicU32>,
+}
+
+/// The way into a worker from other threads.
+pub(crate) struct Mailbox {
+    mail: Mutex<Vec<Mail>>,
+    bell: OwnedFd,
+}
+
+impl Mailbox {
+    /// Delivers and wakes the worker.
+    pub(crate) fn send(&self, mail: Mail) {
+        self.mail.lock().expect("no holder of this lock can panic").push(mail);
+        // A full counter (EAGAIN) means that the bell rings already.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// What all workers see of each other.
+pub(crate) struct Shared {
+    pub(crate) mailboxes: Vec<Mailbox>,
+    /// Open connections of each worker.
+    pub(crate) loads: Vec<AtomicUsize>,
+    /// Open downstream connections of the process.
+    pub(crate) connections: AtomicUsize,
+    /// The most that the process may have, by its descriptors.
+    pub(crate) connections_max: usize,
+    pub(crate) stats: Vec<WorkerStats>,
+    pub(crate) access_log: Option<AccessLog>,
+}
+
+impl Shared {
+    /// For so many workers.
+    pub(crate) fn new(
+        workers: usize,
+        connections_max: usize,
+        access_log: Option<AccessLog>,
+    ) -> io::Result<Arc<Shared>> {
+        let mailbox = |_| {
+            let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+            Ok(Mailbox { mail: Mutex::default(), bell })
+        };
+        Ok(Arc::new(Shared {
+            mailboxes: (0..workers).map(mailbox).collect::<io::Result<_>>()?,
+            loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            connections: AtomicUsize::new(0),
+            connections_max,
+            stats: (0..workers).map(|_| WorkerStats::default()).collect(),
+            access_log,
+        }))
+    }
+}
+
+/// An address this worker serves.
+pub(crate) struct BindView {
+    pub(crate) address: SocketAddr,
+    /// The port that is listened on.
+    pub(crate) port: u16,
+    /// Its place in the current snapshot; None once it is gone.
+    pub(crate) index: Cell<Option<usize>>,
+    pub(crate) open: Arc<AtomicU32>,
+    listener: Cell<TaskId>,
+}
+
+/// One worker's state, shared by its tasks.
+pub(crate) struct Worker {
+    pub(crate) id: usize,
+    pub(crate) driver: Rc<Driver>,
+    pub(crate) shared: Arc<Shared>,
+    view: RefCell<Rc<View>>,
+    binds: RefCell<HashMap<SocketAddr, Rc<BindView>>>,
+    /// Tasks of downstream connections, to be woken when the worker shall finish.
+    connections: RefCell<HashSet<TaskId>>,
+    finishing: Cell<bool>,
+    /// The task that hears of idle upstream connections.
+    keeper: Cell<TaskId>,
+    dice: Cell<u64>,
+}
+
+/// Runs a worker on this thread until it was told to finish and has.
+pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
+    let worker = Rc::new(Worker {
+        id,
+        driver: Driver::new()?,
+        view: RefCell::new(Rc::new(View::empty())),
+        binds: RefCell::default(),
+        connections: RefCell::default(),
+        finishing: Cell::new(false),
+        keeper: Cell::new(0),
+        dice: Cell::new(seed | 1),
+        shared,
+    });
+    worker.driver.spawn(read_mail(worker.clone()));
+    worker.keeper.set(worker.driver.spawn(keep_pools(worker.clone())));
+    let result = worker.driver.run();
+    worker.driver.clear();
+    result
+}
+
+impl Worker {
+    /// The current revision.
+    pub(crate) fn view(&self) -> Rc<View> {
+        self.view.borrow().clone()
+    }
+
+    pub(crate) fn stats(&self) -> &WorkerStats {
+        &self.shared.stats[self.id]
+    }
+
+    /// Whether connections shall end after the request they are at.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finishing.get()
+    }
+
+    /// The task that hears of idle upstream connections.
+    pub(crate) fn keeper(&self) -> TaskId {
+        self.keeper.get()
+    }
+
+    /// 64 uniform bits: xorshift64* (Vigna 2016), for shares and identifiers, not for secrets.
+    pub(crate) fn dice(&self) -> u64 {
+        let mut state = self.dice.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.dice.set(state);
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Starts serving a connection that nothing has been read from, and that every count already has.
+    pub(crate) fn serve_connection(self: &Rc<Self>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: SocketAddr) {
+        let guard = ConnectionGuard { worker: self.clone(), bind: bind.clone(), task: Cell::new(0) };
+        self.stats().connections_opened.add(1);
+        self.stats().connections_open.set(self.shared.loads[self.id].load(Relaxed) as u64);
+        let socket = Socket::new(&self.driver, descriptor);
+        self.driver.spawn(connection::serve(guard, socket, peer));
+    }
+
+    /// Puts a revision in force: from here on no request, connection or retry goes to what it removed.
+    fn apply(self: &Rc<Self>, revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>) {
+        let view = View::new(snapshot.clone(), Some(&self.view.borrow()));
+        *self.view.borrow_mut() = Rc::new(view);
+        for opened in opened {
+            let bind = Rc::new(BindView {
+                address: opened.bind,
+                port: opened.port,
+                index: Cell::new(None),
+                open: opened.open,
+                listener: Cell::new(0),
+            });
+            self.binds.borrow_mut().insert(opened.bind, bind.clone());
+            let socket = Socket::new(&self.driver, opened.descriptor);
+            bind.listener.set(self.driver.spawn(listen::accept_connections(self.clone(), bind.clone(), socket)));
+        }
+        self.binds.borrow_mut().retain(|address, bind| {
+            bind.index.set(snapshot.binds.iter().position(|candidate| candidate.address == *address));
+            if bind.index.get().is_none() {
+                self.driver.wake(bind.listener.get());
+            }
+            bind.index.get().is_some()
+        });
+        self.stats().revision.set(revision);
+    }
+
+    fn finish(&self) {
+        self.finishing.set(true);
+        for bind in self.binds.borrow().values() {
+            self.driver.wake(bind.listener.get());
+        }
+        for task in self.connections.borrow().iter() {
+            self.driver.wake(*task);
+        }
+    }
+}
+
+/// Counts a downstream connection for as long as it lives.
+pub(crate) struct ConnectionGuard {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) bind: Rc<BindView>,
+    task: Cell<TaskId>,
+}
+
+impl ConnectionGuard {
+    /// Called by the connection's task when it first runs.
+    pub(crate) fn enter(&self) {
+        self.task.set(self.worker.driver.current());
+        self.worker.connections.borrow_mut().insert(self.task.get());
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.task.get());
+        self.bind.open.fetch_sub(1, Relaxed);
+        self.worker.shared.connections.fetch_sub(1, Relaxed);
+        let before = self.worker.shared.loads[self.worker.id].fetch_sub(1, Relaxed);
+        self.worker.stats().connections_open.set(before as u64 - 1);
+    }
+}
+
+async fn read_mail(worker: Rc<Worker>) {
+    let bell = match worker.shared.mailboxes[worker.id].bell.try_clone() {
+        Ok(bell) => Socket::new(&worker.driver, bell),
+        Err(error) => {
+            crate::log::event("error", &format!("worker {}: no mailbox: {error}", worker.id));
+            return worker.driver.stop();
+        }
+    };
+    let mut finish_at = Duration::MAX;
+    loop {
+        let mut count = [0u8; 8];
+        let rung = rustix::io::read(bell.descriptor(), &mut count).is_ok();
+        let mail = std::mem::take(
+            &mut *worker.shared.mailboxes[worker.id].mail.lock().expect("no holder of this lock can panic"),
+        );
+        for mail in mail {
+            match mail {
+                Mail::Snapshot { revision, snapshot, opened, applied } => {
+                    worker.apply(revision, snapshot, opened);
+                    // Nobody waits for it any more: then nobody needs to know.
+                    let _ = applied.send(worker.id);
+                }
+                Mail::Connection { bind, descriptor, peer } => {
+                    let bind = worker.binds.borrow().get(&bind).cloned();
+                    match bind {
+                        Some(bind) => worker.serve_connection(&bind, descriptor, peer),
+                        // The address was removed while the connection was on its way.
+                        None => {
+                            worker.shared.connections.fetch_sub(1, Relaxed);
+                            worker.shared.loads[worker.id].fetch_sub(1, Relaxed);
+                        }
+                    }
+                }
+                Mail::Finish { within } => {
+                    finish_at = worker.driver.now() + within;
+                    worker.finish();
+                }
+            }
+        }
+        if worker.is_finishing() {
+            let in_flight = !worker.connections.borrow().is_empty();
+            if !in_flight || worker.driver.now() >= finish_at {
+                return worker.driver.stop();
+            }
+            // Looks again soon: the end of a connection does not ring the bell.
+            worker.driver.set_deadline((worker.driver.now() + Duration::from_millis(20)).min(finish_at));
+        }
+        if !rung {
+            bell.forget_readable();
+        }
+        std::future::poll_fn(|_| {
+            let due = worker.is_finishing() && worker.driver.deadline_passed();
+            if due { std::task::Poll::Ready(()) } else { bell.poll_readable().map(|_| ()) }
+        })
+        .await;
+    }
+}
+
+/// Closes idle upstream connections that ended or grew old, and keeps the gauges of this worker.
+async fn keep_pools(worker: Rc<Worker>) {
+    loop {
+        let now = worker.driver.now();
+        for endpoint in worker.view().endpoints() {
+            endpoint.pool.sweep(now);
+        }
+        let stats = worker.stats();
+        stats.panics.set(worker.driver.panics());
+        stats.turn_ns_max.set(stats.turn_ns_max.get().max(worker.driver.take_turn_ns_max()));
+        // Many connections may end in one turn: one look for all of them.
+        worker.driver.set_deadline(now + SWEEP_INTERVAL);
+        let mut woken = false;
+        std::future::poll_fn(|_| {
+            if std::mem::replace(&mut woken, true) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+}
