@@ -181,6 +181,9 @@ fn at_most(input: &[u8], left: u64) -> usize {
 impl Chunk {
     /// Reads up to the end of the chunk's line; the size once it is there.
     fn line(&mut self, input: &[u8]) -> Result<(usize, Option<u64>), Refusal> {
+        if let Some((taken, size)) = self.plain_line(input) {
+            return Ok((taken, Some(size)));
+        }
         for (index, &byte) in input.iter().enumerate() {
             if self.part == Part::LineLf {
                 return if byte == b'\n' { Ok((index + 1, Some(self.size))) } else { Err(Refusal::BareCr) };
@@ -192,6 +195,23 @@ impl Chunk {
             self.part = self.next(byte)?;
         }
         Ok((input.len(), None))
+    }
+
+    /// The usual case at once: CRLF behind the data before, digits, CRLF, all there.
+    fn plain_line(&self, input: &[u8]) -> Option<(usize, u64)> {
+        let line = match self.part {
+            Part::FirstDigit => input,
+            Part::DataCr => input.strip_prefix(b"\r\n")?,
+            _ => return None,
+        };
+        let mut size = 0;
+        let mut digits = 0;
+        while let Some(digit) = line.get(digits).copied().and_then(hex) {
+            size = size << 4 | u64::from(digit);
+            digits += 1;
+        }
+        let is_plain = (1..=usize::from(SIZE_DIGITS_MAX)).contains(&digits) && line[digits..].starts_with(b"\r\n");
+        is_plain.then(|| (input.len() - line.len() + digits + 2, size))
     }
 
     fn next(&mut self, byte: u8) -> Result<Part, Refusal> {

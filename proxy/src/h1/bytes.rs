@@ -83,36 +83,72 @@ pub(super) fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
+/// Where the run of token bytes that starts at `at` ends, as `run_end(NAME, ..)`: quickly as long as they are
+/// letters and `-`, which most names are.
+#[inline(always)]
+pub(super) fn name_end(input: &[u8], at: usize) -> usize {
+    let end = find_in_words(input, at, |word| {
+        // Seven bits each, so that no sum runs over into the next byte; the eighth says no at the end.
+        let folded = (word | eight(0x20)) & eight(0x7f);
+        let is_letter = (folded + eight(0x80 - b'a')) & !(folded + eight(0x7f - b'z'));
+        let is_other_than_dash = ((word ^ eight(b'-')) & eight(0x7f)) + eight(0x7f);
+        !is_letter & is_other_than_dash | word
+    });
+    run_end(NAME, input, end)
+}
+
+/// Where the run of target bytes that starts at `at` ends, as `run_end(TARGET, ..)`.
+#[inline(always)]
+pub(super) fn target_end(input: &[u8], at: usize) -> usize {
+    let end = find_in_words(input, at, |word| below(word, b'!') | equal(word, 0x7f) | equal(word, b'#') | word);
+    run_end(TARGET, input, end)
+}
+
 /// Where the text that starts at `at` ends: at the first control byte other than a tab, or at the input's
 /// end. Bytes from 0x80 are text (obs-text, RFC 9110 5.5).
-#[inline]
+#[inline(always)]
 pub(super) fn text_end(input: &[u8], at: usize) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    let mut end = at;
-    loop {
-        // Eight bytes at a time: the lowest bit found is exact, and only the lowest is used.
-        while let Some(eight) = input.get(end..).and_then(|rest| rest.first_chunk::<8>()) {
-            let word = u64::from_le_bytes(*eight);
-            let below_space = word.wrapping_sub(ONES * 0x20) & !word;
-            let to_delete = word ^ (ONES * 0x7f);
-            let is_delete = to_delete.wrapping_sub(ONES) & !to_delete;
-            let found = (below_space | is_delete) & (ONES * 0x80);
-            if found != 0 {
-                end += (found.trailing_zeros() / 8) as usize;
-                break;
-            }
-            end += 8;
-        }
-        while let Some(&byte) = input.get(end)
-            && (byte >= b' ' && byte != 0x7f)
-        {
-            end += 1;
-        }
-        if input.get(end) != Some(&b'\t') {
-            return end;
-        }
+    let mut end = find_in_words(input, at, |word| below(word, b' ') | equal(word, 0x7f));
+    while let Some(&byte) = input.get(end)
+        && ((byte >= b' ' && byte != 0x7f) || byte == b'\t')
+    {
         end += 1;
     }
+    end
+}
+
+/// Where the first byte stands, from `at`, whose highest bit is set in what `stops` makes of eight bytes; or
+/// where less than eight bytes are left. Bits above the lowest one may be wrong.
+#[inline(always)]
+fn find_in_words(input: &[u8], at: usize, stops: impl Fn(u64) -> u64) -> usize {
+    let Some(rest) = input.get(at..) else { return at };
+    let (words, _) = rest.as_chunks::<8>();
+    let mut end = at;
+    for word in words {
+        let found = stops(u64::from_le_bytes(*word)) & eight(0x80);
+        if found != 0 {
+            return end + (found.trailing_zeros() / 8) as usize;
+        }
+        end += 8;
+    }
+    end
+}
+
+/// The same byte in all eight places.
+const fn eight(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// Marks the lowest byte below `limit` (at most 0x80).
+#[inline(always)]
+fn below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(eight(limit)) & !word
+}
+
+/// Marks the lowest byte that is `byte` (below 0x80).
+#[inline(always)]
+fn equal(word: u64, byte: u8) -> u64 {
+    below(word ^ eight(byte), 1)
 }
 
 /// The decimal number that all of `digits` say (1*DIGIT); None if they do not, or if it is above u64.
@@ -166,6 +202,18 @@ mod tests {
                 input[at] = byte;
                 let expected = if is_text { input.len() } else { at };
                 assert_eq!(text_end(&input, 0), expected, "byte {byte} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_ends_a_name_or_a_target_or_does_not_wherever_it_stands() {
+        for byte in 0..=255u8 {
+            for at in 0..20 {
+                let mut input = *b"Content-Encoding-Names-x";
+                input[at] = byte;
+                assert_eq!(name_end(&input, 0), run_end(NAME, &input, 0), "byte {byte} at {at}");
+                assert_eq!(target_end(&input, 0), run_end(TARGET, &input, 0), "byte {byte} at {at}");
             }
         }
     }

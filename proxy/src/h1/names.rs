@@ -3,38 +3,58 @@
 
 use filters::head::Known;
 
-/// What the engine knows a field as.
+/// What the engine knows a field as. `name` is a token without `_`.
 #[inline]
 pub(super) fn known(name: &[u8]) -> Known {
     let Some(first) = name.first() else { return Known::Other };
-    let candidates: &[(&str, Known)] = match (name.len(), first | 0x20) {
-        (2, b't') => &[("te", Known::Te)],
-        (4, b'h') => &[("host", Known::Host)],
-        (6, b'e') => &[("expect", Known::Expect)],
-        (7, b't') => &[("trailer", Known::Trailer)],
-        (7, b'u') => &[("upgrade", Known::Upgrade)],
-        (9, b'f') => &[("forwarded", Known::ForwardedKin)],
-        (9, b'x') => &[("x-real-ip", Known::ForwardedKin)],
-        (10, b'c') => &[("connection", Known::Connection)],
-        (10, b'k') => &[("keep-alive", Known::KeepAlive)],
-        (11, b't') => &[("traceparent", Known::Traceparent)],
-        (11, b'r') => &[("retry-after", Known::RetryAfter)],
-        (12, b'x') => &[("x-request-id", Known::RequestId)],
-        (14, b'c') => &[("content-length", Known::ContentLength)],
-        (14, b'h') => &[("http2-settings", Known::Http2Settings)],
-        (15, b'x') => &[("x-forwarded-for", Known::XForwardedFor)],
-        (16, b'x') => &[("x-forwarded-host", Known::ForwardedKin), ("x-forwarded-port", Known::ForwardedKin)],
-        (16, b'p') => &[("proxy-connection", Known::ProxyConnection)],
-        (17, b't') => &[("transfer-encoding", Known::TransferEncoding)],
-        (17, b'x') => &[("x-forwarded-proto", Known::ForwardedKin)],
-        (18, b'p') => &[("proxy-authenticate", Known::ProxyAuth)],
-        (19, b'p') => &[("proxy-authorization", Known::ProxyAuth)],
+    let (candidate, known) = match (name.len(), first | 0x20) {
+        (2, b't') => ("te", Known::Te),
+        (4, b'h') => ("host", Known::Host),
+        (6, b'e') => ("expect", Known::Expect),
+        (7, b't') => ("trailer", Known::Trailer),
+        (7, b'u') => ("upgrade", Known::Upgrade),
+        (9, b'f') => ("forwarded", Known::ForwardedKin),
+        (9, b'x') => ("x-real-ip", Known::ForwardedKin),
+        (10, b'c') => ("connection", Known::Connection),
+        (10, b'k') => ("keep-alive", Known::KeepAlive),
+        (11, b't') => ("traceparent", Known::Traceparent),
+        (11, b'r') => ("retry-after", Known::RetryAfter),
+        (12, b'x') => ("x-request-id", Known::RequestId),
+        (14, b'c') => ("content-length", Known::ContentLength),
+        (14, b'h') => ("http2-settings", Known::Http2Settings),
+        (15, b'x') => ("x-forwarded-for", Known::XForwardedFor),
+        (16, b'x') if name[12] | 0x20 == b'h' => ("x-forwarded-host", Known::ForwardedKin),
+        (16, b'x') => ("x-forwarded-port", Known::ForwardedKin),
+        (16, b'p') => ("proxy-connection", Known::ProxyConnection),
+        (17, b't') => ("transfer-encoding", Known::TransferEncoding),
+        (17, b'x') => ("x-forwarded-proto", Known::ForwardedKin),
+        (18, b'p') => ("proxy-authenticate", Known::ProxyAuth),
+        (19, b'p') => ("proxy-authorization", Known::ProxyAuth),
         _ => return Known::Other,
     };
-    candidates
-        .iter()
-        .find(|(candidate, _)| name.eq_ignore_ascii_case(candidate.as_bytes()))
-        .map_or(Known::Other, |(_, known)| *known)
+    if is_same(name, candidate.as_bytes()) { known } else { Known::Other }
+}
+
+/// Whether a token is the lower-case `candidate` of the same length. Of all token bytes that differ from a
+/// letter, digit or `-` in the bit of the case alone, only capital letters exist: so one OR folds eight at once.
+#[inline]
+fn is_same(name: &[u8], candidate: &[u8]) -> bool {
+    const CASE: u64 = u64::from_le_bytes([0x20; 8]);
+    let is_same_8 =
+        |name: &[u8; 8], candidate: &[u8; 8]| u64::from_le_bytes(*name) | CASE == u64::from_le_bytes(*candidate);
+    let (mut names, mut candidates) = (name, candidate);
+    while let (Some((name, names_left)), Some((candidate, candidates_left))) =
+        (names.split_first_chunk::<8>(), candidates.split_first_chunk::<8>())
+    {
+        if !is_same_8(name, candidate) {
+            return false;
+        }
+        (names, candidates) = (names_left, candidates_left);
+    }
+    match (name.last_chunk::<8>(), candidate.last_chunk::<8>()) {
+        (Some(name), Some(candidate)) => is_same_8(name, candidate),
+        _ => names.iter().zip(candidates).all(|(name, candidate)| name | 0x20 == *candidate),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use filters::head::{Field, Head, Known, Span};
 
 use super::Refusal;
-use super::bytes::{NAME, TOKEN, is, is_blank, run_end, text_end};
+use super::bytes::{self, TOKEN, is, is_blank, text_end};
 use super::names::known;
 use super::start_line::{request_line, status_line};
 
@@ -129,19 +129,20 @@ pub(super) enum Line {
 }
 
 /// Reads the field line that starts at `start` (RFC 9112 5).
-#[inline]
+#[inline(always)]
 pub(super) fn field_line(input: &[u8], start: usize) -> Result<Line, Refusal> {
-    let mut name_end = run_end(NAME, input, start);
+    let mut name_end = bytes::name_end(input, start);
     let mut underscored = false;
     while input.get(name_end) == Some(&b'_') {
         underscored = true;
-        name_end = run_end(NAME, input, name_end + 1);
+        name_end = bytes::name_end(input, name_end + 1);
     }
     if input.get(name_end) != Some(&b':') || name_end == start {
         return no_name(input, start, name_end);
     }
     let mut value_start = name_end + 1;
     while let Some(&byte) = input.get(value_start)
+        && byte <= b' '
         && is_blank(byte)
     {
         value_start += 1;
@@ -149,7 +150,8 @@ pub(super) fn field_line(input: &[u8], start: usize) -> Result<Line, Refusal> {
     let text_end = text_end(input, value_start);
     let Some(line_end) = line_end(input, text_end)? else { return Ok(Line::Partial) };
     let mut value_end = text_end;
-    while value_end > value_start && is_blank(input[value_end - 1]) {
+    // Of all bytes up to the space, text has only blanks.
+    while value_end > value_start && input[value_end - 1] <= b' ' {
         value_end -= 1;
     }
     Ok(Line::Field(Field {
@@ -180,8 +182,16 @@ fn no_name(input: &[u8], start: usize, name_end: usize) -> Result<Line, Refusal>
 }
 
 /// The end of a line whose text ends at `at`, where nothing but CRLF may stand.
-#[inline]
+#[inline(always)]
 pub(super) fn line_end(input: &[u8], at: usize) -> LineEnd {
+    match input.get(at..).and_then(|rest| rest.first_chunk::<2>()) {
+        Some(b"\r\n") => Ok(Some(at + 2)),
+        _ => no_line_end(input, at),
+    }
+}
+
+#[cold]
+fn no_line_end(input: &[u8], at: usize) -> LineEnd {
     match (input.get(at), input.get(at + 1)) {
         (Some(b'\r'), Some(b'\n')) => Ok(Some(at + 2)),
         (None, _) | (Some(b'\r'), None) => Ok(None),

@@ -4,7 +4,7 @@
 use filters::head::{Head, Span, Version};
 
 use super::Refusal;
-use super::bytes::{TARGET, TOKEN, run_end, text_end};
+use super::bytes::{self, TOKEN, run_end, text_end};
 use super::parse::{LineEnd, line_end};
 
 /// Empty lines skipped before a request line. RFC 9112 2.2 wants at least one, for old clients.
@@ -27,7 +27,7 @@ pub(super) fn request_line(input: &[u8], head: &mut Head) -> LineEnd {
         return Err(Refusal::Method);
     }
     let target_start = method_end + 1;
-    let target_end = run_end(TARGET, input, target_start);
+    let target_end = bytes::target_end(input, target_start);
     match input.get(target_end) {
         Some(b' ') if target_end > target_start => {}
         None => return Ok(None),
