@@ -110,32 +110,37 @@ fn write_address(text: &mut Vec<u8>, address: IpAddr) {
     match address {
         // The usual case without the machinery of formatting.
         IpAddr::V4(address) => {
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    text.push(b'.');
-                }
-                write_decimal(text, u64::from(octet));
+            let mut written = [b'.'; 16];
+            let mut at = 0;
+            for octet in address.octets() {
+                let (digits, count) = &DECIMAL[usize::from(octet)];
+                written[at..at + 3].copy_from_slice(digits);
+                at += usize::from(*count);
+                written[at] = b'.';
+                at += 1;
             }
+            text.extend_from_slice(&written[..at - 1]);
         }
         IpAddr::V6(address) => write!(text, "{address}").expect("writing to memory does not fail"),
     }
 }
 
-/// A number in decimal.
-pub(crate) fn write_decimal(text: &mut Vec<u8>, number: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut rest = number;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
+/// The digits of every byte, and how many they are.
+const DECIMAL: [([u8; 3], u8); 256] = {
+    let mut table = [([b'.'; 3], 0); 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (hundreds, tens, ones) =
+            (b'0' + (byte / 100) as u8, b'0' + (byte / 10 % 10) as u8, b'0' + (byte % 10) as u8);
+        table[byte] = match byte {
+            0..10 => ([ones, b'.', b'.'], 1),
+            10..100 => ([tens, ones, b'.'], 2),
+            _ => ([hundreds, tens, ones], 3),
+        };
+        byte += 1;
     }
-    text.extend_from_slice(&digits[at..]);
-}
+    table
+};
 
 /// The two digits of every byte.
 const HEX: [[u8; 2]; 256] = {
@@ -291,11 +296,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_in_decimal() {
-        for number in [0, 9, 10, 255, 12_345, u64::MAX] {
+    fn addresses_are_written_as_std_writes_them() {
+        for address in ["0.0.0.0", "1.22.133.255", "255.255.255.255", "::1", "2001:db8::7"] {
             let mut text = Vec::new();
-            write_decimal(&mut text, number);
-            assert_eq!(text, number.to_string().as_bytes());
+            write_address(&mut text, address.parse().expect("an address"));
+            assert_eq!(text, address.as_bytes());
         }
     }
 }
