@@ -97,6 +97,8 @@ pub struct Field {
     pub known: Known,
     /// Whether it has been removed.
     pub removed: bool,
+    /// Whether the line has other blanks around the value than one space before it.
+    pub untidy: bool,
 }
 
 /// HTTP/1.0 or 1.1; other versions are never parsed.
@@ -252,6 +254,20 @@ impl Head {
         self.fields[index].removed = true;
     }
 
+    /// Writes the line of an untidy field anew, so that those who trim less than they should read the same value.
+    pub fn tidy(&mut self, index: usize) {
+        let field = &mut self.fields[index];
+        let start = self.text.len();
+        self.text.extend_from_within(field.name.range());
+        let name = Span::new(start, self.text.len());
+        self.text.extend_from_slice(b": ");
+        let value_start = self.text.len();
+        self.text.extend_from_within(field.value.range());
+        let value = Span::new(value_start, self.text.len());
+        self.text.extend_from_slice(b"\r\n");
+        *field = Field { name, value, line: Span::new(start, self.text.len()), untidy: false, ..*field };
+    }
+
     /// Appends a field, whatever is there. The value's bytes must be free of CR, LF and NUL: rules are checked
     /// when they are read.
     pub fn add(&mut self, name: &str, value: &[u8]) {
@@ -280,6 +296,7 @@ impl Head {
             line: Span::new(start, self.text.len()),
             known,
             removed: false,
+            untidy: false,
         });
     }
 

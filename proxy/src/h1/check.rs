@@ -50,14 +50,11 @@ pub fn check_request(head: &mut Head, slash: EncodedSlash) -> Result<RequestMeta
     }
     let framing = found.framing(head.version)?.unwrap_or(Framing::None);
     let mut expect_continue = false;
-    if let Some(index) = found.expect {
-        if !head.bytes(head.fields()[index].value).eq_ignore_ascii_case(b"100-continue") {
-            return Err(Refusal::Expectation);
-        }
+    if found.expect {
         // RFC 9110 10.1.1: ignored in HTTP/1.0. Without a body there is nothing to wait for.
         expect_continue = head.version == Version::Http11 && !matches!(framing, Framing::None | Framing::Length(0));
         if !expect_continue {
-            head.remove_at(index);
+            head.remove_known(Known::Expect);
         }
     }
     if found.host.is_none() && head.version == Version::Http11 {
@@ -109,7 +106,7 @@ struct Found {
     length: Option<u64>,
     encoding: bool,
     host: Option<usize>,
-    expect: Option<usize>,
+    expect: bool,
     close_option: bool,
     keep_alive_option: bool,
     upgrade_option: bool,
@@ -123,6 +120,9 @@ impl Found {
     #[inline]
     fn gather(&mut self, head: &mut Head) -> Result<(), Refusal> {
         for index in 0..head.fields().len() {
+            if head.fields()[index].untidy {
+                head.tidy(index);
+            }
             let field = &head.fields()[index];
             if field.known == Known::Other {
                 continue;
@@ -130,7 +130,12 @@ impl Found {
             let value = field.value;
             match field.known {
                 Known::Host if !self.is_answer => put_once(&mut self.host, index, Refusal::HostTwice)?,
-                Known::Expect if !self.is_answer => put_once(&mut self.expect, index, Refusal::Expectation)?,
+                Known::Expect if !self.is_answer => {
+                    self.expect = true;
+                    if !list(head.bytes(value)).all(|member| member.eq_ignore_ascii_case(b"100-continue")) {
+                        return Err(Refusal::Expectation);
+                    }
+                }
                 Known::ContentLength => {
                     let digits = head.bytes(value);
                     put_once(&mut self.length, content_length(digits)?, Refusal::LengthTwice)?;

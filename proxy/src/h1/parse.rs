@@ -141,11 +141,16 @@ pub(super) fn field_line(input: &[u8], start: usize) -> Result<Line, Refusal> {
         return no_name(input, start, name_end);
     }
     let mut value_start = name_end + 1;
+    if input.get(value_start) == Some(&b' ') {
+        value_start += 1;
+    }
+    let mut untidy = false;
     while let Some(&byte) = input.get(value_start)
         && byte <= b' '
         && is_blank(byte)
     {
         value_start += 1;
+        untidy = true;
     }
     let text_end = text_end(input, value_start);
     let Some(line_end) = line_end(input, text_end)? else { return Ok(Line::Partial) };
@@ -153,6 +158,7 @@ pub(super) fn field_line(input: &[u8], start: usize) -> Result<Line, Refusal> {
     // Of all bytes up to the space, text has only blanks.
     while value_end > value_start && input[value_end - 1] <= b' ' {
         value_end -= 1;
+        untidy = true;
     }
     Ok(Line::Field(Field {
         name: Span::new(start, name_end),
@@ -160,6 +166,7 @@ pub(super) fn field_line(input: &[u8], start: usize) -> Result<Line, Refusal> {
         line: Span::new(start, line_end),
         known: if underscored { Known::Underscored } else { known(&input[start..name_end]) },
         removed: false,
+        untidy,
     }))
 }
 

@@ -17,14 +17,14 @@ const METHOD_BYTES_MAX: usize = 64;
 pub(super) fn request_line(input: &[u8], head: &mut Head) -> LineEnd {
     let start = if input.first() == Some(&b'\r') { skip_empty_lines(input)? } else { 0 };
     let method_end = run_end(TOKEN, input, start);
-    match input.get(method_end) {
-        Some(b' ') if method_end > start => {}
-        None if method_end - start <= METHOD_BYTES_MAX => return Ok(None),
-        Some(b'\r') if method_end == start => return Ok(None),
-        other => return Err(no_method(other.copied(), method_end > start)),
-    }
     if method_end - start > METHOD_BYTES_MAX {
         return Err(Refusal::Method);
+    }
+    match input.get(method_end) {
+        Some(b' ') if method_end > start => {}
+        None => return Ok(None),
+        Some(b'\r') if method_end == start => return Ok(None),
+        other => return Err(no_method(other.copied(), method_end > start)),
     }
     let target_start = method_end + 1;
     let target_end = bytes::target_end(input, target_start);
