@@ -84,6 +84,12 @@ pub enum Known {
     Underscored,
 }
 
+impl Known {
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
 /// One field line.
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
@@ -116,6 +122,8 @@ pub enum Version {
 pub struct Head {
     text: Vec<u8>,
     fields: Vec<Field>,
+    /// A bit for each `Known` that some field had, so that asking for one that never came costs nothing.
+    kinds: u32,
     /// The version in the start line.
     pub version: Version,
     /// Requests: the method. Answers: empty.
@@ -143,6 +151,7 @@ impl Head {
         const FIELDS_KEPT: usize = 128;
         self.text.clear();
         self.fields.clear();
+        self.kinds = 0;
         if self.text.capacity() > TEXT_KEPT_BYTES {
             self.text = Vec::new();
         }
@@ -202,6 +211,7 @@ impl Head {
 
     /// Records a field whose bytes are in the text already.
     pub fn push_field(&mut self, field: Field) {
+        self.kinds |= field.known.bit();
         self.fields.push(field);
     }
 
@@ -212,6 +222,9 @@ impl Head {
 
     /// The value of the first live field that the engine knows as `known`.
     pub fn known(&self, known: Known) -> Option<&[u8]> {
+        if self.kinds & known.bit() == 0 {
+            return None;
+        }
         self.live().find(|field| field.known == known).map(|field| self.bytes(field.value))
     }
 
@@ -244,6 +257,9 @@ impl Head {
 
     /// Removes all fields that the engine knows as `known`.
     pub fn remove_known(&mut self, known: Known) {
+        if self.kinds & known.bit() == 0 {
+            return;
+        }
         for field in &mut self.fields {
             field.removed |= field.known == known;
         }
@@ -271,6 +287,7 @@ impl Head {
     /// Appends a field, whatever is there. The value's bytes must be free of CR, LF and NUL: rules are checked
     /// when they are read.
     pub fn add(&mut self, name: &str, value: &[u8]) {
+        self.text.reserve(name.len() + value.len() + 4);
         self.add_with(name, Known::Other, |text| text.extend_from_slice(value));
     }
 
@@ -290,7 +307,7 @@ impl Head {
         write(&mut self.text);
         let value_end = self.text.len();
         self.text.extend_from_slice(b"\r\n");
-        self.fields.push(Field {
+        self.push_field(Field {
             name: Span::new(start, name_end),
             value: Span::new(value_start, value_end),
             line: Span::new(start, self.text.len()),

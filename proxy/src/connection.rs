@@ -2,7 +2,7 @@
 //! request is worth is `request`'s business. Hot.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -60,9 +60,9 @@ pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAd
     }
 }
 
-fn settings(guard: &ConnectionGuard) -> Option<Arc<ListenerSettings>> {
+fn settings(guard: &ConnectionGuard) -> Option<Rc<ListenerSettings>> {
     let index = guard.bind.index.get()?;
-    Some(guard.worker.view().snapshot.binds[index].settings.clone())
+    Some(guard.worker.view().settings[index].clone())
 }
 
 /// Waits for the next request's head. None: the client sends no more, or has been idle for too long, or the worker

@@ -17,12 +17,11 @@ pub(crate) fn apply(head: &mut Head, policy: &ClientAddress, peer: SocketAddr, s
         false => peer.ip(),
     };
     if trusted {
-        let before = head.known(Known::XForwardedFor).map(<[u8]>::to_vec);
-        let others = joined(head);
+        let before = joined(head);
         head.remove_known(Known::XForwardedFor);
         head.add_with("x-forwarded-for", Known::XForwardedFor, |text| {
-            if before.is_some() {
-                text.extend_from_slice(&others);
+            if !before.is_empty() {
+                text.extend_from_slice(&before);
                 text.extend_from_slice(b", ");
             }
             write_address(text, peer.ip());
@@ -32,8 +31,8 @@ pub(crate) fn apply(head: &mut Head, policy: &ClientAddress, peer: SocketAddr, s
         head.remove_known(Known::ForwardedKin);
         head.add_with("x-forwarded-for", Known::XForwardedFor, |text| write_address(text, peer.ip()));
     }
-    if head.get("x-forwarded-proto").is_none() {
-        head.add("x-forwarded-proto", scheme.as_bytes());
+    if !trusted || head.get("x-forwarded-proto").is_none() {
+        head.add_with("x-forwarded-proto", Known::ForwardedKin, |text| text.extend_from_slice(scheme.as_bytes()));
     }
     client
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use config::Snapshot;
-use config::snapshot::{Backends, Cluster};
+use config::snapshot::{Backends, Cluster, ListenerSettings};
 
 use crate::pool::Pool;
 use crate::stats::{Series, SeriesKey, WorkerStats};
@@ -16,6 +16,8 @@ use crate::stats::{Series, SeriesKey, WorkerStats};
 /// One revision on one worker.
 pub(crate) struct View {
     pub(crate) snapshot: Arc<Snapshot>,
+    /// The settings of each bind; a worker's own, since counting references to what all share costs all of them.
+    pub(crate) settings: Vec<Rc<ListenerSettings>>,
     pub(crate) clusters: Vec<Rc<ClusterView>>,
     /// Where requests are counted that reached no cluster.
     pub(crate) nowhere: Rc<SeriesCache>,
@@ -101,7 +103,8 @@ impl View {
             Some(before) => before.nowhere.clone(),
             None => Rc::new(SeriesCache::new("unknown".into(), "unknown".into())),
         };
-        View { snapshot, clusters, nowhere, endpoints }
+        let settings = snapshot.binds.iter().map(|bind| Rc::new(ListenerSettings::clone(&bind.settings))).collect();
+        View { snapshot, settings, clusters, nowhere, endpoints }
     }
 
     /// All endpoints, each once.
