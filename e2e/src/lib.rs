@@ -1,5 +1,5 @@
-//! Whole processes and real sockets: the harness that compares evenkeel with its peers. The unit tests of the crates
-//! stay with the crates. Cold.
+//! Whole processes and real sockets: the harness that compares evenkeel with its peers, and the kit that tests are
+//! written with. The unit tests of the crates stay with the crates. Cold.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ mod process;
 mod procfs;
 
 pub mod bench;
+pub mod kit;
 pub mod load;
 pub mod peers;
 

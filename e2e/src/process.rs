@@ -35,6 +35,12 @@ impl Guard {
         Ok(Guard { child: child?, ended: false })
     }
 
+    /// Starts `command` wherever the scheduler likes it.
+    pub fn start_anywhere(command: &mut Command) -> Outcome<Guard> {
+        let child = command.spawn().because(|| format!("starting {}", command.get_program().to_string_lossy()))?;
+        Ok(Guard { child, ended: false })
+    }
+
     /// The id of the child.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -1,0 +1,20 @@
+//! What tests of whole processes are written with: a gateway, scripted peers on both sides of it, and rules. It
+//! panics with a sentence where something is not as a test demands. Cold.
+
+mod backend;
+mod gateway;
+mod message;
+mod peer;
+mod ports;
+mod program;
+mod rules;
+mod wait;
+
+pub use backend::{Backend, Served};
+pub use gateway::{Gateway, Launch};
+pub use message::Message;
+pub use peer::{Ended, Peer};
+pub use ports::free_port;
+pub use program::evenkeel;
+pub use rules::Rules;
+pub use wait::{PATIENCE, until};

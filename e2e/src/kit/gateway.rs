@@ -1,0 +1,255 @@
+//! A running `evenkeel gateway` with its rules in a folder of its own, and everything it tells about itself. It ends
+//! with the value. Cold.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::rules::PORT;
+use super::{Message, PATIENCE, Peer, Rules, evenkeel, free_port, until};
+use crate::process::{Guard, Scratch};
+use crate::procfs;
+
+/// The file with the rules.
+const RULES: &str = "rules.yaml";
+
+/// How a gateway shall be started.
+pub struct Launch {
+    yaml: String,
+    workers: usize,
+    flags: Vec<String>,
+    program: Vec<String>,
+    cpu: Option<usize>,
+}
+
+/// A gateway.
+pub struct Gateway {
+    guard: Guard,
+    scratch: Scratch,
+    port: u16,
+    doors: SocketAddr,
+}
+
+impl Launch {
+    /// With these rules and one worker.
+    pub fn new(yaml: impl Into<String>) -> Launch {
+        let program = vec![evenkeel().display().to_string(), "gateway".into()];
+        Launch { yaml: yaml.into(), workers: 1, flags: Vec::new(), program, cpu: None }
+    }
+
+    /// So many workers.
+    pub fn workers(mut self, count: usize) -> Launch {
+        self.workers = count;
+        self
+    }
+
+    /// More flags.
+    pub fn flags(mut self, flags: &[&str]) -> Launch {
+        self.flags.extend(flags.iter().map(|flag| flag.to_string()));
+        self
+    }
+
+    /// Another program, with the words that stand before the flags.
+    pub fn program(mut self, words: &[&str]) -> Launch {
+        self.program = words.iter().map(|word| word.to_string()).collect();
+        self
+    }
+
+    /// On one CPU.
+    pub fn on(mut self, cpu: usize) -> Launch {
+        self.cpu = Some(cpu);
+        self
+    }
+
+    /// Starts it, without waiting for anything.
+    pub fn spawn(self) -> Gateway {
+        let scratch = Scratch::create("gateway").expect("a folder");
+        let port = free_port();
+        let doors = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        fs::create_dir(scratch.path().join("rules")).expect("a folder");
+        let folder = scratch.path().join("rules");
+        fs::write(folder.join(RULES), self.yaml.replace(PORT, &port.to_string())).expect("a file");
+        let log = fs::File::create(scratch.path().join("stderr")).expect("a file");
+        let out = fs::File::create(scratch.path().join("stdout")).expect("a file");
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]).arg("-f").arg(&folder);
+        command.args(["--workers", &self.workers.to_string(), "--admin", &doors.to_string()]).args(&self.flags);
+        command.stdin(Stdio::null()).stdout(out).stderr(log);
+        let guard = match self.cpu {
+            Some(cpu) => Guard::start(&mut command, cpu),
+            None => Guard::start_anywhere(&mut command),
+        };
+        Gateway { guard: guard.expect("evenkeel can be started"), scratch, port, doors }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(self) -> Gateway {
+        let mut gateway = self.spawn();
+        until("a gateway that is ready", || {
+            if let Err(failure) = gateway.guard.check() {
+                panic!("{failure}\n{}", gateway.stderr());
+            }
+            gateway.get("/ready").filter(|answer| answer.status() == 200)
+        });
+        gateway
+    }
+}
+
+impl Gateway {
+    /// Starts one with these rules and one worker.
+    pub fn start(rules: &Rules) -> Gateway {
+        Launch::new(rules.yaml()).start()
+    }
+
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// A new client.
+    pub fn connect(&self) -> Peer {
+        Peer::connect(self.address())
+    }
+
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.guard.id()
+    }
+
+    /// The folder with its rules.
+    pub fn rules_folder(&self) -> PathBuf {
+        self.scratch.path().join("rules")
+    }
+
+    /// A folder that vanishes with it.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// Rules with this gateway's port.
+    pub fn fill(&self, yaml: &str) -> String {
+        yaml.replace(PORT, &self.port.to_string())
+    }
+
+    /// Puts other rules in the place of the old ones, in one step.
+    pub fn write(&self, yaml: &str) {
+        let folder = self.rules_folder();
+        fs::write(folder.join(".next"), self.fill(yaml)).expect("a file");
+        fs::rename(folder.join(".next"), folder.join(RULES)).expect("a file");
+    }
+
+    /// Changes the rules and waits until they are in force on all workers; tells how long that took.
+    pub fn reload(&self, yaml: &str) -> Duration {
+        let before = self.revision();
+        self.write(yaml);
+        until("the next revision", || (self.revision() > before).then_some(())).1
+    }
+
+    /// Changes the rules and waits until they are refused; tells the problems.
+    pub fn reload_refused(&self, yaml: &str) -> Vec<String> {
+        let before = self.config()["refused"].clone();
+        self.write(yaml);
+        let (refused, _) = until("a refusal", || Some(self.config()["refused"].clone()).filter(|now| *now != before));
+        let problems = refused["problems"].as_array().expect("a list");
+        problems.iter().map(|problem| problem.as_str().expect("a text").to_owned()).collect()
+    }
+
+    /// Asks the admin door. None: there is none, or it is shut.
+    pub fn get(&self, path: &str) -> Option<Message> {
+        let mut peer = Peer::try_connect(self.doors).ok()?;
+        peer.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
+        peer.read().ok()
+    }
+
+    fn document(&self, path: &str) -> Value {
+        let answer = self.get(path).unwrap_or_else(|| panic!("no answer to {path}:\n{}", self.stderr()));
+        serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.text()))
+    }
+
+    /// `/config`.
+    pub fn config(&self) -> Value {
+        self.document("/config")
+    }
+
+    /// The revision in force.
+    pub fn revision(&self) -> u64 {
+        self.config()["revision"].as_u64().expect("a number")
+    }
+
+    /// `/stats`.
+    pub fn stats(&self) -> Value {
+        self.document("/stats")
+    }
+
+    /// One figure of `/stats` of each worker.
+    pub fn stat(&self, name: &str) -> Vec<u64> {
+        let stats = self.stats();
+        let workers = stats["workers"].as_array().expect("a list");
+        workers.iter().map(|worker| worker[name].as_u64().unwrap_or_else(|| panic!("no {name}"))).collect()
+    }
+
+    /// `/metrics`.
+    pub fn metrics(&self) -> String {
+        self.get("/metrics").expect("an answer").text()
+    }
+
+    /// The sum of all samples whose line starts so.
+    pub fn metric(&self, start: &str) -> f64 {
+        let metrics = self.metrics();
+        let lines = metrics.lines().filter(|line| line.starts_with(start));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// What it wrote to its standard error.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// What it wrote to its standard output.
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("stdout")).unwrap_or_default()
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        procfs::resident_kib(self.id()).expect("the process runs")
+    }
+
+    /// Time on a CPU so far.
+    pub fn cpu_time(&self) -> Duration {
+        Duration::from_nanos(procfs::cpu_ns(&[self.id()]).expect("the process runs"))
+    }
+
+    /// Waits until nothing is left of what clients did.
+    pub fn settle(&self) {
+        let rest = || (self.stat("requestsInFlight").iter().sum::<u64>(), self.stat("connections").iter().sum::<u64>());
+        until("no request and no connection in the gateway", || (rest() == (0, 0)).then_some(()));
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.id()).ok().and_then(rustix::process::Pid::from_raw).expect("an id of a process");
+        rustix::process::kill_process(id, signal).expect("the process is ours");
+    }
+
+    /// Waits for its end. None: it had to be killed.
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        self.guard.wait(PATIENCE).expect("a child can be waited for")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let stderr = self.stderr();
+        if std::thread::panicking() {
+            eprintln!("the gateway said:\n{stderr}");
+        } else {
+            assert!(!stderr.contains("panicked at"), "the gateway panicked:\n{stderr}");
+        }
+    }
+}
