@@ -90,7 +90,8 @@ impl Pump {
             if self.is_finished() {
                 return Poll::Ready(Ok(()));
             }
-            if !source.input().is_empty() && self.decode(source)? {
+            // The end of chunks for a client of HTTP/1.0 leaves nothing to write.
+            if !source.input().is_empty() && (self.decode(source)? || self.is_finished()) {
                 continue;
             }
             match source.poll_fill() {
