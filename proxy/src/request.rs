@@ -45,6 +45,8 @@ pub(crate) async fn serve(
     let mut record = Record::start(worker.driver.now());
     worker.stats().requests_in_flight.add(1);
 
+    // Many servers read `_` as `-`, and would take such a field for one of ours.
+    head.remove_known(Known::Underscored);
     let trusted = forwarded::trusts(&settings.client_address, client.peer.ip());
     let client_address = forwarded::apply(&mut head, &settings.client_address, client.peer, "http");
     forwarded::identify(&mut head, trusted, || worker.dice());
