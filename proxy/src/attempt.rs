@@ -222,6 +222,10 @@ async fn receive_head(
         if let Poll::Ready(Err(_)) = response.poll_flush(&client.wire.socket) {
             return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
         }
+        // Who only ended its side still waits for the answer; who reset it does not, and the service should know.
+        if client.wire.socket.poll_broken().is_ready() {
+            return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
+        }
         if moved > 0 {
             clock.moved(driver, sending);
         }
@@ -261,6 +265,9 @@ async fn stream(
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(broken)) => return Poll::Ready(Err(of_service(broken))),
             Poll::Pending => {}
+        }
+        if client.wire.socket.poll_broken().is_ready() {
+            return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
         }
         if moved != (request.written, response.written) {
             clock.moved(driver, true);

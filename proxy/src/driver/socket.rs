@@ -22,6 +22,8 @@ impl Readiness {
     const WRITE: Readiness = Readiness(2);
     /// The peer will send no more, or the connection is broken: a read tells which.
     const PEER_CLOSED: Readiness = Readiness(4);
+    /// Nothing can go either way any more.
+    const BROKEN: Readiness = Readiness(8);
 
     pub(super) fn from_epoll(flags: EventFlags) -> Readiness {
         let mut bits = 0;
@@ -35,7 +37,7 @@ impl Readiness {
             bits |= Self::READ.0 | Self::PEER_CLOSED.0;
         }
         if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
-            bits |= Self::WRITE.0;
+            bits |= Self::WRITE.0 | Self::BROKEN.0;
         }
         Readiness(bits)
     }
@@ -181,6 +183,11 @@ impl Socket {
     /// Ready when a write may take something.
     pub(crate) fn poll_writable(&self) -> Poll<io::Result<()>> {
         self.poll_ready(Readiness::WRITE)
+    }
+
+    /// Ready when the peer has reset the connection: for a wait in which nothing is read or written.
+    pub(crate) fn poll_broken(&self) -> Poll<()> {
+        self.poll_ready(Readiness::BROKEN).map(|_| ())
     }
 
     /// Whether the peer's end or an error has been seen, or anything at all that can be read: for an idle
