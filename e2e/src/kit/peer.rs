@@ -70,6 +70,11 @@ impl Peer {
 
     /// Ends the connection with a reset.
     pub fn reset(self) {
+        self.set_reset();
+    }
+
+    /// When the connection ends, it is with a reset.
+    pub fn set_reset(&self) {
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("a socket takes SO_LINGER");
     }
 

@@ -2,7 +2,11 @@
 
 mod bad_bodies;
 mod bad_input;
+mod client_gone;
+mod connects;
 mod forwarding;
+mod large_bodies;
 mod passing;
 mod routing;
+mod service_faults;
 mod tidy;

@@ -1,0 +1,115 @@
+//! Clients that go away at every byte of an exchange: nothing of them is left in the gateway, and others are served.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use e2e::kit::{Backend, Gateway, Rules, until};
+
+const REQUESTS: [&str; 3] = [
+    "GET /some/path HTTP/1.1\r\nHost: a\r\nx: y\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n0123456789",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx: y\r\n\r\n",
+];
+
+/// How a client goes.
+#[derive(Clone, Copy, Debug)]
+enum Going {
+    Close,
+    Reset,
+    /// Says that it sends no more, and waits for what comes.
+    Finish,
+}
+
+fn is_served(gateway: &Gateway) {
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+}
+
+#[test]
+fn at_every_byte_of_a_request() {
+    let backend = Backend::echo();
+    let gateway = Gateway::start(&Rules::to(backend.address()));
+    for request in REQUESTS {
+        for going in [Going::Close, Going::Reset, Going::Finish] {
+            for cut in 0..=request.len() {
+                let mut client = gateway.connect();
+                client.send(&request[..cut]);
+                match going {
+                    Going::Close => drop(client),
+                    Going::Reset => client.reset(),
+                    Going::Finish => {
+                        client.finish();
+                        let expected = if cut == request.len() { "200 closed" } else { "closed" };
+                        assert_eq!(client.outcome(), expected, "{request:?} ends at {cut}");
+                    }
+                }
+            }
+        }
+        is_served(&gateway);
+        gateway.settle();
+    }
+    // What was cut off never reached the service as something whole.
+    let whole = |request: &e2e::kit::Message| ["", "0123456789", "hello"].contains(&&request.text()[..]);
+    assert!(backend.requests().iter().all(whole), "{:?}", backend.requests());
+}
+
+#[test]
+fn at_every_byte_of_an_answer() {
+    // Large enough that the service is stopped by a client that takes nothing.
+    let body = "x".repeat(16 * 1024 * 1024);
+    let backend = Backend::start(move |served| {
+        while let Some(request) = served.request() {
+            let head = match request.start.contains("/chunked") {
+                true => format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()),
+                false => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()),
+            };
+            if request.start.contains("/small") {
+                served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n01234567890123456789");
+            } else if !served.peer.send([head.as_bytes(), body.as_bytes()].concat()) {
+                return;
+            }
+        }
+    });
+    let gateway = Gateway::start(&Rules::to(backend.address()));
+    for path in ["/large", "/chunked", "/small"] {
+        for taken in 0..60 {
+            for going in [Going::Close, Going::Reset] {
+                let mut client = gateway.connect();
+                client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+                client.take(taken).expect("the beginning of an answer");
+                match going {
+                    Going::Reset => client.reset(),
+                    _ => drop(client),
+                }
+            }
+        }
+        gateway.settle();
+    }
+}
+
+#[test]
+fn while_the_service_is_silent() {
+    let (closed, silent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let (closed_by, silent_by) = (closed.clone(), silent.clone());
+    let backend = Backend::start(move |served| {
+        while served.request().is_some() {
+            if silent_by.load(SeqCst) {
+                served.peer.read_to_end();
+                closed_by.store(true, SeqCst);
+                return;
+            }
+            served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let gateway = Gateway::start(&Rules::to(backend.address()));
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("the request at the service", || (backend.requests().len() == 1).then_some(()));
+    // Nobody waits for the answer any more: the service should know, long before the answer's timeout.
+    client.reset();
+    until("the end at the service", || closed.load(SeqCst).then_some(()));
+    gateway.settle();
+    silent.store(false, SeqCst);
+    is_served(&gateway);
+}
