@@ -93,7 +93,8 @@ fn conditions_hold(conditions: &Conditions, request: &Request) -> bool {
 }
 
 fn naive<'l>(listeners: &'l Listeners, request: &Request) -> Option<(&'l RouteEntry, usize)> {
-    let listener = listeners.iter().filter_map(|(host, entries)| Some((suits(host.as_deref(), &request.host)?, entries)));
+    let listener =
+        listeners.iter().filter_map(|(host, entries)| Some((suits(host.as_deref(), &request.host)?, entries)));
     let (_, entries) = listener.max_by_key(|(rank, _)| *rank)?;
     let holding = entries.iter().filter_map(|entry| {
         let host = suits(entry.host(), &request.host)?;
@@ -135,9 +136,8 @@ fn some_tests() -> impl Strategy<Value = Box<[Condition]>> {
         4 => proptest::sample::select(vec!["1", "2", "3", "1, 2"]).prop_map(|text| ValueTest::Exact(text.as_bytes().into())),
         1 => Just(ValueTest::Expression(Expressions::default().compile("[12]").expect("the row is valid"))),
     ];
-    proptest::collection::btree_map(proptest::sample::select(vec!["x", "y", "z"]), test, 0..3).prop_map(|tests| {
-        tests.into_iter().map(|(name, test)| Condition { name: name.into(), test }).collect()
-    })
+    proptest::collection::btree_map(proptest::sample::select(vec!["x", "y", "z"]), test, 0..3)
+        .prop_map(|tests| tests.into_iter().map(|(name, test)| Condition { name: name.into(), test }).collect())
 }
 
 fn some_entry() -> impl Strategy<Value = (Option<String>, Conditions)> {
