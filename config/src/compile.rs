@@ -7,6 +7,8 @@ mod filters;
 mod listeners;
 mod policies;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 

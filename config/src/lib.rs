@@ -15,6 +15,8 @@ mod object;
 pub mod problem;
 pub mod route;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod value;
 

@@ -8,7 +8,7 @@ mod hosts;
 mod paths;
 mod query;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

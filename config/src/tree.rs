@@ -174,13 +174,17 @@ impl<'s> Builder<'s> {
 
     fn report(&self, error: &ScanError, problems: &mut Problems) {
         let place = self.place(error.marker());
-        let line = self.text.lines().nth(place.line.saturating_sub(1) as usize).unwrap_or_default();
-        let has_tab = line.starts_with(|first: char| first.is_ascii_whitespace())
-            && line.chars().take_while(|character| character.is_ascii_whitespace()).any(|blank| blank == '\t');
         let reason = format!("is not YAML: {}", error.info());
-        match has_tab {
-            true => problems.error_with_hint(place, "", reason, "indent with spaces, not with tabs"),
-            false => problems.error(place, "", reason),
+        // The parser may notice a tab only after the text before it, and then names that text's place.
+        let is_indented_with_tab = |line: &str| line.trim_start_matches(' ').starts_with('\t');
+        let lines = self.text.lines().skip(place.line.saturating_sub(1) as usize);
+        let tab = lines.take(2).position(is_indented_with_tab);
+        match tab {
+            Some(lines_after) => {
+                let place = Place { line: place.line + lines_after as u32, column: 1, ..place };
+                problems.error_with_hint(place, "", reason, "indent with spaces, not with tabs");
+            }
+            None => problems.error(place, "", reason),
         }
     }
 
