@@ -39,6 +39,8 @@ pub trait RequestView {
 pub struct Found<'t> {
     /// The rule.
     pub rule: &'t Arc<Rule>,
+    /// Its place among `Table::rules`.
+    pub number: usize,
     /// Bytes of the path that the rule's PathPrefix took, without a trailing slash; 0 for other matches.
     pub prefix_bytes: usize,
 }
@@ -63,7 +65,7 @@ impl Table {
                 if table.rules.last().is_none_or(|last| !Arc::ptr_eq(last, &entry.rule)) {
                     table.rules.push(entry.rule.clone());
                 }
-                routes.entry(entry.host()).add(entry);
+                routes.entry(entry.host()).add(entry, table.rules.len() - 1);
             }
         }
         table.listeners.for_each(|routes| routes.for_each(Paths::finish));

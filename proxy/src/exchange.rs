@@ -12,6 +12,10 @@ use crate::wire::Wire;
 /// Re-framed bytes waiting to be written, beyond which no more are taken from the source.
 const OUTPUT_BYTES_HIGH: usize = 32 * 1024;
 
+/// A body's first data up to this size are copied behind the head: one plain write of both costs the kernel less
+/// than a gathering one.
+const JOINED_BYTES_MAX: usize = 2 * 1024;
+
 /// What ended a direction before its message did.
 #[derive(Debug)]
 pub(crate) enum Broken {
@@ -142,6 +146,11 @@ impl Pump {
             write_chunk_head(out, count);
             out.extend_from_slice(&source.input()[..count]);
             out.extend_from_slice(b"\r\n");
+            source.consume(count);
+        } else if let Some(out) = &mut self.out
+            && count <= JOINED_BYTES_MAX
+        {
+            out.bytes.extend_from_slice(&source.input()[..count]);
             source.consume(count);
         } else {
             self.direct = count;

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use filters::Head;
@@ -11,7 +10,7 @@ use serde_json::json;
 
 use crate::h1::Framing;
 use crate::log::{Format, timestamp};
-use crate::view::ClusterView;
+use crate::view::{ClusterView, RuleView};
 use crate::worker::Worker;
 
 /// One request's record, filled while it goes its way.
@@ -19,7 +18,7 @@ pub(crate) struct Record {
     /// In the driver's time.
     started: Duration,
     pub(crate) first_byte: Option<Duration>,
-    pub(crate) rule: Option<Arc<str>>,
+    pub(crate) rule: Option<Rc<RuleView>>,
     pub(crate) cluster: Option<Rc<ClusterView>>,
     pub(crate) endpoint: Option<SocketAddr>,
     /// Whether the last attempt used a pooled connection.
@@ -84,7 +83,7 @@ impl Record {
             "host": head.map(|head| text(head.bytes(head.authority))),
             "path": head.map(|head| text(head.bytes(head.path))),
             "query": head.filter(|head| head.has_query).map(|head| text(head.bytes(head.query))),
-            "route": self.rule.as_deref(),
+            "route": self.rule.as_ref().map(|rule| &*rule.name),
             "cluster": self.cluster.as_ref().map(|cluster| cluster.cluster.name.to_string()),
             "endpoint": self.endpoint.map(|endpoint| endpoint.to_string()),
             "status": self.status,
@@ -112,7 +111,7 @@ impl Record {
             None => ("-".into(), "-".into(), "-".into()),
         };
         let endpoint = self.endpoint.map_or("-".into(), |endpoint| endpoint.to_string());
-        let rule = self.rule.as_deref().unwrap_or("-");
+        let rule = self.rule.as_ref().map_or("-", |rule| &rule.name);
         format!(
             "{} {client} {method} {host}{path} {} {} {}us route={rule} endpoint={endpoint} in={} out={}{}{}\n",
             timestamp(),

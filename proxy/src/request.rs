@@ -3,10 +3,9 @@
 //! helpers compute. Hot.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use config::snapshot::{Filter, ListenerSettings, Rule};
+use config::snapshot::{Filter, ListenerSettings};
 use filters::head::Known;
 use filters::{Entry, Head, Verdict};
 
@@ -19,7 +18,7 @@ use crate::forwarded;
 use crate::h1::{Framing, RequestMeta, encode_request};
 use crate::record::Record;
 use crate::reply;
-use crate::view::{self, ClusterView, View};
+use crate::view::{self, ClusterView, RuleView, View};
 use crate::worker::ConnectionGuard;
 
 /// What becomes of the downstream connection after an exchange.
@@ -148,7 +147,7 @@ fn is_websocket(head: &Head, meta: &RequestMeta) -> bool {
 
 /// The rule that a request met, and the target's own filters.
 pub(crate) struct Met {
-    pub(crate) rule: Arc<Rule>,
+    pub(crate) rule: Rc<RuleView>,
     /// The index of the target in the rule; its filters come after the rule's.
     choice: usize,
 }
@@ -170,8 +169,8 @@ fn route(guard: &ConnectionGuard, view: &View, head: &mut Head, record: &mut Rec
     let index = guard.bind.index.get().ok_or(ProxyError::here(Kind::NoRoute))?;
     let bind = &view.snapshot.binds[index];
     let found = bind.table.find(head).ok_or(ProxyError::here(Kind::NoRoute))?;
-    let rule = found.rule.clone();
-    record.rule = Some(rule.name.clone());
+    let rule = view.rules[index][found.number].clone();
+    record.rule = Some(rule.clone());
     let entry = Entry { scheme: "http", port: guard.bind.port, prefix_bytes: found.prefix_bytes };
     if let Verdict::Redirect(status, location) = filters::on_request(&rule.filters, head, entry) {
         return Ok(Target::Redirect(status, location));

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use config::Snapshot;
-use config::snapshot::{Backends, Cluster, ListenerSettings};
+use config::snapshot::{Backends, Bind, Cluster, ListenerSettings, Rule};
 
 use crate::pool::Pool;
 use crate::stats::{Series, SeriesKey, WorkerStats};
@@ -18,10 +18,22 @@ pub(crate) struct View {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The settings of each bind; a worker's own, since counting references to what all share costs all of them.
     pub(crate) settings: Vec<Rc<ListenerSettings>>,
+    /// The rules of each bind by their number, for the same reason.
+    pub(crate) rules: Vec<Vec<Rc<RuleView>>>,
     pub(crate) clusters: Vec<Rc<ClusterView>>,
     /// Where requests are counted that reached no cluster.
     pub(crate) nowhere: Rc<SeriesCache>,
     endpoints: HashMap<SocketAddr, Rc<EndpointView>, foldhash::fast::RandomState>,
+}
+
+/// A rule on one worker. Streams may outlive the snapshot and keep only this.
+pub(crate) struct RuleView(Arc<Rule>);
+
+impl std::ops::Deref for RuleView {
+    type Target = Rule;
+    fn deref(&self) -> &Rule {
+        &self.0
+    }
 }
 
 /// A cluster on one worker.
@@ -104,7 +116,9 @@ impl View {
             None => Rc::new(SeriesCache::new("unknown".into(), "unknown".into())),
         };
         let settings = snapshot.binds.iter().map(|bind| Rc::new(ListenerSettings::clone(&bind.settings))).collect();
-        View { snapshot, settings, clusters, nowhere, endpoints }
+        let rules = |bind: &Bind| bind.table.rules().map(|rule| Rc::new(RuleView(rule.clone()))).collect();
+        let rules = snapshot.binds.iter().map(rules).collect();
+        View { snapshot, settings, rules, clusters, nowhere, endpoints }
     }
 
     /// All endpoints, each once.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::route::entry::{Condition, Rank, RouteEntry, ValueTest};
-use crate::route::{RequestView, query};
+use crate::route::{Found, RequestView, query};
 use crate::snapshot::Rule;
 
 /// From here on an index costs less than trying.
@@ -29,6 +29,8 @@ pub(crate) struct Candidates {
 pub(crate) struct Candidate {
     /// What is done if the conditions hold.
     pub rule: Arc<Rule>,
+    /// Its number in the table.
+    pub number: usize,
     rank: Rank,
     // Most entries have a path only: one word then says that all holds.
     conditions: Option<Box<Tests>>,
@@ -43,12 +45,17 @@ struct Tests {
 
 impl Candidate {
     /// What is left to test of an entry once host and path suit.
-    pub(crate) fn new(entry: &RouteEntry) -> Self {
+    pub(crate) fn new(entry: &RouteEntry, number: usize) -> Self {
         let written = &entry.conditions;
         let is_free = written.method.is_none() && written.headers.is_empty() && written.params.is_empty();
         let tests = Tests { method: written.method, headers: written.headers.clone(), params: written.params.clone() };
         let conditions = (!is_free).then(|| Box::new(tests));
-        Candidate { rule: entry.rule.clone(), rank: entry.rank, conditions }
+        Candidate { rule: entry.rule.clone(), number, rank: entry.rank, conditions }
+    }
+
+    /// What a request is told that meets it.
+    pub(crate) fn found(&self, prefix_bytes: usize) -> Found<'_> {
+        Found { rule: &self.rule, number: self.number, prefix_bytes }
     }
 
     /// The order of Gateway API (HTTPRouteRule.matches): the smallest comes first.

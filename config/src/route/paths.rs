@@ -41,8 +41,8 @@ impl Default for Paths {
 
 impl Paths {
     /// Takes an entry in; `finish` must follow the last.
-    pub(crate) fn add(&mut self, entry: &RouteEntry) {
-        let candidate = Candidate::new(entry);
+    pub(crate) fn add(&mut self, entry: &RouteEntry, number: usize) {
+        let candidate = Candidate::new(entry, number);
         match entry.path() {
             PathCondition::Exact(path) => self.exact.entry(path.as_bytes().into()).or_default().add(candidate),
             PathCondition::Prefix(prefix) => self.prefix(prefix).add(candidate),
@@ -61,12 +61,12 @@ impl Paths {
     pub(crate) fn find<'t>(&'t self, request: &impl RequestView) -> Option<Found<'t>> {
         let path = request.path();
         if let Some(candidate) = self.exact.get(path).and_then(|candidates| candidates.find(request)) {
-            return Some(Found { rule: &candidate.rule, prefix_bytes: 0 });
+            return Some(candidate.found(0));
         }
         let mut prefix = &self.prefixes[self.longest(path)];
         loop {
             if let Some(candidate) = prefix.candidates.find(request) {
-                return Some(Found { rule: &candidate.rule, prefix_bytes: prefix.bytes });
+                return Some(candidate.found(prefix.bytes));
             }
             if prefix.bytes == 0 {
                 break;
@@ -75,7 +75,7 @@ impl Paths {
         }
         let holds =
             |(expression, candidate): &&(Expression, Candidate)| expression.is_match(path) && candidate.holds(request);
-        self.expressions.iter().find(holds).map(|(_, candidate)| Found { rule: &candidate.rule, prefix_bytes: 0 })
+        self.expressions.iter().find(holds).map(|(_, candidate)| candidate.found(0))
     }
 
     /// The deepest node that the elements of a path lead to.
