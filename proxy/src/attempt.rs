@@ -165,13 +165,13 @@ async fn receive_head(
     answer: &mut LentHead,
 ) -> Result<ResponseMeta, ProxyError> {
     let driver = &*attempt.guard.worker.driver;
-    let mut clock = Clock::new(driver, attempt.deadlines, attempt.cluster.cluster.settings.first_byte_timeout);
+    let mut clock = Clock::new(attempt.deadlines, attempt.cluster.cluster.settings.first_byte_timeout);
     let written_before = request.written;
     let mut scanned = 0;
     let mut interim_count = 0;
     let mut sending = true;
     std::future::poll_fn(|_| {
-        let mut moved = request.written;
+        let before = (request.written, interim_count);
         if sending {
             match request.poll(&mut client.wire, server) {
                 Poll::Pending => {}
@@ -181,7 +181,6 @@ async fn receive_head(
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(of_client(broken))),
             }
         }
-        moved = request.written - moved;
         let reached = if request.written == written_before { Reached::Nothing } else { Reached::Sent };
         loop {
             if !server.input().is_empty() {
@@ -211,7 +210,7 @@ async fn receive_head(
                 }
             }
             match server.poll_fill() {
-                Poll::Ready(Ok(count)) if count > 0 => moved += 1,
+                Poll::Ready(Ok(count)) if count > 0 => {}
                 Poll::Ready(_) => {
                     let reached = if scanned > 0 || interim_count > 0 { Reached::Answered } else { reached };
                     return Poll::Ready(Err(ProxyError::upstream(Kind::Gone, reached)));
@@ -226,17 +225,16 @@ async fn receive_head(
         if client.wire.socket.poll_broken().is_ready() {
             return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
         }
-        if moved > 0 {
-            clock.moved(driver, sending);
+        // Bytes of a head that is not complete are no progress: a service could send one a minute.
+        let moved = before != (request.written, interim_count);
+        match clock.wait(driver, moved, sending) {
+            None => Poll::Pending,
+            // A body that does not come is the client's fault, one that is not taken the service's.
+            Some(Kind::BodyStalled) if !request.waits_for_sink => {
+                Poll::Ready(Err(ProxyError::downstream(Kind::BodyStalled)))
+            }
+            Some(kind) => Poll::Ready(Err(ProxyError::upstream(kind, reached))),
         }
-        if driver.deadline_passed() {
-            return Poll::Ready(Err(match clock.passed(driver) {
-                // A body that does not come is the client's fault, one that is not taken the service's.
-                Kind::BodyStalled if !request.waits_for_sink => ProxyError::downstream(Kind::BodyStalled),
-                kind => ProxyError::upstream(kind, reached),
-            }));
-        }
-        Poll::Pending
     })
     .await
 }
@@ -250,10 +248,10 @@ async fn stream(
     response: &mut Pump,
 ) -> Result<(), ProxyError> {
     let driver = &*attempt.guard.worker.driver;
-    let mut clock = Clock::new(driver, attempt.deadlines, attempt.deadlines.body_progress);
+    let mut clock = Clock::new(attempt.deadlines, attempt.deadlines.body_progress);
     let mut sending = !request.is_finished();
     std::future::poll_fn(|_| {
-        let moved = (request.written, response.written);
+        let before = (request.written, response.written);
         if sending {
             match request.poll(&mut client.wire, server) {
                 Poll::Pending => {}
@@ -269,54 +267,48 @@ async fn stream(
         if client.wire.socket.poll_broken().is_ready() {
             return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
         }
-        if moved != (request.written, response.written) {
-            clock.moved(driver, true);
+        match clock.wait(driver, before != (request.written, response.written), true) {
+            None => Poll::Pending,
+            Some(Kind::BodyStalled) if response.waits_for_sink => {
+                Poll::Ready(Err(ProxyError::downstream(Kind::BodyStalled)))
+            }
+            Some(kind) => Poll::Ready(Err(ProxyError::upstream(kind, Reached::Answered))),
         }
-        if driver.deadline_passed() {
-            return Poll::Ready(Err(match clock.passed(driver) {
-                Kind::BodyStalled if response.waits_for_sink => ProxyError::downstream(Kind::BodyStalled),
-                kind => ProxyError::upstream(kind, Reached::Answered),
-            }));
-        }
-        Poll::Pending
     })
     .await
 }
 
-/// The deadlines of a wait, of which the driver knows the next.
+/// The deadlines of a wait, of which the driver knows the next. What never waits never sets one.
 struct Clock {
     deadlines: Deadlines,
-    /// Until when something must move.
-    progress: Duration,
-    /// What `progress` means when nothing is being sent.
+    /// How long an answer may take when nothing is being sent.
     patience: Duration,
+    is_set: bool,
     stalls: Kind,
 }
 
 impl Clock {
-    fn new(driver: &Driver, deadlines: Deadlines, patience: Duration) -> Clock {
-        let progress = driver.now() + patience;
-        driver.set_deadline(progress.min(deadlines.attempt).min(deadlines.request));
-        Clock { deadlines, progress, patience, stalls: Kind::AnswerTimeout }
+    fn new(deadlines: Deadlines, patience: Duration) -> Clock {
+        Clock { deadlines, patience, is_set: false, stalls: Kind::AnswerTimeout }
     }
 
-    /// Something moved: bodies have their own pace, an answer has its patience from now on.
-    fn moved(&mut self, driver: &Driver, body: bool) {
-        self.stalls = if body { Kind::BodyStalled } else { Kind::AnswerTimeout };
-        self.progress = driver.now() + if body { self.deadlines.body_progress } else { self.patience };
-        driver.set_deadline(self.progress.min(self.deadlines.attempt).min(self.deadlines.request));
-    }
-
-    /// Which deadline it was.
-    fn passed(&self, driver: &Driver) -> Kind {
-        let now = driver.now();
-        if self.deadlines.request <= now {
-            Kind::RequestTimeout
-        } else if self.deadlines.attempt <= now {
-            Kind::AnswerTimeout
-        } else {
-            self.stalls
+    /// Before going to wait: the deadline that has passed, if one has. Whatever moved starts its time anew; bodies have
+    /// their own pace, an answer has its patience from the end of the request on.
+    fn wait(&mut self, driver: &Driver, moved: bool, body: bool) -> Option<Kind> {
+        let (now, Deadlines { request, attempt, body_progress }) = (driver.now(), self.deadlines);
+        if moved || !self.is_set {
+            self.is_set = true;
+            self.stalls = if body { Kind::BodyStalled } else { Kind::AnswerTimeout };
+            let progress = now + if body { body_progress } else { self.patience };
+            driver.set_deadline(progress.min(attempt).min(request));
+        } else if driver.deadline_passed() {
+            return Some(match () {
+                () if request <= now => Kind::RequestTimeout,
+                () if attempt <= now => Kind::AnswerTimeout,
+                () => self.stalls,
+            });
         }
+        None
     }
 }
 

@@ -81,16 +81,17 @@ async fn next_request(
     driver.set_deadline(driver.now() + patience);
     loop {
         if !client.wire.input().is_empty() {
-            let mut partial = head.take().unwrap_or_else(|| {
-                driver.set_deadline(driver.now() + settings.head_timeout);
-                LentHead::lend()
-            });
+            let is_first = head.is_none();
+            let mut partial = head.take().unwrap_or_else(LentHead::lend);
             let refused = |refusal| ProxyError::downstream(Kind::Refused(refusal));
             let parsed = h1::parse_request(client.wire.input(), &mut scanned, limits, &mut partial).map_err(refused)?;
             if let Some(bytes) = parsed {
                 client.wire.consume(bytes);
                 let meta = h1::check_request(&mut partial, settings.encoded_slash).map_err(refused)?;
                 return Ok(Some((partial, meta)));
+            }
+            if is_first {
+                driver.set_deadline(driver.now() + settings.head_timeout);
             }
             head = Some(partial);
             if client.wire.is_full() {
