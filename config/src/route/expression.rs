@@ -55,7 +55,8 @@ impl Expressions {
             builder.nest_limit(NESTING_MAX).build()
         };
         // The pattern must stand on its own: `a)(b` shall not be made right by the parentheses around it.
-        let regex = build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))).map_err(|error| match error {
+        let alone = if pattern.contains(')') { build(pattern).map(drop) } else { Ok(()) };
+        let regex = alone.and_then(|()| build(&format!("^(?:{pattern})$"))).map_err(|error| match error {
             regex::Error::CompiledTooBig(_) => "is too large a regular expression once compiled".to_owned(),
             error => {
                 let text = error.to_string();
