@@ -87,31 +87,36 @@ fn measure(count: usize) {
     }
     let sources = [Source { name: "measure.yaml".into(), bytes: text.into_bytes() }];
     let megabytes = sources[0].bytes.len() as f64 / 1e6;
-    let started = Instant::now();
-    let checked = read(&sources).unwrap_or_else(|problems| panic!("{}", problems[0]));
-    let read_ms = started.elapsed().as_secs_f64() * 1e3;
-    let started = Instant::now();
-    let copy = black_box(checked.snapshot.clone());
-    let clone_ms = started.elapsed().as_secs_f64() * 1e3;
-    let table = &copy.binds[0].table;
+    let mut read_ms = f64::MAX;
+    let mut clone_ms = f64::MAX;
+    let mut snapshot = None;
+    // The machine may be busy with other work: the least of a few rounds is nearest to what the code costs.
+    for _ in 0..5 {
+        let started = Instant::now();
+        let checked = read(&sources).unwrap_or_else(|problems| panic!("{}", problems[0]));
+        read_ms = read_ms.min(started.elapsed().as_secs_f64() * 1e3);
+        let started = Instant::now();
+        snapshot = Some(checked.snapshot.clone());
+        clone_ms = clone_ms.min(started.elapsed().as_secs_f64() * 1e3);
+    }
+    let Some(snapshot) = snapshot else {
+        return;
+    };
+    let table = &snapshot.binds[0].table;
     // A step that shares no factor with the count visits all requests in an order no cache foresees.
     let step = 7_919 % count;
-    let rounds = 2_000_000;
-    let mut found = 0;
-    for _warm_and_measure in 0..2 {
+    let looks = 200_000;
+    let mut nanoseconds = f64::MAX;
+    for _ in 0..10 {
         let started = Instant::now();
         let mut position = 0;
-        found = 0;
-        for _ in 0..rounds {
+        for _ in 0..looks {
             position = (position + step) % count;
-            found += usize::from(table.find(&requests[position]).is_some());
+            assert!(black_box(table.find(&requests[position])).is_some(), "every request has a route");
         }
-        let nanoseconds = started.elapsed().as_nanos() as f64 / f64::from(rounds);
-        if found > 0 && _warm_and_measure == 1 {
-            println!(
-                "{count:6} routes ({megabytes:.1} MB): read {read_ms:.1} ms, clone {clone_ms:.1} ms, find {nanoseconds:.0} ns"
-            );
-        }
+        nanoseconds = nanoseconds.min(started.elapsed().as_nanos() as f64 / f64::from(looks));
     }
-    assert_eq!(found, rounds as usize, "every request has a route");
+    println!(
+        "{count:6} routes ({megabytes:.1} MB): read {read_ms:.1} ms, clone {clone_ms:.1} ms, find {nanoseconds:.0} ns"
+    );
 }

@@ -90,13 +90,15 @@ fn read_source(source: &Source, documents: &mut Documents, problems: &mut Proble
         return;
     };
     let had_errors = problems.has_errors();
-    let nodes = tree::parse(text, file, problems);
     // A document without content, as between two `---`, says nothing; a file of nothing else is an accident,
     // such as an editor's half-done save.
     let mut is_empty = true;
-    for node in nodes.iter().filter(|node| !node.is_null()) {
-        is_empty = false;
-        model::read(node, documents, problems);
+    for part in tree::split(text) {
+        let nodes = tree::parse(part, file, problems);
+        for node in nodes.iter().filter(|node| !node.is_null()) {
+            is_empty = false;
+            model::read(node, documents, problems);
+        }
     }
     if is_empty && problems.has_errors() == had_errors {
         let place = Place { file, ..Place::default() };

@@ -1,6 +1,7 @@
 //! Which rule a request meets: Gateway API's precedence, precomputed so that ten thousand rules cost what
 //! ten do. What the rule then does is `filters`' business. Pure, Hot.
 
+mod bytes;
 mod candidates;
 mod entry;
 mod expression;

@@ -13,7 +13,7 @@ use crate::problem::{Place, Problems};
 pub(crate) const FILE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Lists and mappings within each other.
 const DEPTH_MAX: usize = 64;
-/// Scalars, lists and mappings in one file.
+/// Scalars, lists and mappings in one document.
 const NODES_MAX: usize = 2_000_000;
 
 /// A value and where it is written.
@@ -60,13 +60,42 @@ pub(crate) enum Word {
     Text,
 }
 
-/// The documents of a file, as far as it can be read.
-pub(crate) fn parse<'s>(text: &'s str, file: u32, problems: &mut Problems) -> Vec<Node<'s>> {
-    let mut builder = Builder { file, text, documents: Vec::new(), open: Vec::new(), nodes: 0 };
-    if !builder.check_characters(problems) {
-        return Vec::new();
+/// One document of a file, with the lines before it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Part<'s> {
+    /// From its `---` on, or from the start of the file.
+    pub text: &'s str,
+    /// Lines of the file before it.
+    pub lines_before: u32,
+}
+
+/// Cuts a file where documents start, so that a mistake in one hides none in another, and that a tree is as
+/// large as one document. A line with `---` can be nothing else (YAML 1.2, 9.1.2 and `c-forbidden`).
+pub(crate) fn split(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let (mut start, mut lines_before) = (0, 0);
+    let (mut line_start, mut lines) = (0, 0);
+    for line_end in memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1).chain([text.len()]) {
+        let line = &text[line_start..line_end];
+        // Directives stand before the marker and belong to what follows: such files are left whole.
+        if line.starts_with('%') {
+            return vec![Part { text, lines_before: 0 }];
+        }
+        let after_marker = line.strip_prefix("---");
+        if after_marker.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])) {
+            parts.push(Part { text: &text[start..line_start], lines_before });
+            (start, lines_before) = (line_start, lines);
+        }
+        (line_start, lines) = (line_end, lines + 1);
     }
-    let mut parser = Parser::new_from_str(text);
+    parts.push(Part { text: &text[start..], lines_before });
+    parts
+}
+
+/// The trees of a part, as far as it can be read: one, or several where `...` ends a document.
+pub(crate) fn parse<'s>(part: Part<'s>, file: u32, problems: &mut Problems) -> Vec<Node<'s>> {
+    let mut builder = Builder { file, part, documents: Vec::new(), open: Vec::new(), nodes: 0 };
+    let mut parser = Parser::new_from_str(part.text);
     builder.run(&mut parser, problems);
     builder.documents
 }
@@ -80,13 +109,21 @@ pub(crate) fn decode_utf8<'b>(bytes: &'b [u8], file: u32, problems: &mut Problem
     }
     // A byte order mark says nothing about UTF-8.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Some(text),
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
         Err(error) => {
             problems.error(place_of(bytes, error.valid_up_to(), file), "", "is not UTF-8 text");
-            None
+            return None;
         }
+    };
+    // The parser takes NUL for the end of the file, so that what follows would be dropped silently.
+    let forbidden = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r')) || *byte == 0x7f;
+    if let Some(offset) = bytes.iter().position(forbidden) {
+        let reason = format!("holds the control character {:#04x}", bytes[offset]);
+        problems.error(place_of(bytes, offset, file), "", reason);
+        return None;
     }
+    Some(text)
 }
 
 fn place_of(bytes: &[u8], offset: usize, file: u32) -> Place {
@@ -105,7 +142,7 @@ struct Open<'s> {
 
 struct Builder<'s> {
     file: u32,
-    text: &'s str,
+    part: Part<'s>,
     documents: Vec<Node<'s>>,
     open: Vec<Open<'s>>,
     nodes: usize,
@@ -137,7 +174,7 @@ impl<'s> Builder<'s> {
             let is_node = matches!(event, Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..));
             self.nodes += usize::from(is_node);
             if self.nodes > NODES_MAX {
-                return problems.error(place, "", format!("the file has more than {NODES_MAX} values"));
+                return problems.error(place, "", format!("the document has more than {NODES_MAX} values"));
             }
             if self.open.len() > DEPTH_MAX {
                 return problems.error(place, "", format!("is nested deeper than {DEPTH_MAX} levels"));
@@ -177,7 +214,7 @@ impl<'s> Builder<'s> {
         let reason = format!("is not YAML: {}", error.info());
         // The parser may notice a tab only after the text before it, and then names that text's place.
         let is_indented_with_tab = |line: &str| line.trim_start_matches(' ').starts_with('\t');
-        let lines = self.text.lines().skip(place.line.saturating_sub(1) as usize);
+        let lines = self.part.text.lines().skip(error.marker().line().saturating_sub(1));
         let tab = lines.take(2).position(is_indented_with_tab);
         match tab {
             Some(lines_after) => {
@@ -188,22 +225,8 @@ impl<'s> Builder<'s> {
         }
     }
 
-    /// The parser takes NUL for the end of the file, so that what follows would be dropped silently.
-    fn check_characters(&self, problems: &mut Problems) -> bool {
-        let forbidden = |byte: u8| (byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r')) || byte == 0x7f;
-        match self.text.bytes().position(forbidden) {
-            Some(offset) => {
-                let place = place_of(self.text.as_bytes(), offset, self.file);
-                let reason = format!("holds the control character {:#04x}", self.text.as_bytes()[offset]);
-                problems.error(place, "", reason);
-                false
-            }
-            None => true,
-        }
-    }
-
     fn place(&self, marker: &Marker) -> Place {
-        Place { file: self.file, line: marker.line() as u32, column: marker.col() as u32 + 1 }
+        Place { file: self.file, line: self.part.lines_before + marker.line() as u32, column: marker.col() as u32 + 1 }
     }
 }
 

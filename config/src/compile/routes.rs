@@ -263,7 +263,7 @@ fn tests<'m>(
             }
         };
         match test {
-            Some(test) => tests.push(Condition { name: name.into(), test }),
+            Some(test) => tests.push(Condition { name: expressions.name(&name), test }),
             None => is_whole = false,
         }
     }

@@ -3,12 +3,11 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
-
-use crate::route::entry::{Condition, Rank, RouteEntry, ValueTest};
+use crate::route::bytes::ByteMap;
+use crate::route::entry::{Condition, Rank, RouteEntry};
 use crate::route::{Found, RequestView, query};
 use crate::snapshot::Rule;
 
@@ -27,30 +26,30 @@ pub(crate) struct Candidates {
 /// An entry whose host and path suit.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Candidate {
-    /// What is done if the conditions hold.
+    /// What is done if the tests hold.
     pub rule: Arc<Rule>,
     /// Its number in the table.
     pub number: usize,
     rank: Rank,
-    // Most entries have a path only: one word then says that all holds.
-    conditions: Option<Box<Tests>>,
+    /// All must hold; side by side, since each step to another piece of memory may miss the cache.
+    tests: Box<[Test]>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Tests {
-    method: Option<&'static str>,
-    headers: Box<[Condition]>,
-    params: Box<[Condition]>,
+enum Test {
+    Method(&'static str),
+    Header(Condition),
+    Param(Condition),
 }
 
 impl Candidate {
     /// What is left to test of an entry once host and path suit.
     pub(crate) fn new(entry: &RouteEntry, number: usize) -> Self {
         let written = &entry.conditions;
-        let is_free = written.method.is_none() && written.headers.is_empty() && written.params.is_empty();
-        let tests = Tests { method: written.method, headers: written.headers.clone(), params: written.params.clone() };
-        let conditions = (!is_free).then(|| Box::new(tests));
-        Candidate { rule: entry.rule.clone(), number, rank: entry.rank, conditions }
+        let headers = written.headers.iter().cloned().map(Test::Header);
+        let params = written.params.iter().cloned().map(Test::Param);
+        let tests = written.method.map(Test::Method).into_iter().chain(headers).chain(params);
+        Candidate { rule: entry.rule.clone(), number, rank: entry.rank, tests: tests.collect() }
     }
 
     /// What a request is told that meets it.
@@ -60,25 +59,22 @@ impl Candidate {
 
     /// The order of Gateway API (HTTPRouteRule.matches): the smallest comes first.
     pub(crate) fn precedence(&self) -> impl Ord + use<> {
-        let counts = self.conditions.as_ref().map_or((false, 0, 0), |conditions| {
-            (conditions.method.is_some(), conditions.headers.len(), conditions.params.len())
-        });
-        (Reverse(counts), self.rank)
+        let count = |is_one: fn(&Test) -> bool| self.tests.iter().filter(|test| is_one(test)).count();
+        let methods = count(|test| matches!(test, Test::Method(_)));
+        let headers = count(|test| matches!(test, Test::Header(_)));
+        let params = count(|test| matches!(test, Test::Param(_)));
+        (Reverse((methods, headers, params)), self.rank)
     }
 
     /// Whether method, header fields and parameters suit.
     pub(crate) fn holds(&self, request: &impl RequestView) -> bool {
-        let Some(conditions) = &self.conditions else {
-            return true;
-        };
-        conditions.method.is_none_or(|method| method.as_bytes() == request.method())
-            && conditions
-                .headers
-                .iter()
-                .all(|header| field(request, &header.name).is_some_and(|value| header.test.holds(&value)))
-            && conditions.params.iter().all(|param| {
+        self.tests.iter().all(|test| match test {
+            Test::Method(method) => method.as_bytes() == request.method(),
+            Test::Header(header) => field(request, &header.name).is_some_and(|value| header.test.holds(&value)),
+            Test::Param(param) => {
                 query::first(request.query(), param.name.as_bytes()).is_some_and(|value| param.test.holds(&value))
-            })
+            }
+        })
     }
 }
 
@@ -125,8 +121,8 @@ fn field<'r>(request: &'r impl RequestView, name_lower: &'r str) -> Option<Cow<'
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Key {
     Method,
-    Header(Box<str>),
-    Param(Box<str>),
+    Header(Arc<str>),
+    Param(Arc<str>),
 }
 
 /// Positions in a list of candidates, by the value asked for under a few keys.
@@ -138,7 +134,7 @@ struct Index {
 }
 
 /// Positions of the candidates that ask for a value, in order of precedence.
-type Positions = HashMap<Box<[u8]>, Vec<u32>, RandomState>;
+type Positions = ByteMap<Vec<u32>>;
 
 impl Index {
     fn new(list: &[Candidate]) -> Index {
@@ -149,12 +145,15 @@ impl Index {
                 break;
             };
             let mut positions = Positions::default();
-            rest.retain(|position| match asked(&list[*position as usize], &key) {
-                Some(value) => {
-                    positions.entry(value.into()).or_default().push(*position);
-                    false
+            rest.retain(|position| {
+                let mut asked = list[*position as usize].tests.iter().filter_map(asked);
+                match asked.find(|(known, _)| *known == key) {
+                    Some((_, value)) => {
+                        positions.entry(value, Vec::new).push(*position);
+                        false
+                    }
+                    None => true,
                 }
-                None => true,
             });
             keys.push((key, positions));
         }
@@ -163,17 +162,10 @@ impl Index {
 
     /// The key under which the most different values are asked for, if that saves trying.
     fn most_asked(list: &[Candidate], rest: &[u32]) -> Option<Key> {
-        let mut values: HashMap<Key, std::collections::HashSet<&[u8]>> = HashMap::new();
-        for candidate in rest.iter().map(|position| &list[*position as usize]) {
-            let Some(conditions) = &candidate.conditions else {
-                continue;
-            };
-            let headers = conditions.headers.iter().map(|header| Key::Header(header.name.clone()));
-            let params = conditions.params.iter().map(|param| Key::Param(param.name.clone()));
-            for key in headers.chain(params).chain([Key::Method]) {
-                if let Some(value) = asked(candidate, &key) {
-                    values.entry(key).or_default().insert(value);
-                }
+        let mut values: HashMap<Key, HashSet<&[u8]>> = HashMap::new();
+        for test in rest.iter().flat_map(|position| &list[*position as usize].tests) {
+            if let Some((key, value)) = asked(test) {
+                values.entry(key).or_default().insert(value);
             }
         }
         let best = values.into_iter().map(|(key, values)| (values.len(), Reverse(key))).max()?;
@@ -189,7 +181,7 @@ impl Index {
                 Key::Header(name) => field(request, name),
                 Key::Param(name) => query::first(request.query(), name.as_bytes()),
             };
-            *list = value.and_then(|value| positions.get(&*value)).map_or(&[], Vec::as_slice);
+            *list = value.and_then(|value| positions.get(&value)).map_or(&[], Vec::as_slice);
         }
         lists[KEYS_MAX] = &self.rest;
         loop {
@@ -203,19 +195,11 @@ impl Index {
     }
 }
 
-/// The value that a candidate asks for under a key, if it asks for exactly one.
-fn asked<'c>(candidate: &'c Candidate, key: &Key) -> Option<&'c [u8]> {
-    let conditions = candidate.conditions.as_ref()?;
-    let exact = |conditions: &'c [Condition], name: &str| {
-        let condition = conditions.iter().find(|condition| *condition.name == *name)?;
-        match &condition.test {
-            ValueTest::Exact(value) => Some(&**value),
-            ValueTest::Expression(_) => None,
-        }
-    };
-    match key {
-        Key::Method => conditions.method.map(str::as_bytes),
-        Key::Header(name) => exact(&conditions.headers, name),
-        Key::Param(name) => exact(&conditions.params, name),
+/// What a test asks for, if it is one value.
+fn asked(test: &Test) -> Option<(Key, &[u8])> {
+    match test {
+        Test::Method(method) => Some((Key::Method, method.as_bytes())),
+        Test::Header(header) => Some((Key::Header(header.name.clone()), header.test.exact()?)),
+        Test::Param(param) => Some((Key::Param(param.name.clone()), param.test.exact()?)),
     }
 }

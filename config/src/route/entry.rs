@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::route::bytes::Bytes;
 use crate::route::expression::Expression;
 use crate::snapshot::Rule;
 
@@ -116,7 +117,7 @@ fn normalise(path: &str) -> String {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Condition {
     /// The field's name in lower case, or the parameter's as it is.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// What its value must be.
     pub test: ValueTest,
 }
@@ -125,16 +126,24 @@ pub(crate) struct Condition {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ValueTest {
     /// The same bytes.
-    Exact(Box<[u8]>),
+    Exact(Bytes),
     /// All of the value.
     Expression(Expression),
 }
 
 impl ValueTest {
+    /// The only value that it takes, if it is one.
+    pub(crate) fn exact(&self) -> Option<&[u8]> {
+        match self {
+            ValueTest::Exact(value) => Some(value.as_slice()),
+            ValueTest::Expression(_) => None,
+        }
+    }
+
     /// Whether a value is what it must be.
     pub(crate) fn holds(&self, value: &[u8]) -> bool {
         match self {
-            ValueTest::Exact(expected) => value == &**expected,
+            ValueTest::Exact(expected) => value == expected.as_slice(),
             ValueTest::Expression(expression) => expression.is_match(value),
         }
     }

@@ -1,7 +1,8 @@
 //! Regular expressions on paths, header fields and parameters: matched in linear time, always against the
 //! whole value, bounded in size. Pure, Hot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -32,14 +33,26 @@ impl Expression {
     }
 }
 
-/// Compiles expressions, each pattern once.
+/// Compiles expressions, each pattern once, and keeps names, each in one place: what thousands of conditions
+/// share then stays in the cache.
 #[derive(Debug, Default)]
 pub(crate) struct Expressions {
+    names: HashSet<Arc<str>>,
     known: HashMap<Box<str>, Expression>,
     pattern_bytes: usize,
 }
 
 impl Expressions {
+    /// A name, shared with everybody who asked for it before.
+    pub(crate) fn name(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
+            return known.clone();
+        }
+        let name: Arc<str> = name.into();
+        self.names.insert(name.clone());
+        name
+    }
+
     /// The expression of a pattern in the syntax of the `regex` crate, over ASCII.
     pub(crate) fn compile(&mut self, pattern: &str) -> Result<Expression, String> {
         if let Some(known) = self.known.get(pattern) {
@@ -55,7 +68,8 @@ impl Expressions {
             builder.nest_limit(NESTING_MAX).build()
         };
         // The pattern must stand on its own: `a)(b` shall not be made right by the parentheses around it.
-        let regex = build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))).map_err(|error| match error {
+        let alone = if pattern.contains(')') { build(pattern).map(drop) } else { Ok(()) };
+        let regex = alone.and_then(|()| build(&format!("^(?:{pattern})$"))).map_err(|error| match error {
             regex::Error::CompiledTooBig(_) => "is too large a regular expression once compiled".to_owned(),
             error => {
                 let text = error.to_string();

@@ -1,16 +1,14 @@
 //! Which entry a host name meets: its own, then wildcards from the longest to the shortest, then the one
 //! for all hosts. Pure, Hot.
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
+use crate::route::bytes::ByteMap;
 
 /// Values by host name.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Hosts<T> {
-    exact: HashMap<Box<[u8]>, T, RandomState>,
+    exact: ByteMap<T>,
     /// By what follows the `*`, such as `.example.com`.
-    wildcards: HashMap<Box<[u8]>, T, RandomState>,
+    wildcards: ByteMap<T>,
     /// The longest key of `wildcards`, so that a host of many labels costs no more look-ups than needed.
     wildcard_bytes_max: usize,
     any: Option<T>,
@@ -18,7 +16,7 @@ pub(crate) struct Hosts<T> {
 
 impl<T> Default for Hosts<T> {
     fn default() -> Self {
-        Hosts { exact: HashMap::default(), wildcards: HashMap::default(), wildcard_bytes_max: 0, any: None }
+        Hosts { exact: ByteMap::default(), wildcards: ByteMap::default(), wildcard_bytes_max: 0, any: None }
     }
 }
 
@@ -31,9 +29,9 @@ impl<T: Default> Hosts<T> {
         match hostname.strip_prefix('*') {
             Some(suffix) => {
                 self.wildcard_bytes_max = self.wildcard_bytes_max.max(suffix.len());
-                self.wildcards.entry(suffix.as_bytes().into()).or_default()
+                self.wildcards.entry(suffix.as_bytes(), T::default)
             }
-            None => self.exact.entry(hostname.as_bytes().into()).or_default(),
+            None => self.exact.entry(hostname.as_bytes(), T::default),
         }
     }
 

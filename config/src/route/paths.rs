@@ -2,10 +2,7 @@
 //! RegularExpressions. Expressions come last because Gateway API leaves their place open, and so that no
 //! request pays for them that a plain path answers. Pure, Hot.
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
-
+use crate::route::bytes::ByteMap;
 use crate::route::candidates::{Candidate, Candidates};
 use crate::route::entry::{PathCondition, RouteEntry};
 use crate::route::expression::Expression;
@@ -14,7 +11,7 @@ use crate::route::{Found, RequestView};
 /// The entries of one host by path.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Paths {
-    exact: HashMap<Box<[u8]>, Candidates, RandomState>,
+    exact: ByteMap<Candidates>,
     /// A tree of path elements; the first is its root, the prefix `/`.
     prefixes: Vec<Prefix>,
     /// In order of precedence.
@@ -25,17 +22,17 @@ pub(crate) struct Paths {
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Prefix {
     /// The node one element shorter; the root's is itself.
-    parent: usize,
+    parent: u32,
     /// Bytes up to the end of this node's element; 0 for the root.
-    bytes: usize,
+    bytes: u32,
     /// By the next element.
-    children: HashMap<Box<[u8]>, usize, RandomState>,
+    children: ByteMap<u32>,
     candidates: Candidates,
 }
 
 impl Default for Paths {
     fn default() -> Self {
-        Paths { exact: HashMap::default(), prefixes: vec![Prefix::default()], expressions: Vec::new() }
+        Paths { exact: ByteMap::default(), prefixes: vec![Prefix::default()], expressions: Vec::new() }
     }
 }
 
@@ -44,7 +41,7 @@ impl Paths {
     pub(crate) fn add(&mut self, entry: &RouteEntry, number: usize) {
         let candidate = Candidate::new(entry, number);
         match entry.path() {
-            PathCondition::Exact(path) => self.exact.entry(path.as_bytes().into()).or_default().add(candidate),
+            PathCondition::Exact(path) => self.exact.entry(path.as_bytes(), Candidates::default).add(candidate),
             PathCondition::Prefix(prefix) => self.prefix(prefix).add(candidate),
             PathCondition::Expression(expression) => self.expressions.push((expression.clone(), candidate)),
         }
@@ -66,12 +63,12 @@ impl Paths {
         let mut prefix = &self.prefixes[self.longest(path)];
         loop {
             if let Some(candidate) = prefix.candidates.find(request) {
-                return Some(candidate.found(prefix.bytes));
+                return Some(candidate.found(prefix.bytes as usize));
             }
             if prefix.bytes == 0 {
                 break;
             }
-            prefix = &self.prefixes[prefix.parent];
+            prefix = &self.prefixes[prefix.parent as usize];
         }
         let holds =
             |(expression, candidate): &&(Expression, Candidate)| expression.is_match(path) && candidate.holds(request);
@@ -88,7 +85,7 @@ impl Paths {
             }
             let end = memchr::memchr(b'/', elements).unwrap_or(elements.len());
             match self.prefixes[node].children.get(&elements[..end]) {
-                Some(child) => node = *child,
+                Some(child) => node = *child as usize,
                 None => break,
             }
             rest = elements.get(end + 1..);
@@ -100,16 +97,13 @@ impl Paths {
         let mut node = 0;
         let mut bytes = 0;
         for element in prefix.split('/').filter(|element| !element.is_empty()) {
-            bytes += 1 + element.len();
-            node = match self.prefixes[node].children.get(element.as_bytes()) {
-                Some(child) => *child,
-                None => {
-                    let child = self.prefixes.len();
-                    self.prefixes.push(Prefix { parent: node, bytes, ..Prefix::default() });
-                    self.prefixes[node].children.insert(element.as_bytes().into(), child);
-                    child
-                }
-            };
+            bytes += 1 + element.len() as u32;
+            let next = self.prefixes.len() as u32;
+            let child = *self.prefixes[node].children.entry(element.as_bytes(), || next);
+            if child == next {
+                self.prefixes.push(Prefix { parent: node as u32, bytes, ..Prefix::default() });
+            }
+            node = child as usize;
         }
         &mut self.prefixes[node].candidates
     }
