@@ -11,6 +11,7 @@ mod procfs;
 pub mod bench;
 pub mod kit;
 pub mod load;
+pub mod oracles;
 pub mod peers;
 
 pub use failure::{Because, Failure, Outcome};
