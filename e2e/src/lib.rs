@@ -12,6 +12,7 @@ pub mod bench;
 pub mod kit;
 pub mod load;
 pub mod peers;
+pub mod soak;
 
 pub use failure::{Because, Failure, Outcome};
 pub use need::need;

@@ -237,3 +237,11 @@ fn at_the_start_all_problems_are_told_at_once() {
         assert!(stderr.contains(word), "{word:?} is missing:\n{stderr}");
     }
 }
+
+/// The program's small count; how long a worker may stand still is only demanded of a quiet machine.
+#[test]
+fn valid_and_invalid_changes_under_load_cost_no_request_and_no_connection() {
+    let found = e2e::soak::reload(|yaml| Launch::new(yaml).workers(2), Duration::from_secs(3)).expect("no failure");
+    println!("{found}");
+    assert!(found.answered > 1_000 && found.applied >= 5 && found.refused >= 5, "{found:?}");
+}
