@@ -20,8 +20,6 @@ fn build_line(dockerfile: &str) -> &str {
 
 /// Where the build leaves what is copied into the image, and where in the image it lies.
 fn copied(dockerfile: &str) -> Vec<(PathBuf, &str)> {
-    let line = |line: &'static str| line;
-    let _ = line;
     dockerfile
         .lines()
         .filter_map(|line| line.strip_prefix("COPY --from=build /src/"))

@@ -6,6 +6,7 @@ mod client_gone;
 mod commands;
 mod connects;
 mod forwarding;
+mod image;
 mod large_bodies;
 mod passing;
 mod process;

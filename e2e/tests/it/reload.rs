@@ -238,6 +238,30 @@ fn at_the_start_all_problems_are_told_at_once() {
     }
 }
 
+#[test]
+fn idle_connections_to_a_removed_service_are_closed_at_once() {
+    let (ended, ends) = channel();
+    let old = Backend::start(move |served| {
+        while served.request().is_some() && served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") {}
+        ended.send(()).expect("a test that waits");
+    });
+    let new = Backend::echo();
+    let gateway = Launch::new(Rules::to(old.address()).yaml()).workers(2).start();
+    let mut clients: Vec<Peer> = (0..4).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(ask(client).status(), 200);
+    }
+    let kept = old.connections();
+    gateway.reload(&Rules::to(new.address()).yaml());
+    for _ in 0..kept {
+        ends.recv_timeout(IN_TIME).expect("an end of each connection");
+    }
+    for client in &mut clients {
+        assert_eq!(ask(client).status(), 200);
+    }
+    assert_eq!((old.requests().len(), new.requests().len()), (4, 4));
+}
+
 /// The program's small count; how long a worker may stand still is only demanded of a quiet machine.
 #[test]
 fn valid_and_invalid_changes_under_load_cost_no_request_and_no_connection() {
