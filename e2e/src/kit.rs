@@ -18,3 +18,5 @@ pub use ports::free_port;
 pub use program::evenkeel;
 pub use rules::Rules;
 pub use wait::{PATIENCE, until};
+
+pub use crate::process::Scratch;

@@ -13,6 +13,7 @@ pub mod kit;
 pub mod load;
 pub mod oracles;
 pub mod peers;
+pub mod soak;
 
 pub use failure::{Because, Failure, Outcome};
 pub use need::need;

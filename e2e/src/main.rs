@@ -6,16 +6,20 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Whole processes and real sockets: measures evenkeel beside its peers.
+/// Whole processes and real sockets: measures evenkeel beside its peers, and repeats what must never fail.
 #[derive(Parser)]
 #[command(name = "e2e")]
 enum Command {
     /// Measure proxies beside each other
     Bench(e2e::bench::Arguments),
+    /// Repeat what must never fail
+    Soak(e2e::soak::Arguments),
 }
 
 fn main() -> e2e::Outcome<ExitCode> {
-    let Command::Bench(arguments) = Command::parse();
-    let good = e2e::bench::run(&arguments)?;
+    let good = match Command::parse() {
+        Command::Bench(arguments) => e2e::bench::run(&arguments)?,
+        Command::Soak(arguments) => e2e::soak::run(&arguments)?,
+    };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

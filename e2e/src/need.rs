@@ -30,6 +30,7 @@ fn package_of(program: &str) -> &str {
         "h2load" | "nghttp" | "nghttpd" => "nghttp2-client",
         "python3" => "python3-venv",
         "perf" => "linux-perf",
+        "readelf" => "binutils",
         other => other,
     }
 }

@@ -77,7 +77,15 @@ pub(crate) async fn run(
 
     let mut response = Pump::new();
     let mut answer = LentHead::lend();
-    let answer_meta = receive_head(&attempt, client, &mut server, request, &mut response, &mut answer).await?;
+    let received = receive_head(&attempt, client, &mut server, request, &mut response, &mut answer).await;
+    if let Err(error) = &received
+        && response.is_cut()
+    {
+        // An error of ours must not begin in the middle of an interim answer.
+        record.answer_started = true;
+        record.status = error.reply().status;
+    }
+    let answer_meta = received?;
     record.first_byte = Some(worker.driver.now());
     record.status = answer.status;
 

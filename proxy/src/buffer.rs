@@ -126,6 +126,11 @@ impl Output {
         &self.bytes[self.written..]
     }
 
+    /// Whether a part has been written, and the rest must follow.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.written > 0
+    }
+
     /// So many bytes of `pending` were written.
     pub(crate) fn advance(&mut self, count: usize) {
         self.written += count;

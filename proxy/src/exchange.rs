@@ -179,6 +179,11 @@ impl Pump {
         result
     }
 
+    /// Whether what was written so far ends in the middle of a head.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.out.as_ref().is_some_and(Output::is_begun)
+    }
+
     fn poll_write(&mut self, source: &mut Wire, sink: &mut Wire) -> Poll<io::Result<()>> {
         while self.direct > 0 || self.out.is_some() {
             match sink.socket.poll_writable() {

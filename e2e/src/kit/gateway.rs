@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Launch {
     flags: Vec<String>,
     program: Vec<String>,
     cpu: Option<usize>,
+    config_map: bool,
+    chroot: Option<PathBuf>,
 }
 
 /// A gateway.
@@ -39,7 +42,7 @@ impl Launch {
     /// With these rules and one worker.
     pub fn new(yaml: impl Into<String>) -> Launch {
         let program = vec![evenkeel().display().to_string(), "gateway".into()];
-        Launch { yaml: yaml.into(), workers: 1, flags: Vec::new(), program, cpu: None }
+        Launch { yaml: yaml.into(), workers: 1, flags: Vec::new(), program, cpu: None, config_map: false, chroot: None }
     }
 
     /// So many workers.
@@ -66,18 +69,47 @@ impl Launch {
         self
     }
 
+    /// Its rules lie behind links, as Kubernetes mounts a ConfigMap.
+    pub fn config_map(mut self) -> Launch {
+        self.config_map = true;
+        self
+    }
+
+    /// This static binary, by a user without rights, in a root folder with nothing but it and the rules. Needs root.
+    pub fn chroot(mut self, binary: &Path, words: &[&str]) -> Launch {
+        self.chroot = Some(binary.to_path_buf());
+        self.program = words.iter().map(|word| word.to_string()).collect();
+        self
+    }
+
     /// Starts it, without waiting for anything.
     pub fn spawn(self) -> Gateway {
         let scratch = Scratch::create("gateway").expect("a folder");
         let port = free_port();
         let doors = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        fs::create_dir(scratch.path().join("rules")).expect("a folder");
         let folder = scratch.path().join("rules");
-        fs::write(folder.join(RULES), self.yaml.replace(PORT, &port.to_string())).expect("a file");
+        fs::create_dir(&folder).expect("a folder");
+        let yaml = self.yaml.replace(PORT, &port.to_string());
+        if self.config_map {
+            link_version(&folder, 1, &yaml);
+            symlink(format!("..data/{RULES}"), folder.join(RULES)).expect("a link");
+        } else {
+            fs::write(folder.join(RULES), yaml).expect("a file");
+        }
+        let mut command = match &self.chroot {
+            None => Command::new(&self.program[0]),
+            Some(binary) => {
+                fs::copy(binary, scratch.path().join("program")).expect("a copy");
+                let mut command = Command::new("chroot");
+                command.arg("--userspec=65532:65532").arg(scratch.path()).arg("/program");
+                command
+            }
+        };
+        let seen_folder = if self.chroot.is_some() { PathBuf::from("/rules") } else { folder };
+        let words = if self.chroot.is_some() { &self.program[..] } else { &self.program[1..] };
         let log = fs::File::create(scratch.path().join("stderr")).expect("a file");
         let out = fs::File::create(scratch.path().join("stdout")).expect("a file");
-        let mut command = Command::new(&self.program[0]);
-        command.args(&self.program[1..]).arg("-f").arg(&folder);
+        command.args(words).arg("-f").arg(seen_folder);
         command.args(["--workers", &self.workers.to_string(), "--admin", &doors.to_string()]).args(&self.flags);
         command.stdin(Stdio::null()).stdout(out).stderr(log);
         let guard = match self.cpu {
@@ -143,11 +175,22 @@ impl Gateway {
         fs::rename(folder.join(".next"), folder.join(RULES)).expect("a file");
     }
 
+    /// Puts another version behind the links of a ConfigMap, as the kubelet does.
+    pub fn swap(&self, version: u32, yaml: &str) {
+        link_version(&self.rules_folder(), version, &self.fill(yaml));
+        fs::remove_dir_all(self.rules_folder().join(format!("..{}", version - 1))).expect("the version before");
+    }
+
+    /// Waits until a revision after that is in force on all workers.
+    pub fn wait_for_revision_after(&self, before: u64) -> Duration {
+        until("the next revision", || (self.revision() > before).then_some(())).1
+    }
+
     /// Changes the rules and waits until they are in force on all workers; tells how long that took.
     pub fn reload(&self, yaml: &str) -> Duration {
         let before = self.revision();
         self.write(yaml);
-        until("the next revision", || (self.revision() > before).then_some(())).1
+        self.wait_for_revision_after(before)
     }
 
     /// Changes the rules and waits until they are refused; tells the problems.
@@ -241,6 +284,15 @@ impl Gateway {
     pub fn wait(&mut self) -> Option<ExitStatus> {
         self.guard.wait(PATIENCE).expect("a child can be waited for")
     }
+}
+
+/// Lets `..data` point to a folder with these rules, in one step.
+fn link_version(folder: &Path, version: u32, yaml: &str) {
+    let name = format!("..{version}");
+    fs::create_dir(folder.join(&name)).expect("a folder");
+    fs::write(folder.join(&name).join(RULES), yaml).expect("a file");
+    symlink(&name, folder.join("..data_tmp")).expect("a link");
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).expect("a link");
 }
 
 impl Drop for Gateway {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use e2e::kit::{Backend, Gateway, Rules, until};
 
@@ -106,6 +107,12 @@ fn while_the_service_is_silent() {
     let mut client = gateway.connect();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     until("the request at the service", || (backend.requests().len() == 1).then_some(()));
+    // A client that sends no more may still wait; the gateway does so without looking at it all the time.
+    client.finish();
+    let before = gateway.cpu_time();
+    assert!(!client.hears_within(Duration::from_millis(300)));
+    assert!(gateway.cpu_time() - before < Duration::from_millis(100), "the gateway spins");
+    assert!(!closed.load(SeqCst));
     // Nobody waits for the answer any more: the service should know, long before the answer's timeout.
     client.reset();
     until("the end at the service", || closed.load(SeqCst).then_some(()));

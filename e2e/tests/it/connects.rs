@@ -109,10 +109,21 @@ fn closed_under_a_request() {
 }
 
 #[test]
-fn a_service_that_says_how_long_it_waits_is_believed() {
-    // `Keep-Alive: timeout` in seconds; connections for three requests.
-    for (timeout, connections) in [("timeout=1", 3), ("timeout=0", 3), ("timeout=60", 1), ("max=5", 1)] {
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nKeep-Alive: {timeout}\r\n\r\n");
+fn a_service_says_whether_and_how_long_its_connection_may_be_kept() {
+    // Fields of the answer, its version, connections for three requests.
+    let rows = [
+        ("Keep-Alive: timeout=1\r\n", "1.1", 3),
+        ("Keep-Alive: timeout=0\r\n", "1.1", 3),
+        ("Keep-Alive: timeout=60\r\n", "1.1", 1),
+        ("Keep-Alive: max=5\r\n", "1.1", 1),
+        ("Connection: close\r\n", "1.1", 3),
+        ("Connection: x, Close\r\n", "1.1", 3),
+        ("", "1.1", 1),
+        ("", "1.0", 3),
+        ("Connection: keep-alive\r\n", "1.0", 1),
+    ];
+    for (fields, version, connections) in rows {
+        let answer = format!("HTTP/{version} 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
         let backend = Backend::canned(answer);
         let gateway = Gateway::start(&Rules::to(backend.address()));
         let mut client = gateway.connect();
@@ -120,6 +131,6 @@ fn a_service_that_says_how_long_it_waits_is_believed() {
             client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
             assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
         }
-        assert_eq!(backend.connections(), connections, "{timeout}");
+        assert_eq!(backend.connections(), connections, "{fields:?} in HTTP/{version}");
     }
 }

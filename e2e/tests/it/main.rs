@@ -3,10 +3,14 @@
 mod bad_bodies;
 mod bad_input;
 mod client_gone;
+mod commands;
 mod connects;
 mod forwarding;
+mod image;
 mod large_bodies;
 mod passing;
+mod process;
+mod reload;
 mod routing;
 mod service_faults;
 mod tidy;

@@ -243,3 +243,13 @@ fn websockets_are_refused_and_other_upgrades_ignored() {
     assert_eq!(ask_for("h2c"), 200);
     assert_eq!(backend.only_request().get("upgrade"), None);
 }
+
+#[test]
+fn idle_connections_end_without_a_word() {
+    let backend = Backend::echo();
+    let gateway = Gateway::start(&Rules::to(backend.address()).policy("timeouts: {idle: 150ms}"));
+    let mut client = gateway.connect();
+    assert_eq!(ask(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
+    assert_eq!(client.outcome(), "closed");
+    gateway.settle();
+}

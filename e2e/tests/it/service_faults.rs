@@ -168,3 +168,32 @@ fn answers_before_the_end_of_the_request() {
         gateway.settle();
     }
 }
+
+#[test]
+fn an_interim_answer_is_never_cut_by_the_final_one() {
+    // More than the sockets between gateway and client hold; then nonsense.
+    let interim = format!("HTTP/1.1 103 Early Hints\r\nx: {}\r\n\r\n", "y".repeat(60_000)).repeat(16);
+    let (sent, wait) = std::sync::mpsc::channel();
+    let backend = Backend::start(move |served| {
+        served.request();
+        served.peer.send(&interim);
+        served.peer.send("nonsense\r\n\r\n");
+        served.peer.read_to_end();
+        sent.send(()).expect("a test that waits");
+    });
+    let gateway = Gateway::start(&Rules::to(backend.address()));
+    let mut client = gateway.connect();
+    client.send(GET);
+    // The gateway has given up on the service before the client reads the first byte.
+    wait.recv_timeout(e2e::kit::PATIENCE).expect("an end of the connection to the service");
+    loop {
+        match client.read() {
+            Ok(answer) if answer.status() == 103 => {
+                assert_eq!(answer.get("x").map(str::len), Some(60_000), "an interim answer was cut");
+                assert_eq!(answer.fields.len(), 1, "{:?}", &answer.fields[1..]);
+            }
+            Ok(answer) => assert_eq!(answer.status(), 502),
+            Err(ended) => break println!("{ended:?}"),
+        }
+    }
+}

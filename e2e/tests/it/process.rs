@@ -1,0 +1,231 @@
+//! The process: how it starts, what bounds it, how it ends.
+
+use std::io::Read;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, until};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn status(client: &mut Peer) -> u16 {
+    client.send(GET);
+    client.read().map_or(0, |answer| answer.status())
+}
+
+#[test]
+fn it_is_ready_soon() {
+    let backend = Backend::echo();
+    let gateway = Launch::new(Rules::to(backend.address()).yaml()).workers(2).start();
+    let stderr = gateway.stderr();
+    let line = stderr.lines().find(|line| line.contains("ready with 2 workers")).expect("a line that says so");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let ms: u64 = words[words.len() - 2].parse().expect("a number of ms");
+    println!("from start to ready: {ms} ms");
+    assert!(ms < 1_000, "{line}");
+}
+
+#[test]
+fn requests_in_flight_are_finished_after_sigterm() {
+    let (go, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let backend = Backend::start(move |served| {
+        while let Some(request) = served.request() {
+            if request.start.contains("/slow") {
+                wait.lock().expect("one at a time").recv().expect("a test that goes on");
+            }
+            served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
+        }
+    });
+    let mut gateway = Launch::new(Rules::to(backend.address()).yaml()).workers(2).start();
+    let (mut idle, mut slow) = (gateway.connect(), gateway.connect());
+    assert_eq!(status(&mut idle), 200);
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("the request at the service", || (backend.requests().len() == 2).then_some(()));
+    gateway.signal(Signal::TERM);
+    assert_eq!(idle.outcome(), "closed", "an idle connection ends at once");
+    let (answer, _) = until("an end of readiness", || gateway.get("/ready").filter(|answer| answer.status() == 503));
+    assert_eq!(answer.text(), "not ready\n");
+    until("an end of listening", || Peer::try_connect(gateway.address()).is_err().then_some(()));
+    go.send(()).expect("a service that waits");
+    let answer = slow.read().expect("the answer to the request in flight");
+    assert_eq!((answer.text(), answer.get("connection")), ("done".into(), Some("close")));
+    assert_eq!(slow.outcome(), "closed");
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+}
+
+#[test]
+fn what_does_not_finish_ends_at_the_deadline_or_at_the_second_signal() {
+    for (signals, within) in [(1, "1"), (2, "60")] {
+        let backend = Backend::start(|served| {
+            served.request();
+            served.peer.read_to_end();
+        });
+        let rules = Rules::to(backend.address()).yaml();
+        let mut gateway = Launch::new(rules).flags(&["--finish-within", within]).start();
+        let mut client = gateway.connect();
+        client.send(GET);
+        until("the request at the service", || (backend.requests().len() == 1).then_some(()));
+        let started = Instant::now();
+        gateway.signal(Signal::TERM);
+        if signals == 2 {
+            until("the first signal's effect", || gateway.stderr().contains("finishing").then_some(()));
+            gateway.signal(Signal::TERM);
+        }
+        assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert_ne!(client.outcome(), "200 closed");
+    }
+}
+
+#[test]
+fn connections_are_bounded_and_counted() {
+    let backend = Backend::echo();
+    let gateway = Launch::new(Rules::to(backend.address()).policy("maxConnections: 4").yaml()).workers(2).start();
+    for _ in 0..3 {
+        let mut clients: Vec<Peer> = (0..4).map(|_| gateway.connect()).collect();
+        for client in &mut clients {
+            assert_eq!(status(client), 200);
+        }
+        let mut fifth = gateway.connect();
+        assert_eq!(status(&mut fifth), 0, "a fifth connection is closed");
+        clients.pop();
+        until("room for another", || (status(&mut gateway.connect()) == 200).then_some(()));
+        drop(clients);
+        gateway.settle();
+    }
+    assert!(gateway.stat("connectionsRefused").iter().sum::<u64>() >= 3);
+}
+
+#[test]
+fn few_connections_are_shared_by_all_workers() {
+    let backend = Backend::echo();
+    let gateway = Launch::new(Rules::to(backend.address()).yaml()).workers(4).start();
+    for _ in 0..5 {
+        let mut clients: Vec<Peer> = (0..8).map(|_| gateway.connect()).collect();
+        assert!(clients.iter_mut().all(|client| status(client) == 200));
+        assert_eq!(gateway.stat("connections"), [2, 2, 2, 2]);
+        drop(clients);
+        gateway.settle();
+    }
+}
+
+#[test]
+fn without_descriptors_it_waits_and_goes_on() {
+    let backend = Backend::echo();
+    let gateway = Gateway::start(&Rules::to(backend.address()));
+    let mut clients: Vec<Peer> = (0..8).map(|_| gateway.connect()).collect();
+    // One after the other they share one connection to the service, which stays for the ones to come.
+    assert!(clients.iter_mut().all(|client| status(client) == 200));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.id())).expect("the process is ours").count() as u64;
+    let id = i32::try_from(gateway.id()).ok().and_then(Pid::from_raw);
+    // The highest descriptor counts, and the count has none of its own in it.
+    let limit = Rlimit { current: Some(open - 1), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(id, Resource::Nofile, limit).expect("the process is ours");
+    // The kernel completes the handshakes; the gateway cannot take them.
+    let mut waiting: Vec<Peer> = (0..3).map(|_| gateway.connect()).collect();
+    for client in &mut waiting {
+        client.send(GET);
+    }
+    // Its count of errors shows that it tried; the door has no descriptor either, so time is what is left to look at.
+    let before = (gateway.cpu_time(), Instant::now());
+    assert!(!waiting[0].hears_within(Duration::from_millis(500)), "there is a descriptor left");
+    let spent = gateway.cpu_time() - before.0;
+    assert!(spent < before.1.elapsed() / 5, "{spent:?} of CPU in {:?} of waiting", before.1.elapsed());
+    // Each needs a descriptor for itself, and most another for the service.
+    clients.clear();
+    for client in &mut waiting {
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+    }
+    assert!(gateway.stat("acceptErrors").iter().sum::<u64>() > 0);
+    drop(waiting);
+    gateway.settle();
+}
+
+#[test]
+fn a_low_limit_bounds_connections_from_the_start() {
+    let backend = Backend::echo();
+    let evenkeel = e2e::kit::evenkeel().display().to_string();
+    let shell = ["sh", "-c", "ulimit -n 300; exec \"$0\" \"$@\"", &evenkeel, "gateway"];
+    let gateway = Launch::new(Rules::to(backend.address()).yaml()).program(&shell).start();
+    assert_eq!(gateway.stats()["connectionsMax"], 22);
+    let mut clients: Vec<Peer> = (0..40).map(|_| gateway.connect()).collect();
+    let served = clients.iter_mut().filter_map(|client| (status(client) == 200).then_some(())).count();
+    assert_eq!(served, 22);
+    drop(clients);
+    gateway.settle();
+    assert_eq!(status(&mut gateway.connect()), 200);
+}
+
+#[test]
+fn every_line_of_the_access_log_is_written_before_the_end() {
+    let backend = Backend::echo();
+    let rules = Rules::to(backend.address()).yaml();
+    let mut gateway = Launch::new(rules).workers(2).flags(&["--access-log", "-"]).start();
+    let mut clients: Vec<Peer> = (0..4).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        client.send(GET.repeat(500));
+    }
+    for client in &mut clients {
+        assert!((0..500).all(|_| client.read().is_ok_and(|answer| answer.status() == 200)));
+    }
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0));
+    assert_eq!(gateway.stdout().lines().count(), 2_000);
+}
+
+#[test]
+fn the_doors_show_what_belongs_to_them() {
+    let backend = Backend::echo();
+    let (probe, metrics) = (e2e::kit::free_port(), e2e::kit::free_port());
+    let flags = [format!("127.0.0.1:{probe}"), format!("127.0.0.1:{metrics}")];
+    let rules = Rules::to(backend.address()).yaml();
+    let gateway = Launch::new(rules).flags(&["--probe", &flags[0], "--metrics", &flags[1]]).start();
+    assert_eq!(status(&mut gateway.connect()), 200);
+    let ask = |port: u16, path: &str| {
+        let mut client = Peer::connect(([127, 0, 0, 1], port).into());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        client.read().expect("an answer").status()
+    };
+    for (port, path, expected) in [
+        (probe, "/live", 200),
+        (probe, "/ready", 200),
+        (probe, "/metrics", 404),
+        (probe, "/config", 404),
+        (probe, "/stats", 404),
+        (metrics, "/metrics", 200),
+        (metrics, "/config", 404),
+        (metrics, "/ready", 404),
+    ] {
+        assert_eq!(ask(port, path), expected, "{path}");
+    }
+    let row = "istio_requests_total{reporter=\"source\",destination_service=\"web.default\"";
+    until("a request in the metrics", || (gateway.metric(row) == 1.0).then_some(()));
+}
+
+#[test]
+fn the_demonstration_works_and_leaves_nothing_behind() {
+    let folder = e2e::kit::Scratch::create("up").expect("a folder");
+    let port = e2e::kit::free_port().to_string();
+    let output = std::process::Command::new(e2e::kit::evenkeel())
+        .args(["up", "--seconds", "2", "--port", &port])
+        .env("TMPDIR", folder.path())
+        .output()
+        .expect("evenkeel can be started");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    for line in ["< HTTP/1.1 200 OK", "< HTTP/1.1 301 Moved Permanently", "< HTTP/1.1 505 ", "0 failed"] {
+        assert!(stdout.contains(line), "{line:?} is missing:\n{stdout}");
+    }
+    // Shown as sent, and not by the service.
+    assert!(stdout.matches("a secret").count() == 1 && stdout.contains("x-entry: demo"), "{stdout}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "something was left behind");
+    let mut nobody = Vec::new();
+    assert!(
+        std::net::TcpStream::connect(format!("127.0.0.1:{port}"))
+            .and_then(|mut stream| stream.read_to_end(&mut nobody))
+            .is_err()
+    );
+}
