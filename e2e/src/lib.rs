@@ -10,6 +10,7 @@ mod procfs;
 
 pub mod bench;
 pub mod load;
+pub mod oracles;
 pub mod peers;
 
 pub use failure::{Because, Failure, Outcome};
