@@ -212,7 +212,8 @@ impl Peer {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("nothing came within {PATIENCE:?}; so far: {:?}", String::from_utf8_lossy(&self.received))
+                    let shown = &self.received[..self.received.len().min(2_000)];
+                    panic!("nothing came within {PATIENCE:?}; so far: {:?}", String::from_utf8_lossy(shown))
                 }
                 Err(_) => return Err(Ended::Reset),
             }

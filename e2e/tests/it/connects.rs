@@ -70,6 +70,29 @@ fn closed_while_idle() {
 }
 
 #[test]
+fn answers_of_every_size_and_in_pieces_leave_their_connection_usable() {
+    // Sizes around those of buffers: a read that fills one says nothing about whether there is more.
+    for size in [10, 4_096, 32 * 1024 - 1, 32 * 1024, 32 * 1024 + 1, 64 * 1024, 1 << 20] {
+        let backend = Backend::start(move |served| {
+            let body = vec![b'x'; size];
+            while served.request().is_some() {
+                // The second piece often comes after the news of the first and before the read.
+                served.peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n"));
+                served.peer.send(&body[..size / 3]);
+                served.peer.send(&body[size / 3..]);
+            }
+        });
+        let gateway = Gateway::start(&Rules::to(backend.address()));
+        let mut client = gateway.connect();
+        for _ in 0..100 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.read().map(|answer| answer.body.len()), Ok(size));
+        }
+        assert_eq!(backend.connections(), 1, "{size} bytes");
+    }
+}
+
+#[test]
 fn closed_under_a_request() {
     // The service answers the first request of the first connection and takes the second without an answer. What the
     // second request gets, and how many connections it took.

@@ -57,6 +57,28 @@ fn requests_in_flight_are_finished_after_sigterm() {
 }
 
 #[test]
+fn idle_connections_end_at_once_however_their_requests_came() {
+    let backend = Backend::echo();
+    let mut gateway = Launch::new(Rules::to(backend.address()).yaml()).start();
+    let mut clients: Vec<Peer> = (0..50).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        for byte in GET.as_bytes().chunks(7) {
+            client.send(byte);
+        }
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+        // As much as one read takes, after which the gateway does not know whether there is more.
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 32768\r\n\r\n");
+        std::thread::sleep(Duration::from_millis(1));
+        client.send([b'x'; 32 * 1024]);
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+    }
+    let started = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
 fn what_does_not_finish_ends_at_the_deadline_or_at_the_second_signal() {
     for (signals, within) in [(1, "1"), (2, "60")] {
         let backend = Backend::start(|served| {

@@ -171,29 +171,45 @@ fn answers_before_the_end_of_the_request() {
 
 #[test]
 fn an_interim_answer_is_never_cut_by_the_final_one() {
-    // More than the sockets between gateway and client hold; then nonsense.
+    const BODY: usize = 8 << 20;
     let interim = format!("HTTP/1.1 103 Early Hints\r\nx: {}\r\n\r\n", "y".repeat(60_000)).repeat(16);
-    let (sent, wait) = std::sync::mpsc::channel();
-    let backend = Backend::start(move |served| {
-        served.request();
-        served.peer.send(&interim);
-        served.peer.send("nonsense\r\n\r\n");
-        served.peer.read_to_end();
-        sent.send(()).expect("a test that waits");
-    });
-    let gateway = Gateway::start(&Rules::to(backend.address()));
-    let mut client = gateway.connect();
-    client.send(GET);
-    // The gateway has given up on the service before the client reads the first byte.
-    wait.recv_timeout(e2e::kit::PATIENCE).expect("an end of the connection to the service");
-    loop {
-        match client.read() {
-            Ok(answer) if answer.status() == 103 => {
-                assert_eq!(answer.get("x").map(str::len), Some(60_000), "an interim answer was cut");
-                assert_eq!(answer.fields.len(), 1, "{:?}", &answer.fields[1..]);
+    // How much of the first answer lies in the sockets between gateway and client when the interim answers come: as
+    // long as it all fits. At some of these there is room for a part of them only.
+    for unread in (1..32).map(|step| step * (256 << 10)) {
+        let (sent, wait) = std::sync::mpsc::channel();
+        let interim = interim.clone();
+        let backend = Backend::start(move |served| {
+            served.request();
+            served.peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n"));
+            served.peer.send(vec![b'x'; BODY]);
+            served.request();
+            served.peer.send(&interim);
+            // The nonsense is not to arrive in the same read; which of both comes first decides what is tested.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            served.peer.send("nonsense\r\n\r\n");
+            served.peer.read_to_end();
+            // Nobody waits any more where it did not fit.
+            let _ = sent.send(());
+        });
+        let gateway = Gateway::start(&Rules::to(backend.address()));
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2));
+        client.read_head().expect("an answer");
+        client.take(BODY - unread).expect("most of the body");
+        if wait.recv_timeout(std::time::Duration::from_secs(1)).is_err() {
+            assert!(unread > 256 << 10, "the second request was never served");
+            return;
+        }
+        client.take(unread).expect("the rest of the body");
+        loop {
+            match client.read() {
+                Ok(answer) if answer.status() == 103 => {
+                    assert_eq!(answer.get("x").map(str::len), Some(60_000), "cut, with {unread} bytes unread");
+                    assert_eq!(answer.fields.len(), 1, "{:?}", &answer.fields[1..]);
+                }
+                Ok(answer) => break assert_eq!(answer.status(), 502, "with {unread} bytes unread"),
+                Err(_) => break,
             }
-            Ok(answer) => assert_eq!(answer.status(), 502),
-            Err(ended) => break println!("{ended:?}"),
         }
     }
 }

@@ -193,7 +193,22 @@ impl Socket {
     /// Whether the peer's end or an error has been seen, or anything at all that can be read: for an idle
     /// connection each of them means that it cannot be used.
     pub(crate) fn has_news(&self) -> bool {
-        self.slot.get() != UNREGISTERED && self.readiness().has(Readiness(Readiness::READ.0 | Readiness::PEER_CLOSED.0))
+        if self.slot.get() == UNREGISTERED {
+            return false;
+        }
+        let readiness = self.readiness();
+        if readiness.has(Readiness::PEER_CLOSED) || !readiness.has(Readiness::READ) {
+            return readiness.has(Readiness::PEER_CLOSED);
+        }
+        // The last read took as much as there was room for: whether there is more only the socket knows.
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.descriptor, &mut [0u8][..], flags) {
+            Err(Errno::AGAIN) => {
+                self.forget(Readiness::READ);
+                false
+            }
+            _ => true,
+        }
     }
 
     /// Reads once. `WouldBlock` if there is nothing; Ok(0) is the peer's end.
