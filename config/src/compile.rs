@@ -7,6 +7,7 @@ mod filters;
 mod listeners;
 mod policies;
 mod routes;
+mod shadow;
 #[cfg(test)]
 mod tests;
 

@@ -10,7 +10,6 @@ mod compile;
 mod decode;
 mod files;
 mod model;
-mod moment;
 mod object;
 pub mod problem;
 pub mod route;

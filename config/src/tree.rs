@@ -2,12 +2,16 @@
 //! business. Everything that makes YAML dangerous is a problem here: sizes and depth are bounded; anchors,
 //! aliases, tags and repeated keys are refused; JSON is YAML. Pure, Cold.
 
+mod word;
+
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput};
 
 use crate::problem::{Place, Problems};
+
+pub(crate) use word::Word;
 
 /// Bytes of one file.
 pub(crate) const FILE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -43,21 +47,6 @@ pub(crate) struct Scalar<'s> {
     pub text: Cow<'s, str>,
     /// Quoted and block scalars are always texts.
     pub quoted: bool,
-}
-
-/// The type of a scalar in YAML 1.2's core schema (10.3.2).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Word {
-    /// Nothing, `~` or `null`.
-    Null,
-    /// `true` or `false`.
-    Bool(bool),
-    /// Decimal, `0x` or `0o`, if it fits.
-    Integer(i64),
-    /// Any other number.
-    Float,
-    /// All else.
-    Text,
 }
 
 /// One document of a file, with the lines before it.
@@ -292,44 +281,5 @@ impl Node<'_> {
                 Word::Text => "a text",
             },
         }
-    }
-}
-
-impl Scalar<'_> {
-    /// The type by YAML 1.2's core schema, where `yes` and `on` are texts.
-    pub(crate) fn word(&self) -> Word {
-        if self.quoted {
-            return Word::Text;
-        }
-        match &*self.text {
-            "" | "~" | "null" | "Null" | "NULL" => Word::Null,
-            "true" | "True" | "TRUE" => Word::Bool(true),
-            "false" | "False" | "FALSE" => Word::Bool(false),
-            text => number(text),
-        }
-    }
-}
-
-fn number(text: &str) -> Word {
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return Word::Float;
-    }
-    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
-        if let Some(digits) = text.strip_prefix(prefix)
-            && !digits.is_empty()
-            && digits.chars().all(|digit| digit.is_digit(radix))
-        {
-            return i64::from_str_radix(digits, radix).map_or(Word::Float, Word::Integer);
-        }
-    }
-    if !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().map_or(Word::Float, Word::Integer);
-    }
-    // Rust reads the same decimal floats as the core schema once words such as `inf` are excluded.
-    let starts_like_a_number = unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.');
-    match starts_like_a_number && unsigned.parse::<f64>().is_ok() {
-        true => Word::Float,
-        false => Word::Text,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::compile::backends::Resolver;
 use crate::compile::filters;
 use crate::compile::listeners::Listener;
+use crate::compile::shadow;
 use crate::model::http_route::{
     HeaderMatch, Match, ParentRef, PathMatch, PathMatchType, QueryParamMatch, Rule as WrittenRule, Spec, ValueMatchType,
 };
@@ -24,7 +25,7 @@ pub(crate) fn attach<'d>(
     let mut routes: Vec<_> = documents.http_routes.iter().collect();
     routes.sort_by_cached_key(|route| route.metadata.seniority());
     let mut expressions = Expressions::default();
-    for (age, route) in routes.into_iter().enumerate() {
+    for (age, route) in routes.iter().enumerate() {
         let entries = entries(route, age as u32, backends, &mut expressions, problems);
         let parents = &route.spec.parent_refs;
         if parents.is_empty() {
@@ -34,6 +35,7 @@ pub(crate) fn attach<'d>(
             attach_to(route, parent, index, &entries, listeners, problems);
         }
     }
+    shadow::warn(&routes, listeners, problems);
 }
 
 fn attach_to(

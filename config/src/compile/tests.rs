@@ -248,6 +248,36 @@ fn precedence() {
     check(&rules(&format!("{{{TO_A}}}, {{{TO_B}}}")), &[("GET h/", "r/0 a=1")]);
 }
 
+#[test]
+fn hidden_matches() {
+    let regex = "matches: [{path: {type: RegularExpression, value: /a.*}}]";
+    check_warnings(
+        &rules(&format!("{{{TO_A}}}, {{{regex}, {TO_B}}}, {{{TO_B}}}, {{matches: [{{method: GET}}], {TO_B}}}")),
+        &[
+            "spec.rules[1].matches[0]: is never met on any host: rule default/r/0, at rules.yaml:16, takes its requests before",
+            "spec.rules[2]: is never met on any host: rule default/r/0, at rules.yaml:16, takes its requests before",
+        ],
+    );
+    // Other conditions, or another host, hide nothing.
+    check_warnings(
+        &rules(&format!(
+            "{{matches: [{{method: GET}}], {TO_A}}}, {{{regex}, {TO_B}}}, {{matches: [{{method: PUT}}], {TO_B}}}"
+        )),
+        &[],
+    );
+    let on = |name: &str, host: &str| {
+        route(
+            &format!("name: {name}"),
+            &format!("parentRefs: [{{name: shop}}], hostnames: [{host}], rules: [{{{TO_A}}}]"),
+        )
+    };
+    check_warnings(&(on("r", "a.test") + &on("s", "b.test")), &[]);
+    check_warnings(
+        &(on("r", "a.test") + &on("s", "a.test")),
+        &["spec.rules[0]: is never met on a.test: rule default/r/0, at rules.yaml:16, takes its requests before"],
+    );
+}
+
 /// A Gateway `g` at 8081 with these listeners; its bind is the second.
 fn gateway(listeners: &str) -> String {
     format!(

@@ -2,6 +2,7 @@
 //! whole value, bounded in size. Pure, Hot.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
@@ -23,6 +24,14 @@ pub(crate) struct Expression {
 impl PartialEq for Expression {
     fn eq(&self, other: &Self) -> bool {
         self.regex.as_str() == other.regex.as_str()
+    }
+}
+
+impl Eq for Expression {}
+
+impl Hash for Expression {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.regex.as_str().hash(state);
     }
 }
 
