@@ -48,10 +48,19 @@ impl Expression {
 pub(crate) struct Expressions {
     names: HashSet<Arc<str>>,
     known: HashMap<Box<str>, Expression>,
+    /// Those of the configuration before: most stay, and compiling one costs as much as reading a route.
+    before: HashMap<Box<str>, Expression>,
     pattern_bytes: usize,
 }
 
 impl Expressions {
+    /// Starts a configuration.
+    pub(crate) fn renew(&mut self) {
+        self.before = std::mem::take(&mut self.known);
+        self.pattern_bytes = 0;
+        self.names.retain(|name| Arc::strong_count(name) > 1);
+    }
+
     /// A name, shared with everybody who asked for it before.
     pub(crate) fn name(&mut self, name: &str) -> Arc<str> {
         if let Some(known) = self.names.get(name) {
@@ -70,6 +79,10 @@ impl Expressions {
         self.pattern_bytes += pattern.len();
         if self.pattern_bytes > ALL_PATTERNS_BYTES_MAX {
             return Err("is one regular expression too many: all together have at most 1 MiB".to_owned());
+        }
+        if let Some((pattern, known)) = self.before.remove_entry(pattern) {
+            self.known.insert(pattern, known.clone());
+            return Ok(known);
         }
         let build = |anchored: &str| {
             let mut builder = RegexBuilder::new(anchored);
