@@ -7,6 +7,7 @@ mod filters;
 mod listeners;
 mod policies;
 mod routes;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
@@ -14,15 +15,17 @@ use std::collections::HashMap;
 
 use crate::model::Documents;
 use crate::problem::Problems;
+use crate::route::Expressions;
 use crate::snapshot::Snapshot;
 
 /// Resolves everything. The result is of use only if no error was told.
-pub(crate) fn compile(documents: &Documents, problems: &mut Problems) -> Snapshot {
+pub(crate) fn compile(documents: &Documents, expressions: &mut Expressions, problems: &mut Problems) -> Snapshot {
+    expressions.renew();
     check_identities(documents, problems);
     let mut listeners = listeners::gather(documents, problems);
     policies::attach(documents, &mut listeners, problems);
     let mut backends = backends::Resolver::new(documents);
-    routes::attach(documents, &mut listeners, &mut backends, problems);
+    routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
     Snapshot { binds: listeners::into_binds(listeners, problems), clusters: backends.into_clusters() }
 }
 

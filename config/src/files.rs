@@ -1,5 +1,5 @@
-//! The entry points: from paths to bytes ([`load`]) and from bytes to a [`Snapshot`] ([`read`]). Watching
-//! files is the data plane's business. Cold; `read` is Pure.
+//! From paths to bytes: which files of a directory count, and how much of them is read. What the bytes mean
+//! is `reader`'s business, watching files the data plane's. Cold.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,11 +7,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::compile::compile;
-use crate::model::{self, Documents};
-use crate::problem::{Place, Problem, Problems};
-use crate::snapshot::Snapshot;
-use crate::tree::{self, FILE_BYTES_MAX};
+use crate::tree::FILE_BYTES_MAX;
 
 /// Files of one configuration.
 const FILES_MAX: usize = 10_000;
@@ -25,27 +21,19 @@ pub struct Source {
     pub bytes: Vec<u8>,
 }
 
-/// A configuration that can be used.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Checked {
-    /// What the data plane runs on.
-    pub snapshot: Snapshot,
-    /// What is hardly meant as it stands.
-    pub warnings: Vec<Problem>,
-}
-
-/// What became of files.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The configuration, or everything that is wrong with it, warnings among them.
-    pub result: Result<Checked, Vec<Problem>>,
+/// What was found at paths.
+pub(crate) struct Gathered {
     /// The files that were read or tried, in order.
     pub files: Vec<PathBuf>,
+    /// The bytes of those that could be read.
+    pub sources: Vec<Source>,
+    /// Files and directories that could not, with the reason.
+    pub failures: Vec<(Arc<str>, String)>,
 }
 
 /// Reads files and the `.yaml`, `.yml` and `.json` files of directories, in the order of their names.
 /// Directories are not descended into, and dot files are passed over, as in a mounted ConfigMap.
-pub fn load(paths: &[PathBuf]) -> Loaded {
+pub(crate) fn gather(paths: &[PathBuf]) -> Gathered {
     let mut failures = Vec::new();
     let files = list(paths, &mut failures);
     let mut sources = Vec::with_capacity(files.len());
@@ -55,55 +43,7 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
             Err(error) => failures.push((name(file), format!("cannot be read: {error}"))),
         }
     }
-    Loaded { result: assemble(&sources, failures), files }
-}
-
-/// Turns the bytes of files into a configuration, or into everything that is wrong with them.
-pub fn read(sources: &[Source]) -> Result<Checked, Vec<Problem>> {
-    assemble(sources, Vec::new())
-}
-
-fn assemble(sources: &[Source], failures: Vec<(Arc<str>, String)>) -> Result<Checked, Vec<Problem>> {
-    let mut problems = Problems::default();
-    for (file, reason) in failures {
-        let place = Place { file: problems.open(file), ..Place::default() };
-        problems.error(place, "", reason);
-    }
-    let mut documents = Documents::default();
-    for source in sources {
-        read_source(source, &mut documents, &mut problems);
-    }
-    // With documents missing, every reference to them would look wrong: one kind of mistake at a time.
-    let snapshot = match problems.has_errors() {
-        true => Snapshot { binds: Vec::new(), clusters: Vec::new() },
-        false => compile(&documents, &mut problems),
-    };
-    match problems.has_errors() {
-        true => Err(problems.into_sorted()),
-        false => Ok(Checked { snapshot, warnings: problems.into_sorted() }),
-    }
-}
-
-fn read_source(source: &Source, documents: &mut Documents, problems: &mut Problems) {
-    let file = problems.open(source.name.clone());
-    let Some(text) = tree::decode_utf8(&source.bytes, file, problems) else {
-        return;
-    };
-    let had_errors = problems.has_errors();
-    // A document without content, as between two `---`, says nothing; a file of nothing else is an accident,
-    // such as an editor's half-done save.
-    let mut is_empty = true;
-    for part in tree::split(text) {
-        let nodes = tree::parse(part, file, problems);
-        for node in nodes.iter().filter(|node| !node.is_null()) {
-            is_empty = false;
-            model::read(node, documents, problems);
-        }
-    }
-    if is_empty && problems.has_errors() == had_errors {
-        let place = Place { file, ..Place::default() };
-        problems.error_with_hint(place, "", "holds no document", "remove the file or write a rule");
-    }
+    Gathered { files, sources, failures }
 }
 
 fn list(paths: &[PathBuf], failures: &mut Vec<(Arc<str>, String)>) -> Vec<PathBuf> {

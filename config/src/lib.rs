@@ -10,9 +10,9 @@ mod compile;
 mod decode;
 mod files;
 mod model;
-mod moment;
 mod object;
 pub mod problem;
+mod reader;
 pub mod route;
 pub mod snapshot;
 #[cfg(test)]
@@ -20,7 +20,8 @@ mod tests;
 mod tree;
 mod value;
 
-pub use files::{Checked, Loaded, Source, load, read};
+pub use files::Source;
 pub use model::schema;
 pub use problem::{Problem, Severity};
+pub use reader::{Checked, Loaded, Reader, load, read};
 pub use snapshot::Snapshot;

@@ -9,6 +9,8 @@ pub(crate) mod metadata;
 pub(crate) mod reference_grant;
 pub(crate) mod service;
 
+use std::sync::Arc;
+
 use crate::decode::{Decode, Path, refuse_shape};
 use crate::model::metadata::Metadata;
 use crate::object::{nearest, object};
@@ -24,7 +26,7 @@ macro_rules! kinds {
         /// Everything that was read, by kind, in the order read.
         #[derive(Debug, Default, PartialEq)]
         pub(crate) struct Documents {
-            $( $(#[doc = $about])* pub $list: Vec<Object<$spec>>, )*
+            $( $(#[doc = $about])* pub $list: Vec<Arc<Object<$spec>>>, )*
         }
 
         /// Kinds and the API versions they are accepted in.
@@ -33,9 +35,14 @@ macro_rules! kinds {
         impl Documents {
             fn read(&mut self, kind: &str, node: &Node<'_>, problems: &mut Problems) {
                 match kind {
-                    $( stringify!($kind) => self.$list.extend(Object::decode(node, &Path::Document, problems)), )*
+                    $( stringify!($kind) => self.$list.extend(Object::decode(node, &Path::Document, problems).map(Arc::new)), )*
                     _ => {}
                 }
+            }
+
+            /// Takes in what another has.
+            pub(crate) fn extend(&mut self, other: &Documents) {
+                $( self.$list.extend(other.$list.iter().cloned()); )*
             }
 
             /// Every object's kind, namespace, name and place.

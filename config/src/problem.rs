@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, said so that its writer can find and mend it: one [`Problem`] per
 //! mistake, all of them at once. Who prints them, and whether warnings count, is the command's business. Pure.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -51,19 +52,68 @@ impl fmt::Display for Problem {
 
 /// Where something is written. Small, so that every part of a document can carry one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Place {
-    /// Which of the files that were read.
-    pub(crate) file: u32,
+pub(crate) struct Place {
+    /// Which of the origins known to [`Origins`].
+    pub origin: u32,
+    /// Within the origin, counted from 1; 0 for the file as a whole.
+    pub line: u32,
     /// Counted from 1; 0 for the file as a whole.
-    pub(crate) line: u32,
-    /// Counted from 1; 0 for the file as a whole.
-    pub(crate) column: u32,
+    pub column: u32,
+}
+
+impl Place {
+    /// An origin as a whole.
+    pub(crate) fn of(origin: u32) -> Self {
+        Place { origin, ..Place::default() }
+    }
+}
+
+/// Where documents stand in files. A document that moves keeps its origin, so that what was read of it before
+/// need not be read again.
+#[derive(Debug, Default)]
+pub(crate) struct Origins {
+    list: Vec<Origin>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Origin {
+    file: Arc<str>,
+    lines_before: u32,
+}
+
+impl Origins {
+    /// A number for a document that follows so many lines of a file.
+    pub(crate) fn open(&mut self, file: &Arc<str>, lines_before: u32) -> u32 {
+        let origin = Origin { file: file.clone(), lines_before };
+        match self.free.pop() {
+            Some(free) => {
+                self.list[free as usize] = origin;
+                free
+            }
+            None => {
+                self.list.push(origin);
+                (self.list.len() - 1) as u32
+            }
+        }
+    }
+
+    /// The document stands there now.
+    pub(crate) fn reopen(&mut self, number: u32, file: &Arc<str>, lines_before: u32) {
+        self.list[number as usize] = Origin { file: file.clone(), lines_before };
+    }
+
+    /// The number may be given away.
+    pub(crate) fn close(&mut self, number: u32) {
+        self.free.push(number);
+    }
 }
 
 /// Gathers problems while a configuration is read.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    files: Vec<Arc<str>>,
+    /// Where the documents stand.
+    pub(crate) origins: Origins,
     list: Vec<Problem>,
 }
 
@@ -71,15 +121,20 @@ impl Problems {
     /// Problems told at most: a file of nonsense shall not produce a larger one of complaints.
     pub(crate) const MAX: usize = 1_000;
 
-    /// Starts a file; places in it are made with the number returned.
-    pub(crate) fn open(&mut self, file: Arc<str>) -> u32 {
-        self.files.push(file);
-        (self.files.len() - 1) as u32
+    /// None yet, with the origins of documents read before.
+    pub(crate) fn new(origins: Origins) -> Self {
+        Problems { origins, list: Vec::new() }
+    }
+
+    /// How many were told.
+    pub(crate) fn count(&self) -> usize {
+        self.list.len()
     }
 
     /// `FILE:LINE` of a place, for problems that name a second one.
     pub(crate) fn name(&self, place: Place) -> String {
-        format!("{}:{}", self.file(place), place.line)
+        let origin = &self.origins.list[place.origin as usize];
+        format!("{}:{}", origin.file, origin.lines_before + place.line)
     }
 
     /// Records that something cannot be used.
@@ -114,16 +169,15 @@ impl Problems {
         self.list.iter().any(|problem| problem.severity == Severity::Error)
     }
 
-    /// All of them, in the order of the files and of the lines within them.
-    pub(crate) fn into_sorted(mut self) -> Vec<Problem> {
-        let rank = |problem: &Problem| self.files.iter().position(|file| *file == problem.file);
-        self.list.sort_by_cached_key(|problem| (rank(problem), problem.line, problem.column, problem.severity));
-        self.list.dedup();
-        self.list
-    }
-
-    fn file(&self, place: Place) -> &Arc<str> {
-        &self.files[place.file as usize]
+    /// All of them, in the order of these files and of the lines within them; those of other files first.
+    pub(crate) fn into_sorted<'f>(self, files: impl Iterator<Item = &'f Arc<str>>) -> (Vec<Problem>, Origins) {
+        let ranks: HashMap<&Arc<str>, usize> = files.zip(0..).collect();
+        let mut list = self.list;
+        list.sort_by_cached_key(|problem| {
+            (ranks.get(&problem.file).copied(), problem.line, problem.column, problem.severity)
+        });
+        list.dedup();
+        (list, self.origins)
     }
 
     fn push(&mut self, severity: Severity, place: Place, field: String, reason: String, hint: Option<String>) {
@@ -131,7 +185,9 @@ impl Problems {
         if self.list.len() >= Self::MAX && (severity == Severity::Warning || self.has_errors()) {
             return;
         }
-        let file = self.file(place).clone();
-        self.list.push(Problem { severity, file, line: place.line, column: place.column, field, reason, hint });
+        let origin = &self.origins.list[place.origin as usize];
+        let line = if place.line == 0 { 0 } else { origin.lines_before + place.line };
+        let file = origin.file.clone();
+        self.list.push(Problem { severity, file, line, column: place.column, field, reason, hint });
     }
 }

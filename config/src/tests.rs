@@ -6,7 +6,7 @@ mod bad_input;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::{Checked, Snapshot, Source, load, read, schema};
+use crate::{Checked, Reader, Snapshot, Source, load, read, schema};
 
 fn source(name: &str, text: &str) -> Source {
     Source { name: name.into(), bytes: text.as_bytes().to_vec() }
@@ -242,6 +242,34 @@ proptest! {
         let end = (at + cut).min(characters.len());
         characters.splice(at..end, insert.chars());
         let _ = read(&[source("any", &characters.into_iter().collect::<String>())]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_reader_that_is_kept_says_what_a_new_one_says(
+        readings in proptest::collection::vec(
+            proptest::collection::vec((0_usize..12, 0_usize..4, any::<prop::sample::Index>()), 1..14), 1..8),
+    ) {
+        let documents: Vec<String> = full().iter().map(Value::to_string).collect();
+        let mut kept = Reader::default();
+        for reading in readings {
+            // Documents come in any order, some twice, on other lines, in other files, and some damaged.
+            let mut files = [String::new(), String::new()];
+            for (document, change, position) in reading {
+                let mut text = documents[document % documents.len()].clone();
+                match change {
+                    1 => text = text.replacen("\"port\"", "\n\n\"port\"", 1),
+                    2 => drop(text.remove(position.index(text.len()))),
+                    _ => {}
+                }
+                files[change % 2] += &format!("---\n{}{text}\n", "\n".repeat(change));
+            }
+            let sources = [source("a.json", &files[0]), source("b.json", &files[1])];
+            prop_assert_eq!(kept.read(&sources), read(&sources));
+        }
     }
 }
 

@@ -2,12 +2,16 @@
 //! business. Everything that makes YAML dangerous is a problem here: sizes and depth are bounded; anchors,
 //! aliases, tags and repeated keys are refused; JSON is YAML. Pure, Cold.
 
+mod word;
+
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput};
 
 use crate::problem::{Place, Problems};
+
+pub(crate) use word::Word;
 
 /// Bytes of one file.
 pub(crate) const FILE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -45,21 +49,6 @@ pub(crate) struct Scalar<'s> {
     pub quoted: bool,
 }
 
-/// The type of a scalar in YAML 1.2's core schema (10.3.2).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Word {
-    /// Nothing, `~` or `null`.
-    Null,
-    /// `true` or `false`.
-    Bool(bool),
-    /// Decimal, `0x` or `0o`, if it fits.
-    Integer(i64),
-    /// Any other number.
-    Float,
-    /// All else.
-    Text,
-}
-
 /// One document of a file, with the lines before it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Part<'s> {
@@ -93,18 +82,18 @@ pub(crate) fn split(text: &str) -> Vec<Part<'_>> {
 }
 
 /// The trees of a part, as far as it can be read: one, or several where `...` ends a document.
-pub(crate) fn parse<'s>(part: Part<'s>, file: u32, problems: &mut Problems) -> Vec<Node<'s>> {
-    let mut builder = Builder { file, part, documents: Vec::new(), open: Vec::new(), nodes: 0 };
-    let mut parser = Parser::new_from_str(part.text);
+pub(crate) fn parse<'s>(text: &'s str, origin: u32, problems: &mut Problems) -> Vec<Node<'s>> {
+    let mut builder = Builder { origin, text, documents: Vec::new(), open: Vec::new(), nodes: 0 };
+    let mut parser = Parser::new_from_str(text);
     builder.run(&mut parser, problems);
     builder.documents
 }
 
 /// The text of a file, or a problem at its first wrong byte.
-pub(crate) fn decode_utf8<'b>(bytes: &'b [u8], file: u32, problems: &mut Problems) -> Option<&'b str> {
+pub(crate) fn decode_utf8<'b>(bytes: &'b [u8], origin: u32, problems: &mut Problems) -> Option<&'b str> {
     if bytes.len() > FILE_BYTES_MAX {
         let reason = format!("is larger than {} MiB", FILE_BYTES_MAX / 1024 / 1024);
-        problems.error(Place { file, ..Place::default() }, "", reason);
+        problems.error(Place::of(origin), "", reason);
         return None;
     }
     // A byte order mark says nothing about UTF-8.
@@ -112,7 +101,7 @@ pub(crate) fn decode_utf8<'b>(bytes: &'b [u8], file: u32, problems: &mut Problem
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
-            problems.error(place_of(bytes, error.valid_up_to(), file), "", "is not UTF-8 text");
+            problems.error(place_of(bytes, error.valid_up_to(), origin), "", "is not UTF-8 text");
             return None;
         }
     };
@@ -120,17 +109,17 @@ pub(crate) fn decode_utf8<'b>(bytes: &'b [u8], file: u32, problems: &mut Problem
     let forbidden = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r')) || *byte == 0x7f;
     if let Some(offset) = bytes.iter().position(forbidden) {
         let reason = format!("holds the control character {:#04x}", bytes[offset]);
-        problems.error(place_of(bytes, offset, file), "", reason);
+        problems.error(place_of(bytes, offset, origin), "", reason);
         return None;
     }
     Some(text)
 }
 
-fn place_of(bytes: &[u8], offset: usize, file: u32) -> Place {
+fn place_of(bytes: &[u8], offset: usize, origin: u32) -> Place {
     let before = &bytes[..offset];
     let line_start = memchr::memrchr(b'\n', before).map_or(0, |position| position + 1);
     let line = memchr::memchr_iter(b'\n', before).count() + 1;
-    Place { file, line: line as u32, column: (offset - line_start) as u32 + 1 }
+    Place { origin, line: line as u32, column: (offset - line_start) as u32 + 1 }
 }
 
 /// A list or mapping whose end has not come yet.
@@ -141,8 +130,8 @@ struct Open<'s> {
 }
 
 struct Builder<'s> {
-    file: u32,
-    part: Part<'s>,
+    origin: u32,
+    text: &'s str,
     documents: Vec<Node<'s>>,
     open: Vec<Open<'s>>,
     nodes: usize,
@@ -214,7 +203,7 @@ impl<'s> Builder<'s> {
         let reason = format!("is not YAML: {}", error.info());
         // The parser may notice a tab only after the text before it, and then names that text's place.
         let is_indented_with_tab = |line: &str| line.trim_start_matches(' ').starts_with('\t');
-        let lines = self.part.text.lines().skip(error.marker().line().saturating_sub(1));
+        let lines = self.text.lines().skip(error.marker().line().saturating_sub(1));
         let tab = lines.take(2).position(is_indented_with_tab);
         match tab {
             Some(lines_after) => {
@@ -226,7 +215,7 @@ impl<'s> Builder<'s> {
     }
 
     fn place(&self, marker: &Marker) -> Place {
-        Place { file: self.file, line: self.part.lines_before + marker.line() as u32, column: marker.col() as u32 + 1 }
+        Place { origin: self.origin, line: marker.line() as u32, column: marker.col() as u32 + 1 }
     }
 }
 
@@ -292,44 +281,5 @@ impl Node<'_> {
                 Word::Text => "a text",
             },
         }
-    }
-}
-
-impl Scalar<'_> {
-    /// The type by YAML 1.2's core schema, where `yes` and `on` are texts.
-    pub(crate) fn word(&self) -> Word {
-        if self.quoted {
-            return Word::Text;
-        }
-        match &*self.text {
-            "" | "~" | "null" | "Null" | "NULL" => Word::Null,
-            "true" | "True" | "TRUE" => Word::Bool(true),
-            "false" | "False" | "FALSE" => Word::Bool(false),
-            text => number(text),
-        }
-    }
-}
-
-fn number(text: &str) -> Word {
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return Word::Float;
-    }
-    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
-        if let Some(digits) = text.strip_prefix(prefix)
-            && !digits.is_empty()
-            && digits.chars().all(|digit| digit.is_digit(radix))
-        {
-            return i64::from_str_radix(digits, radix).map_or(Word::Float, Word::Integer);
-        }
-    }
-    if !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().map_or(Word::Float, Word::Integer);
-    }
-    // Rust reads the same decimal floats as the core schema once words such as `inf` are excluded.
-    let starts_like_a_number = unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.');
-    match starts_like_a_number && unsigned.parse::<f64>().is_ok() {
-        true => Word::Float,
-        false => Word::Text,
     }
 }

@@ -24,7 +24,7 @@ impl<'d> Resolver<'d> {
     /// Knows all Services and no cluster yet.
     pub(crate) fn new(documents: &'d Documents) -> Self {
         let identity = |service: &'d Object<Spec>| (service.metadata.namespace(), service.metadata.name());
-        let services = documents.services.iter().map(|service| (identity(service), service)).collect();
+        let services = documents.services.iter().map(Arc::as_ref).map(|service| (identity(service), service)).collect();
         Resolver { documents, services, indices: HashMap::new(), clusters: Vec::new() }
     }
 

@@ -59,7 +59,7 @@ impl Listener<'_> {
 /// All listeners of all Gateways, in the order they are written.
 pub(crate) fn gather<'d>(documents: &'d Documents, problems: &mut Problems) -> Vec<Listener<'d>> {
     let mut listeners = Vec::new();
-    for gateway in &documents.gateways {
+    for gateway in documents.gateways.iter().map(Arc::as_ref) {
         let addresses = addresses(gateway, problems);
         for (index, written) in gateway.spec.listeners.iter().enumerate() {
             let port = written.port.number();

@@ -15,7 +15,7 @@ type Target<'d> = (&'d str, &'d str, Option<&'d str>);
 
 /// Gives each listener the settings of its policy.
 pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], problems: &mut Problems) {
-    let mut policies: Vec<_> = documents.listener_policies.iter().collect();
+    let mut policies: Vec<_> = documents.listener_policies.iter().map(Arc::as_ref).collect();
     policies.sort_by_cached_key(|policy| policy.metadata.seniority());
     let mut winners: HashMap<Target<'_>, _> = HashMap::new();
     for policy in policies {

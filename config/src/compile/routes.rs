@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::compile::backends::Resolver;
 use crate::compile::filters;
 use crate::compile::listeners::Listener;
+use crate::compile::shadow;
 use crate::model::http_route::{
     HeaderMatch, Match, ParentRef, PathMatch, PathMatchType, QueryParamMatch, Rule as WrittenRule, Spec, ValueMatchType,
 };
@@ -19,13 +20,13 @@ pub(crate) fn attach<'d>(
     documents: &'d Documents,
     listeners: &mut [Listener<'d>],
     backends: &mut Resolver<'d>,
+    expressions: &mut Expressions,
     problems: &mut Problems,
 ) {
-    let mut routes: Vec<_> = documents.http_routes.iter().collect();
+    let mut routes: Vec<_> = documents.http_routes.iter().map(Arc::as_ref).collect();
     routes.sort_by_cached_key(|route| route.metadata.seniority());
-    let mut expressions = Expressions::default();
-    for (age, route) in routes.into_iter().enumerate() {
-        let entries = entries(route, age as u32, backends, &mut expressions, problems);
+    for (age, route) in routes.iter().enumerate() {
+        let entries = entries(route, age as u32, backends, expressions, problems);
         let parents = &route.spec.parent_refs;
         if parents.is_empty() {
             problems.warning(route.place, "spec.parentRefs", "is attached to no Gateway and serves nothing", None);
@@ -34,6 +35,7 @@ pub(crate) fn attach<'d>(
             attach_to(route, parent, index, &entries, listeners, problems);
         }
     }
+    shadow::warn(&routes, listeners, problems);
 }
 
 fn attach_to(

@@ -6,7 +6,9 @@ use crate::model::GATEWAY_GROUP;
 use crate::model::http_filter::{self, HttpFilter};
 use crate::object::{object, words};
 use crate::problem::Problems;
-use crate::value::{Group, HeaderName, Hostname, Kind, Line, Namespace, ObjectName, Period, Port, SectionName, Whole};
+use crate::value::{
+    Group, HeaderName, Hostname, Kind, Line, Namespace, ObjectName, Period, Port, SectionName, Whole, check_path,
+};
 
 object! {
     /// What is done with requests.
@@ -226,32 +228,6 @@ fn path_is_valid(path_match: &PathMatch, path: &Path<'_>, problems: &mut Problem
     {
         problems.error(place, field, format!("{value:?} {reason}"));
     }
-}
-
-/// Whether a path can be that of a normalised request.
-pub(crate) fn check_path(value: &str) -> Result<(), String> {
-    if !value.starts_with('/') {
-        return Err("does not start with '/'".to_owned());
-    }
-    for part in ["//", "/./", "/../", "%2f", "%2F", "%00", "#"] {
-        if value.contains(part) {
-            return Err(format!("contains {part:?}, which no request's path has"));
-        }
-    }
-    if value.ends_with("/..") || value.ends_with("/.") {
-        return Err("ends with a dot segment, which no request's path has".to_owned());
-    }
-    let mut bytes = value.bytes();
-    while let Some(byte) = bytes.next() {
-        let is_valid = match byte {
-            b'%' => (0..2).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit())),
-            _ => byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte),
-        };
-        if !is_valid {
-            return Err("has a character that must be percent-encoded in a path".to_owned());
-        }
-    }
-    Ok(())
 }
 
 fn parents_and_rules_are_distinct(spec: &Spec, path: &Path<'_>, problems: &mut Problems) {

@@ -32,6 +32,21 @@ impl RouteEntry {
         self.host.as_deref()
     }
 
+    /// All its conditions.
+    pub(crate) fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
+    /// Its place among equals.
+    pub(crate) fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// `namespace/route/rule`.
+    pub(crate) fn rule_name(&self) -> &str {
+        &self.rule.name
+    }
+
     /// The condition on the path.
     pub(crate) fn path(&self) -> &PathCondition {
         &self.conditions.path
@@ -39,7 +54,7 @@ impl RouteEntry {
 }
 
 /// What decides between matches that are equal otherwise: the smallest wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Rank {
     /// The route's number in order of creation, then of `namespace/name`.
     pub age: u32,
@@ -50,7 +65,7 @@ pub(crate) struct Rank {
 }
 
 /// Conditions that must all hold.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Conditions {
     /// On the path.
     pub path: PathCondition,
@@ -70,7 +85,7 @@ impl Default for Conditions {
 }
 
 /// A condition on the path.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum PathCondition {
     /// The same bytes.
     Exact(Box<str>),
@@ -114,7 +129,7 @@ fn normalise(path: &str) -> String {
 }
 
 /// A condition on a header field or a parameter.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Condition {
     /// The field's name in lower case, or the parameter's as it is.
     pub name: Arc<str>,
@@ -123,7 +138,7 @@ pub(crate) struct Condition {
 }
 
 /// What a value must be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ValueTest {
     /// The same bytes.
     Exact(Bytes),

@@ -2,6 +2,7 @@
 //! whole value, bounded in size. Pure, Hot.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
@@ -26,6 +27,14 @@ impl PartialEq for Expression {
     }
 }
 
+impl Eq for Expression {}
+
+impl Hash for Expression {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.regex.as_str().hash(state);
+    }
+}
+
 impl Expression {
     /// Whether it describes all of a value.
     pub(crate) fn is_match(&self, value: &[u8]) -> bool {
@@ -39,10 +48,19 @@ impl Expression {
 pub(crate) struct Expressions {
     names: HashSet<Arc<str>>,
     known: HashMap<Box<str>, Expression>,
+    /// Those of the configuration before: most stay, and compiling one costs as much as reading a route.
+    before: HashMap<Box<str>, Expression>,
     pattern_bytes: usize,
 }
 
 impl Expressions {
+    /// Starts a configuration.
+    pub(crate) fn renew(&mut self) {
+        self.before = std::mem::take(&mut self.known);
+        self.pattern_bytes = 0;
+        self.names.retain(|name| Arc::strong_count(name) > 1);
+    }
+
     /// A name, shared with everybody who asked for it before.
     pub(crate) fn name(&mut self, name: &str) -> Arc<str> {
         if let Some(known) = self.names.get(name) {
@@ -61,6 +79,10 @@ impl Expressions {
         self.pattern_bytes += pattern.len();
         if self.pattern_bytes > ALL_PATTERNS_BYTES_MAX {
             return Err("is one regular expression too many: all together have at most 1 MiB".to_owned());
+        }
+        if let Some((pattern, known)) = self.before.remove_entry(pattern) {
+            self.known.insert(pattern, known.clone());
+            return Ok(known);
         }
         let build = |anchored: &str| {
             let mut builder = RegexBuilder::new(anchored);

@@ -1,0 +1,126 @@
+//! What rules and policies do: backends with their shares, filters, timeouts, bounds.
+
+use super::*;
+
+#[test]
+fn backends() {
+    // HTTPRouteRule.backendRefs: an invalid one answers 500 for its share.
+    let dangling =
+        rules("{backendRefs: [{name: a, port: 80, weight: 3}, {name: gone, port: 80}, {name: b, port: 81}]}");
+    check(&dangling, &[("GET h/", "r/0 a=3 500=1 500=1")]);
+    check_warnings(
+        &dangling,
+        &[
+            "spec.rules[0].backendRefs[1]: there is no Service default/gone: its share of requests is answered 500",
+            "spec.rules[0].backendRefs[2]: Service default/b has no port 81: its share of requests is answered 500",
+        ],
+    );
+    // HTTPRouteRule.backendRefs: without endpoints 503 for its share.
+    let empty = rules("{backendRefs: [{name: a, port: 80}, {name: empty, port: 80}]}");
+    check(&empty, &[("GET h/", "r/0 a=1 503=1")]);
+    check_warnings(&empty, &["port 80 of Service default/empty has no endpoint: requests are answered 503"]);
+    // BackendRef.weight: 0 takes nothing; all 0 answers 500.
+    check(&rules("{backendRefs: [{name: a, port: 80, weight: 0}, {name: b, port: 80}]}"), &[("GET h/", "r/0 b=1")]);
+    let none = rules("{backendRefs: [{name: a, port: 80, weight: 0}]}");
+    check(&none, &[("GET h/", "r/0")]);
+    check_warnings(&none, &["spec.rules[0].backendRefs: all have weight 0: requests are answered 500"]);
+    // HTTPRouteRule.backendRefs: none at all answers 500.
+    check_warnings(&rules("{}"), &["spec.rules[0].backendRefs: there is none: requests are answered 500"]);
+    // HTTPRoute.rules: the default is one rule that takes everything.
+    let bare = route("name: r", "parentRefs: [{name: shop}]");
+    check(&bare, &[("GET h/any", "r/0")]);
+}
+
+#[test]
+fn policies() {
+    let policy = |metadata: &str, target: &str, spec: &str| {
+        format!(
+            "---\n{{apiVersion: evenkeel.dev/v1alpha1, kind: ListenerPolicy, metadata: {{{metadata}}}, spec: {{targetRefs: \
+             [{{group: gateway.networking.k8s.io, kind: Gateway, {target}}}], {spec}}}}}\n"
+        )
+    };
+    let connections = |documents: &str| checked(documents).snapshot.binds[0].settings.connections_max;
+    assert_eq!(connections(""), 10_000);
+    let of_gateway = policy("name: a", "name: shop", "maxConnections: 1");
+    let of_listener = policy("name: b", "name: shop, sectionName: http", "maxConnections: 2");
+    assert_eq!(connections(&of_gateway), 1);
+    // The narrowest target wins.
+    assert_eq!(connections(&format!("{of_gateway}{of_listener}")), 2);
+    // Of two on one target the oldest wins, then the first by name.
+    let old = policy("name: z, creationTimestamp: '2020-01-01T00:00:00Z'", "name: shop", "maxConnections: 3");
+    assert_eq!(connections(&format!("{of_gateway}{old}")), 3);
+    let conflict = "spec.targetRefs[0]: Conflicted: ListenerPolicy default/z has the same target and is older, or first \
+                    by name (one policy for each target)";
+    check_warnings(&format!("{of_gateway}{old}"), &[conflict]);
+    check_warnings(
+        &policy("name: a", "name: gone, sectionName: x", ""),
+        &["spec.targetRefs[0]: there is no Gateway default/gone with a listener \"x\""],
+    );
+    // Bounds act before a host is known: listeners that share a socket share the policy.
+    let shared = gateway("{name: x, port: 8080, protocol: HTTP, hostname: x.test}");
+    check_errors(
+        &format!("{of_gateway}{shared}"),
+        &["spec.listeners[0].port: shares port 8080 with default/shop/http and needs the same ListenerPolicy \
+           (let one policy target the whole Gateway, or each of these listeners)"],
+    );
+    let address = |spec: &str| {
+        let documents = policy("name: a", "name: shop", &format!("clientAddress: {spec}"));
+        checked(&documents).snapshot.binds[0].settings.client_address.clone()
+    };
+    assert_eq!(address("{trustedHops: 2}"), ClientAddress::TrustedHops(2));
+    assert_eq!(address("{proxyProtocol: v2}"), ClientAddress::ProxyProtocolV2);
+    let networks = vec!["10.0.0.0/8".parse().expect("the row is valid"), "fd00::/8".parse().expect("the row is valid")];
+    assert_eq!(address("{trustedCIDRs: [10.0.0.0/8, 'fd00::/8']}"), ClientAddress::TrustedCidrs(networks));
+}
+
+#[test]
+fn filters_and_timeouts() {
+    let timeouts = |written: &str| {
+        let rule = only_rule(&rules(&format!("{{timeouts: {{{written}}}, {TO_A}}}")));
+        format!("{:?} {:?}", rule.request_timeout, rule.backend_request_timeout)
+    };
+    // HTTPRouteTimeouts: durations of GEP-2257; 0s disables.
+    assert_eq!(timeouts(""), "None None");
+    assert_eq!(timeouts("request: 1h30m, backendRequest: 1m500ms"), "Some(5400s) Some(60.5s)");
+    assert_eq!(timeouts("request: 0s, backendRequest: 10s"), "None Some(10s)");
+    let filters =
+        |written: &str| format!("{:?}", only_rule(&rules(&format!("{{filters: [{written}], {TO_A}}}"))).filters);
+    // HTTPRouteRule.filters: in the order they are specified.
+    assert_eq!(
+        filters(
+            "{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: X-B, value: 'b, c'}]}}, \
+             {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-A, value: a}], remove: [x-c]}}"
+        ),
+        "[ResponseHeaders(HeaderChanges { set: [], add: [(\"X-B\", \"b, c\")], remove: [] }), \
+         RequestHeaders(HeaderChanges { set: [(\"X-A\", \"a\")], add: [], remove: [\"x-c\"] })]"
+    );
+    assert_eq!(
+        filters(
+            "{type: URLRewrite, urlRewrite: {hostname: h.test, path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}}}"
+        ),
+        "[Rewrite(Rewrite { hostname: Some(\"h.test\"), path: Some(Prefix(\"/x\")) })]"
+    );
+    let redirect = |written: &str| {
+        let rule = rules(&format!("{{filters: [{{type: RequestRedirect, requestRedirect: {{{written}}}}}]}}"));
+        assert_eq!(checked(&rule).warnings, []);
+        format!("{:?}", only_rule(&rule).filters)
+    };
+    // HTTPRequestRedirectFilter.statusCode: 302 if absent.
+    assert_eq!(
+        redirect(""),
+        "[Redirect(Redirect { scheme: None, hostname: None, port: None, path: None, status: 302 })]"
+    );
+    assert_eq!(
+        redirect(
+            "scheme: https, hostname: h.test, port: 1, statusCode: 308, path: {type: ReplaceFullPath, replaceFullPath: ''}"
+        ),
+        "[Redirect(Redirect { scheme: Some(\"https\"), hostname: Some(\"h.test\"), port: Some(1), path: Some(Full(\"/\")), status: 308 })]"
+    );
+    // HTTPBackendRef.filters: of that target only.
+    let rule = only_rule(&rules(
+        "{backendRefs: [{name: a, port: 80}, {name: b, port: 80, filters: [{type: RequestHeaderModifier, \
+         requestHeaderModifier: {remove: [x]}}]}]}",
+    ));
+    let filters: Vec<&[Filter]> = rule.backends.choices.iter().map(|choice| choice.filters.as_slice()).collect();
+    assert_eq!((filters[0].len(), filters[1].len()), (0, 1));
+}

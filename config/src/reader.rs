@@ -1,0 +1,166 @@
+//! The entry points: from files or their bytes to a [`Snapshot`], or to everything that is wrong with them.
+//! A [`Reader`] that is kept reads again only the documents that changed. Cold; apart from `load` Pure.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::compile::compile;
+use crate::files::{self, Source};
+use crate::model::{self, Documents};
+use crate::problem::{Origins, Place, Problem, Problems};
+use crate::route::Expressions;
+use crate::snapshot::Snapshot;
+use crate::tree;
+
+/// A configuration that can be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    /// What the data plane runs on.
+    pub snapshot: Snapshot,
+    /// What is hardly meant as it stands.
+    pub warnings: Vec<Problem>,
+}
+
+/// What became of files.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration, or everything that is wrong with it, warnings among them.
+    pub result: Result<Checked, Vec<Problem>>,
+    /// The files that were read or tried, in order.
+    pub files: Vec<PathBuf>,
+}
+
+/// Loads files and directories once; see [`Reader::load`].
+pub fn load(paths: &[PathBuf]) -> Loaded {
+    Reader::default().load(paths)
+}
+
+/// Reads the bytes of files once; see [`Reader::read`].
+pub fn read(sources: &[Source]) -> Result<Checked, Vec<Problem>> {
+    Reader::default().read(sources)
+}
+
+/// Readings in which a document may be missing, as while files are half-written, before it is forgotten.
+const READINGS_KEPT: u64 = 4;
+
+/// Reads configurations one after the other. Documents and regular expressions that stay the same cost
+/// next to nothing the second time; what comes out is the same as with a new one.
+#[derive(Debug, Default)]
+pub struct Reader {
+    known: HashMap<Box<str>, Known>,
+    origins: Origins,
+    expressions: Expressions,
+    reading: u64,
+}
+
+/// What was read, without any problem, of one part of a file.
+#[derive(Debug)]
+struct Known {
+    origin: u32,
+    documents: Documents,
+    /// The last reading that met it.
+    reading: u64,
+}
+
+impl Reader {
+    /// Reads files and the `.yaml`, `.yml` and `.json` files of directories, in the order of their names.
+    /// Directories are not descended into, and dot files are passed over, as in a mounted ConfigMap.
+    pub fn load(&mut self, paths: &[PathBuf]) -> Loaded {
+        let found = files::gather(paths);
+        Loaded { result: self.assemble(&found.sources, &found.failures), files: found.files }
+    }
+
+    /// Turns the bytes of files into a configuration, or into everything that is wrong with them.
+    pub fn read(&mut self, sources: &[Source]) -> Result<Checked, Vec<Problem>> {
+        self.assemble(sources, &[])
+    }
+
+    fn assemble(&mut self, sources: &[Source], failures: &[(Arc<str>, String)]) -> Result<Checked, Vec<Problem>> {
+        self.reading += 1;
+        let mut problems = Problems::new(std::mem::take(&mut self.origins));
+        let mut documents = Documents::default();
+        let mut passing = Vec::new();
+        for (file, reason) in failures {
+            let origin = problems.origins.open(file, 0);
+            problems.error(Place::of(origin), "", reason.as_str());
+            passing.push(origin);
+        }
+        for source in sources {
+            self.read_source(source, &mut documents, &mut passing, &mut problems);
+        }
+        // With documents missing, every reference to them would look wrong: one kind of mistake at a time.
+        let snapshot = match problems.has_errors() {
+            true => Snapshot { binds: Vec::new(), clusters: Vec::new() },
+            false => compile(&documents, &mut self.expressions, &mut problems),
+        };
+        let is_refused = problems.has_errors();
+        let (list, origins) = problems.into_sorted(sources.iter().map(|source| &source.name));
+        self.origins = origins;
+        self.forget(passing);
+        if is_refused { Err(list) } else { Ok(Checked { snapshot, warnings: list }) }
+    }
+
+    fn read_source(
+        &mut self,
+        source: &Source,
+        documents: &mut Documents,
+        passing: &mut Vec<u32>,
+        problems: &mut Problems,
+    ) {
+        let whole = problems.origins.open(&source.name, 0);
+        passing.push(whole);
+        let Some(text) = tree::decode_utf8(&source.bytes, whole, problems) else {
+            return;
+        };
+        let problems_before = problems.count();
+        // A document without content, as between two `---`, says nothing; a file of nothing else is an accident,
+        // such as an editor's half-done save.
+        let mut is_empty = true;
+        for part in tree::split(text) {
+            if let Some(known) = self.known.get_mut(part.text)
+                && known.reading != self.reading
+            {
+                known.reading = self.reading;
+                problems.origins.reopen(known.origin, &source.name, part.lines_before);
+                documents.extend(&known.documents);
+                is_empty = false;
+                continue;
+            }
+            let origin = problems.origins.open(&source.name, part.lines_before);
+            let count_before = problems.count();
+            let mut found = Documents::default();
+            let mut is_part_empty = true;
+            for node in tree::parse(part.text, origin, problems).iter().filter(|node| !node.is_null()) {
+                is_part_empty = false;
+                model::read(node, &mut found, problems);
+            }
+            documents.extend(&found);
+            is_empty &= is_part_empty;
+            // The second of two equal documents is a mistake and has a place of its own.
+            let is_new = !self.known.contains_key(part.text);
+            if is_new && !is_part_empty && problems.count() == count_before && count_before < Problems::MAX {
+                let known = Known { origin, documents: found, reading: self.reading };
+                self.known.insert(part.text.into(), known);
+            } else {
+                passing.push(origin);
+            }
+        }
+        if is_empty && problems.count() == problems_before {
+            problems.error_with_hint(Place::of(whole), "", "holds no document", "remove the file or write a rule");
+        }
+    }
+
+    fn forget(&mut self, passing: Vec<u32>) {
+        passing.into_iter().for_each(|origin| self.origins.close(origin));
+        let oldest = self.reading.saturating_sub(READINGS_KEPT);
+        let origins = &mut self.origins;
+        self.known.retain(|_, known| {
+            let is_kept = known.reading >= oldest;
+            if !is_kept {
+                origins.close(known.origin);
+            }
+            is_kept
+        });
+    }
+}

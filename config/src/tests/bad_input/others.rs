@@ -1,0 +1,84 @@
+//! Mistakes in Services, ListenerPolicies and ReferenceGrants.
+
+use super::*;
+
+#[test]
+fn services_policies_and_grants() {
+    check_spec(
+        "Service",
+        "dns: {name: a.b}, registry: {}, ports: [{name: h, port: 80, appProtocol: grpc, targetPort: 1}]",
+        &[
+            "f:2: spec.dns: is not enforced by this build",
+            "f:2: spec.registry: is not enforced by this build",
+            "f:2: spec.ports[0].appProtocol: grpc is not enforced by this build",
+            "f:2: spec.ports[0].targetPort: is not enforced by this build",
+        ],
+    );
+    check_spec(
+        "Service",
+        "ports: [{name: h, port: 80}, {name: h, port: 80}], endpoints: [{address: ::1, ports: {h: 1, g: 2}}, {address: ::1, ports: {h: 1}}, \
+         {address: localhost, ports: {'': x}, weight: 2000000, labels: {'a b': 'c d'}}]",
+        &[
+            "f:2: spec.endpoints[2].address: \"localhost\" is not an IP address",
+            "f:2: spec.endpoints[2].ports[\"\"]: \"\" is not a name (lower case letters, digits, '-' and '.')",
+            "f:2: spec.endpoints[2].ports[\"\"]: must be a number, not a text",
+            "f:2: spec.endpoints[2].weight: 2000000 is not a number from 0 to 1000000",
+            "f:2: spec.endpoints[2].labels[\"a b\"]: \"a b\" is not a label's key",
+            "f:2: spec.endpoints[2].labels[\"a b\"]: \"c d\" is not a label's value",
+        ],
+    );
+    check_spec(
+        "Service",
+        "ports: [{name: h, port: 80}, {name: h, port: 80}], endpoints: [{address: ::1, ports: {h: 1, g: 2}}, {address: ::1, ports: {h: 1}}]",
+        &[
+            "f:2: spec.ports[1].name: \"h\" is the name of another port",
+            "f:2: spec.ports[1].port: 80 is the number of another port",
+            "f:2: spec.endpoints[0].ports.g: \"g\" is not a port of this Service",
+            "f:2: spec.endpoints[1].ports.h: is the same as that of endpoints[0]",
+        ],
+    );
+    let target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}]";
+    check_spec(
+        "ListenerPolicy",
+        &format!(
+            "{target}, mode: shadow, effectiveTime: {{}}, clientAddress: {{trustedHops: 0, proxyProtocol: v1, trustedCIDRs: [10.0.0.1/8, x]}}, \
+             maxConnections: 0, timeouts: {{head: 0s}}, maxRequestBody: 1.5Gi, headers: {{maxBytes: 1Gi, maxCount: 65536}}, \
+             path: {{encodedSlash: merge}}"
+        ),
+        &[
+            "f:2: spec.mode: shadow is not enforced by this build",
+            "f:2: spec.effectiveTime: is not enforced by this build",
+            "f:2: spec.clientAddress.trustedHops: 0 is not a number from 1 to 32",
+            "f:2: spec.clientAddress.proxyProtocol: v1 is not enforced by this build",
+            "f:2: spec.clientAddress.trustedCIDRs[0]: \"10.0.0.1/8\" has bits beyond its prefix: 10.0.0.0/8 is meant",
+            "f:2: spec.clientAddress.trustedCIDRs[1]: \"x\" is not a network (such as 10.0.0.0/8)",
+            "f:2: spec.maxConnections: 0 is not a number from 1 to 1000000",
+            "f:2: spec.timeouts.head: must be at least 1ms",
+            "f:2: spec.maxRequestBody: \"1.5Gi\" is not a size (such as 1000, 32Ki or 10Mi)",
+            "f:2: spec.headers.maxBytes: 1073741824 bytes is not within 256 to 1048576",
+            "f:2: spec.headers.maxCount: 65536 is not a number from 1 to 10000",
+            "f:2: spec.path.encodedSlash: \"merge\" is not one of keep, decode, reject",
+        ],
+    );
+    for two in ["", "trustedHops: 1, proxyProtocol: v2"] {
+        check_spec(
+            "ListenerPolicy",
+            &format!("{target}, clientAddress: {{{two}}}"),
+            &["f:2: spec.clientAddress: must have exactly one of trustedCIDRs, trustedHops, proxyProtocol"],
+        );
+    }
+    check_spec(
+        "ListenerPolicy",
+        "targetRefs: [{group: '', kind: Service, name: a}]",
+        &["f:2: spec.targetRefs[0].kind: Service of \"\" as a target is not enforced by this build"],
+    );
+    check_spec(
+        "ReferenceGrant",
+        "from: [], to: [{kind: 1x}]",
+        &[
+            "f:2: spec.from: has 0 items and must have 1 to 16",
+            "f:2: spec.to[0].group: is missing",
+            "f:2: spec.to[0].kind: \"1x\" is not a kind",
+        ],
+    );
+}
