@@ -29,6 +29,7 @@ fn package_of(program: &str) -> &str {
         "nginx" => "nginx-light",
         "h2load" | "nghttp" | "nghttpd" => "nghttp2-client",
         "python3" => "python3-venv",
+        "node" => "nodejs",
         "perf" => "linux-perf",
         "readelf" => "binutils",
         other => other,

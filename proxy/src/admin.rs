@@ -101,22 +101,7 @@ async fn open_tcp(door: Door, address: SocketAddr, admin: Arc<Admin>) -> Result<
     let failed = |error: io::Error| format!("cannot listen on {address} for {}: {error}", door.name());
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     event("info", &format!("{} on http://{}", door.name(), listener.local_addr().map_err(failed)?));
-    tokio::spawn(async move {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let serving = serve(door, stream, admin.clone());
-                    tokio::spawn(async move {
-                        serving.await;
-                        drop(slot);
-                    });
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-    });
+    tokio::spawn(serve_all(door, admin, async move || Ok(listener.accept().await?.0)));
     Ok(())
 }
 
@@ -133,23 +118,29 @@ fn open_unix(path: &PathBuf, admin: Arc<Admin>) -> Result<(), String> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     event("info", &format!("admin on unix:{}", path.display()));
-    tokio::spawn(async move {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let serving = serve(Door::Admin, stream, admin.clone());
-                    tokio::spawn(async move {
-                        serving.await;
-                        drop(slot);
-                    });
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-    });
+    tokio::spawn(serve_all(Door::Admin, admin, async move || Ok(listener.accept().await?.0)));
     Ok(())
+}
+
+/// Serves what `accept` brings, a bounded number at a time.
+async fn serve_all<S>(door: Door, admin: Arc<Admin>, accept: impl AsyncFn() -> io::Result<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        match accept().await {
+            Ok(stream) => {
+                let serving = serve(door, stream, admin.clone());
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(slot);
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
 }
 
 async fn serve(door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, admin: Arc<Admin>) {

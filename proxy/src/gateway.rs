@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use config::Snapshot;
+use config::{Reader, Snapshot};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{Admin, AdminAddress, Doors};
@@ -86,7 +86,9 @@ fn fail(problems: &[String]) -> ExitCode {
 
 async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     let one = |error: String| vec![error];
-    let (snapshot, warnings) = read(&args.files)?;
+    // Kept, so that a change costs what changed and not all the rules again.
+    let mut reader = Reader::default();
+    let (snapshot, warnings) = read(&mut reader, &args.files)?;
 
     let access_log = match &args.access_log {
         None => None,
@@ -123,7 +125,7 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            Some(()) = changes.recv() => reload(&args.files, &mut process, &status),
+            Some(()) = changes.recv() => reload(&mut reader, &args.files, &mut process, &status),
             _ = health.tick() => {
                 if process.has_lost_a_worker() {
                     return Err(one("a worker has ended unexpectedly".into()));
@@ -136,18 +138,18 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
 }
 
 /// Reads the rules. The error is all that is wrong with them.
-fn read(files: &[PathBuf]) -> Result<(Snapshot, Vec<String>), Vec<String>> {
+fn read(reader: &mut Reader, files: &[PathBuf]) -> Result<(Snapshot, Vec<String>), Vec<String>> {
     let lines = |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-    match config::load(files).result {
+    match reader.load(files).result {
         Ok(checked) => Ok((checked.snapshot, lines(checked.warnings))),
         Err(problems) => Err(lines(problems)),
     }
 }
 
 /// Puts changed rules in force, or says why they are not and leaves everything as it is.
-fn reload(files: &[PathBuf], process: &mut Process, status: &Status) {
+fn reload(reader: &mut Reader, files: &[PathBuf], process: &mut Process, status: &Status) {
     let started = Instant::now();
-    let (snapshot, warnings) = match read(files) {
+    let (snapshot, warnings) = match read(reader, files) {
         Ok((snapshot, warnings)) => (Arc::new(snapshot), warnings),
         Err(problems) => return refuse(status, problems),
     };

@@ -87,6 +87,11 @@ async fn forward(
         Target::Cluster(met, cluster) => (met, cluster),
     };
 
+    if head.authority.is_empty() {
+        // HTTP/1.0 may come without a host; what we send must have one (RFC 9112 3.2).
+        let cluster = &cluster.cluster;
+        head.authority = head.append_with(|text| write_service(text, &cluster.service, &cluster.namespace));
+    }
     let started = worker.driver.now();
     let deadlines = Deadlines {
         request: after(started, met.rule.request_timeout),
@@ -126,6 +131,13 @@ async fn forward(
         }
         worker.stats().upstream_stale.add(1);
         fresh_only = true;
+    }
+}
+
+/// A service's name in the cluster.
+fn write_service(text: &mut Vec<u8>, service: &str, namespace: &str) {
+    for part in [service, ".", namespace] {
+        text.extend_from_slice(part.as_bytes());
     }
 }
 

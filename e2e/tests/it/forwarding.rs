@@ -139,3 +139,24 @@ fn the_proxy_protocol_names_the_client() {
     assert!(backend.requests().is_empty());
     gateway.settle();
 }
+
+#[test]
+fn requests_without_a_host_get_the_services_name() {
+    let backend = Backend::echo();
+    let gateway = Gateway::start(&Rules::to(backend.address()));
+    // Only HTTP/1.0 may come without one; the request that leaves must have one (RFC 9112 3.2).
+    let rows = [("", "web.default"), ("Host: a.example\r\n", "a.example"), ("Host: a.example:81\r\n", "a.example:81")];
+    for (line, expected) in rows {
+        let mut client = gateway.connect();
+        client.send(format!("GET / HTTP/1.0\r\n{line}\r\n"));
+        assert_eq!(client.read().expect("an answer").status(), 200, "{line:?}");
+        let seen = backend.only_request();
+        let hosts: Vec<&str> = seen
+            .fields
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("host"))
+            .map(|(_, value)| value.as_str())
+            .collect();
+        assert_eq!(hosts, [expected], "{line:?}");
+    }
+}
