@@ -230,12 +230,12 @@ async fn receive_head(
             return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
         }
         // Who only ended its side still waits for the answer; who reset it does not, and the service should know.
-        if client.wire.socket.poll_broken().is_ready() {
+        if client.wire.socket.is_broken() {
             return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
         }
         // Bytes of a head that is not complete are no progress: a service could send one a minute.
         let moved = before != (request.written, interim_count);
-        match clock.wait(driver, moved, sending) {
+        match clock.wait(&client.wire.socket, driver, moved, sending) {
             None => Poll::Pending,
             // A body that does not come is the client's fault, one that is not taken the service's.
             Some(Kind::BodyStalled) if !request.waits_for_sink => {
@@ -272,10 +272,10 @@ async fn stream(
             Poll::Ready(Err(broken)) => return Poll::Ready(Err(of_service(broken))),
             Poll::Pending => {}
         }
-        if client.wire.socket.poll_broken().is_ready() {
+        if client.wire.socket.is_broken() {
             return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
         }
-        match clock.wait(driver, before != (request.written, response.written), true) {
+        match clock.wait(&client.wire.socket, driver, before != (request.written, response.written), true) {
             None => Poll::Pending,
             Some(Kind::BodyStalled) if response.waits_for_sink => {
                 Poll::Ready(Err(ProxyError::downstream(Kind::BodyStalled)))
@@ -286,35 +286,53 @@ async fn stream(
     .await
 }
 
+/// A client whose answer takes longer is watched for a reset. Most answers are faster, and most connections that
+/// serve one request only are never registered with the kernel's events at all.
+const WATCH_AFTER: Duration = Duration::from_secs(1);
+
 /// The deadlines of a wait, of which the driver knows the next. What never waits never sets one.
 struct Clock {
     deadlines: Deadlines,
     /// How long an answer may take when nothing is being sent.
     patience: Duration,
-    is_set: bool,
+    /// The first that counts; None before the first wait.
+    next: Option<Duration>,
     stalls: Kind,
+    is_watching: bool,
 }
 
 impl Clock {
     fn new(deadlines: Deadlines, patience: Duration) -> Clock {
-        Clock { deadlines, patience, is_set: false, stalls: Kind::AnswerTimeout }
+        Clock { deadlines, patience, next: None, stalls: Kind::AnswerTimeout, is_watching: false }
     }
 
     /// Before going to wait: the deadline that has passed, if one has. Whatever moved starts its time anew; bodies have
     /// their own pace, an answer has its patience from the end of the request on.
-    fn wait(&mut self, driver: &Driver, moved: bool, body: bool) -> Option<Kind> {
+    fn wait(&mut self, client: &Socket, driver: &Driver, moved: bool, body: bool) -> Option<Kind> {
         let (now, Deadlines { request, attempt, body_progress }) = (driver.now(), self.deadlines);
-        if moved || !self.is_set {
-            self.is_set = true;
-            self.stalls = if body { Kind::BodyStalled } else { Kind::AnswerTimeout };
-            let progress = now + if body { body_progress } else { self.patience };
-            driver.set_deadline(progress.min(attempt).min(request));
-        } else if driver.deadline_passed() {
+        let next = match self.next {
+            Some(next) if !moved => next,
+            _ => {
+                self.stalls = if body { Kind::BodyStalled } else { Kind::AnswerTimeout };
+                let progress = now + if body { body_progress } else { self.patience };
+                let next = progress.min(attempt).min(request);
+                driver.set_deadline(if self.is_watching { next } else { next.min(now + WATCH_AFTER) });
+                self.next = Some(next);
+                return None;
+            }
+        };
+        if next <= now {
             return Some(match () {
                 () if request <= now => Kind::RequestTimeout,
                 () if attempt <= now => Kind::AnswerTimeout,
                 () => self.stalls,
             });
+        }
+        if driver.deadline_passed() {
+            self.is_watching = true;
+            // Without a place among the events a reset is noticed later, by the answer's write.
+            let _ = client.watch();
+            driver.set_deadline(next);
         }
         None
     }

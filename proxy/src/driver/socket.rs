@@ -185,9 +185,14 @@ impl Socket {
         self.poll_ready(Readiness::WRITE)
     }
 
-    /// Ready when the peer has reset the connection: for a wait in which nothing is read or written.
-    pub(crate) fn poll_broken(&self) -> Poll<()> {
-        self.poll_ready(Readiness::BROKEN).map(|_| ())
+    /// From now on the running task hears of a reset even while it neither reads nor writes here.
+    pub(crate) fn watch(&self) -> io::Result<()> {
+        self.register()
+    }
+
+    /// Whether the peer is known to have reset the connection: only a socket that was waited for or is watched knows.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.readiness().has(Readiness::BROKEN)
     }
 
     /// Whether the peer's end or an error has been seen, or anything at all that can be read: for an idle
