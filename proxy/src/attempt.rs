@@ -2,28 +2,24 @@
 //! becomes of both connections. Which endpoint, and whether there is another attempt, is `request`'s business.
 //! Hot.
 
-use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use filters::head::Version;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt};
-
 use crate::buffer::LentHead;
+use crate::connect::connect;
 use crate::connection::Client;
 use crate::driver::{Driver, Socket};
 use crate::error::{Kind, ProxyError, Reached};
 use crate::exchange::{Broken, Pump};
 use crate::h1::{self, Framing, HeadLimits, RequestMeta, ResponseMeta, answer_framing, encode_response};
-use crate::listen;
 use crate::pool;
 use crate::record::Record;
 use crate::request::{After, Met};
 use crate::view::{ClusterView, EndpointView};
 use crate::wire::Wire;
 use crate::worker::ConnectionGuard;
+use filters::head::Version;
 
 /// Bounds on the head of an answer.
 const ANSWER_LIMITS: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 256 };
@@ -102,7 +98,10 @@ pub(crate) async fn run(
     record.answer_started = true;
     record.answer_framing = Some(framing);
 
+    let written_before = response.written;
     let streamed = stream(&attempt, client, &mut server, request, &mut response).await;
+    // Until the first byte of it has left, an error can still be told instead.
+    record.answer_started = streamed.is_ok() || response.written > written_before;
     record.request_body_bytes = request.body_bytes;
     record.response_body_bytes = response.body_bytes;
     streamed?;
@@ -124,43 +123,6 @@ pub(crate) async fn run(
         (false, true) => After::Close,
         (false, false) => After::Linger,
     })
-}
-
-/// Opens a connection to the endpoint.
-async fn connect(attempt: &Attempt<'_>) -> Result<Socket, ProxyError> {
-    let worker = &attempt.guard.worker;
-    let driver = &worker.driver;
-    let failed = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
-            ProxyError::here(Kind::Exhausted)
-        }
-        _ => ProxyError::upstream(Kind::Connect, Reached::Nothing),
-    };
-    let address = attempt.endpoint.address;
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP)).map_err(|e| failed(e.into()))?;
-    listen::tune(&socket).map_err(failed)?;
-    let socket = match rustix::net::connect(&socket, &address) {
-        Ok(()) => Socket::new(driver, socket),
-        Err(Errno::INPROGRESS) => Socket::new_waiting(driver, socket),
-        Err(error) => return Err(failed(error.into())),
-    };
-    let deadlines = attempt.deadlines;
-    let connect = driver.now() + attempt.cluster.cluster.settings.connect_timeout;
-    driver.set_deadline(connect.min(deadlines.attempt).min(deadlines.request));
-    std::future::poll_fn(|_| match socket.poll_writable() {
-        Poll::Pending if driver.deadline_passed() => {
-            Poll::Ready(Err(ProxyError::upstream(Kind::ConnectTimeout, Reached::Nothing)))
-        }
-        other => other.map_err(failed),
-    })
-    .await?;
-    if let Ok(Err(error)) = sockopt::socket_error(socket.descriptor()) {
-        return Err(failed(error.into()));
-    }
-    worker.stats().upstream_connections_opened.add(1);
-    Ok(socket)
 }
 
 /// Sends the request and waits for the head of the final answer; interim ones go to the client at once.

@@ -4,6 +4,7 @@ mod admin;
 mod attempt;
 mod buffer;
 mod cgroup;
+mod connect;
 mod connection;
 mod driver;
 mod error;

@@ -32,15 +32,8 @@ const USER_TIMEOUT_MS: u32 = 60_000;
 
 /// Opens a listening socket. Several may share an address: the kernel spreads connections over them.
 pub(crate) fn open(address: SocketAddr, defer_accept: bool) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
+    let socket = stream_socket(address)?;
     sockopt::set_socket_reuseport(&socket, true)?;
-    if address.is_ipv6() {
-        // `[::]` serves IPv4 too, whatever the system's default is.
-        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
-    }
     // Accepted sockets inherit these, so no connection costs a call for them.
     tune(&socket)?;
     if defer_accept {
@@ -51,8 +44,28 @@ pub(crate) fn open(address: SocketAddr, defer_accept: bool) -> io::Result<OwnedF
     Ok(socket)
 }
 
+/// Whether nobody listens on an address yet. Sockets that share an address by SO_REUSEPORT do so with any process of
+/// the same user, and a second gateway would silently take half of the first one's connections.
+pub(crate) fn probe(address: SocketAddr) -> io::Result<()> {
+    let socket = stream_socket(address)?;
+    Ok(rustix::net::bind(&socket, &address)?)
+}
+
+/// A non-blocking socket that may take over an address whose last connections are still closing.
+fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        // `[::]` serves IPv4 too, whatever the system's default is.
+        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+    }
+    Ok(socket)
+}
+
 /// What every connection of ours has, downstream and upstream.
-pub(crate) fn tune(socket: &OwnedFd) -> io::Result<()> {
+pub(crate) fn tune(socket: &OwnedFd) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(socket, true)?;
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;

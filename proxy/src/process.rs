@@ -60,6 +60,7 @@ impl Process {
             let open = Arc::new(AtomicU32::new(0));
             // A balancer that sends the PROXY protocol may open a connection long before it has a client for it.
             let defer_accept = bind.settings.client_address != ClientAddress::ProxyProtocolV2;
+            listen::probe(bind.address).map_err(failed)?;
             let mut address = bind.address;
             for sockets in &mut opened {
                 let descriptor = listen::open(address, defer_accept).map_err(failed)?;

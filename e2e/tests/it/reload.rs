@@ -220,6 +220,11 @@ fn an_address_in_use_is_told_and_nothing_changes() {
     assert!(problems[0].contains(&format!("cannot listen on 127.0.0.1:{port}")), "{problems:?}");
     assert_eq!((gateway.revision(), ask(&mut gateway.connect()).status()), (1, 200));
 
+    // Another gateway of the same user could share the first one's address, and must not.
+    let mut second = Launch::new(one.replace("{{port}}", &gateway.address().port().to_string())).spawn();
+    assert_eq!(second.wait().and_then(|status| status.code()), Some(1));
+    assert!(second.stderr().contains("cannot listen on 127.0.0.1:"), "{}", second.stderr());
+
     let mut fails = Launch::new(one.replace("{{port}}", &port.to_string())).spawn();
     assert_eq!(fails.wait().and_then(|status| status.code()), Some(1));
     assert!(fails.stderr().contains(&format!("cannot listen on 127.0.0.1:{port}")), "{}", fails.stderr());
