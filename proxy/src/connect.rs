@@ -43,6 +43,9 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<Socket, ProxyError>
     if let Ok(Err(error)) = sockopt::socket_error(socket.descriptor()) {
         return Err(not_connected(error));
     }
+    if attempt.endpoint.removed.get() {
+        return Err(ProxyError::here(Kind::Vanished));
+    }
     worker.stats().upstream_connections_opened.add(1);
     Ok(socket)
 }

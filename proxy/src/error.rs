@@ -50,6 +50,8 @@ pub enum Kind {
     NoEndpoint,
     /// No connection to the endpoint.
     Connect,
+    /// The endpoint was removed while the connection to it was under way; it is not used.
+    Vanished,
     /// No connection to the endpoint in time.
     ConnectTimeout,
     /// No answer in time.
@@ -112,6 +114,7 @@ impl ProxyError {
             (_, NoRoute) => (404, "no route for this host and path\n", "NR"),
             (_, NoCluster) => (500, "the route has no valid backend\n", "NC"),
             (_, NoEndpoint) => (503, "no endpoint is available\n", "UH"),
+            (_, Vanished) => (503, "no endpoint is available\n", "UH"),
             (_, Connect) => (503, "the service cannot be reached\n", "UF"),
             (_, ConnectTimeout) => (503, "the service cannot be reached in time\n", "UF"),
             (_, AnswerTimeout) => (504, "the service did not answer in time\n", "UT"),

@@ -19,7 +19,7 @@ use crate::h1::{Framing, RequestMeta, encode_request};
 use crate::record::Record;
 use crate::reply;
 use crate::view::{self, ClusterView, RuleView, View};
-use crate::worker::ConnectionGuard;
+use crate::worker::{ConnectionGuard, Worker};
 
 /// What becomes of the downstream connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) async fn serve(
 ) -> After {
     let worker = &guard.worker;
     let mut record = Record::start(worker.driver.now());
-    worker.stats().requests_in_flight.add(1);
+    let in_flight = InFlight::count(worker);
 
     // Many servers read `_` as `-`, and would take such a field for one of ours.
     head.remove_known(Known::Underscored);
@@ -55,7 +55,7 @@ pub(crate) async fn serve(
         Ok(after) => after,
         Err(error) => fail(guard, client, &meta, error, &mut record).await,
     };
-    worker.stats().requests_in_flight.add(1u64.wrapping_neg());
+    drop(in_flight);
     record.finish(worker, client_address, Some(&head));
     after
 }
@@ -80,7 +80,7 @@ async fn forward(
     }
 
     let target = route(guard, &worker.view(), head, record)?;
-    let (met, cluster) = match target {
+    let (met, mut cluster) = match target {
         Target::Redirect(status, location) => {
             return Ok(reply::send_redirect(worker, client, meta, status, &location, record).await);
         }
@@ -100,8 +100,8 @@ async fn forward(
     };
     let mut request = first_of(head, meta, settings);
     let mut fresh_only = false;
+    let mut vanished = 0;
     loop {
-        // Picked anew for each attempt: what was removed meanwhile is not picked.
         let endpoint = cluster.pick(worker.dice()).ok_or(ProxyError::here(Kind::NoEndpoint))?.clone();
         record.endpoint = Some(endpoint.address);
         let attempt = Attempt {
@@ -122,15 +122,37 @@ async fn forward(
         // of it, or may see it twice without harm (RFC 9110 9.2.2, RFC 9112 9.3.1). Once, on a fresh connection.
         let stale = !fresh_only && record.reused && error.side == Side::Upstream && error.kind == Kind::Gone;
         let repeatable = meta.method.is_idempotent() && meta.framing == Framing::None;
-        match error.reached {
-            Reached::Nothing if stale => {}
-            Reached::Sent if stale && repeatable => {
+        match (error.kind, error.reached) {
+            (Kind::Vanished, _) if vanished < VANISHED_MAX => vanished += 1,
+            (_, Reached::Nothing) if stale => fresh_only = true,
+            (_, Reached::Sent) if stale && repeatable => {
+                fresh_only = true;
                 request = first_of(head, meta, settings);
             }
             _ => return Err(error),
         }
-        worker.stats().upstream_stale.add(1);
-        fresh_only = true;
+        worker.stats().upstream_stale.add(u64::from(stale));
+        // Picked anew, and from the revision that is in force now.
+        cluster = worker.view().cluster(&cluster.cluster.name).ok_or(ProxyError::here(Kind::NoEndpoint))?;
+    }
+}
+
+/// Endpoints that may be removed one after the other while a request connects to them.
+const VANISHED_MAX: u32 = 3;
+
+/// Counts a request for as long as it is served, however that ends.
+struct InFlight<'w>(&'w Worker);
+
+impl InFlight<'_> {
+    fn count(worker: &Worker) -> InFlight<'_> {
+        worker.stats().requests_in_flight.add(1);
+        InFlight(worker)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.stats().requests_in_flight.subtract(1);
     }
 }
 

@@ -38,6 +38,11 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
+    /// For gauges that count what is there.
+    pub(crate) fn subtract(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(count), Relaxed);
+    }
+
     /// For gauges.
     pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Relaxed);

@@ -121,6 +121,11 @@ impl View {
         View { snapshot, settings, rules, clusters, nowhere, endpoints }
     }
 
+    /// The cluster of that name, if it is still there.
+    pub(crate) fn cluster(&self, name: &str) -> Option<Rc<ClusterView>> {
+        self.clusters.iter().find(|cluster| &*cluster.cluster.name == name).cloned()
+    }
+
     /// All endpoints, each once.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Rc<EndpointView>> {
         self.endpoints.values()
