@@ -88,6 +88,10 @@ fn list_directory(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// One byte beyond the bound is enough to know that a file is too large.
 fn read_bounded(file: &Path) -> std::io::Result<Vec<u8>> {
+    // Opening a named pipe would wait for a writer that may never come.
+    if !fs::metadata(file)?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
     let mut bytes = Vec::new();
     fs::File::open(file)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

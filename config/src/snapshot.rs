@@ -221,7 +221,8 @@ pub struct ClusterSettings {
 impl Default for ClusterSettings {
     fn default() -> Self {
         ClusterSettings {
-            connect_timeout: Duration::from_secs(1),
+            // Longer than the kernel's first repeat of a lost SYN, which comes after a second.
+            connect_timeout: Duration::from_secs(3),
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             idle_connections_max: 512,

@@ -27,9 +27,9 @@ use crate::status::Status;
 use crate::worker::Shared;
 
 /// Connections served at a time by one door; more wait in the kernel.
-const CONNECTIONS_MAX: usize = 64;
-/// A head must arrive, and a connection end, in this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECTIONS_MAX: usize = 256;
+/// A head must arrive, and a connection end, in this time. Short, so that silent connections do not keep a probe out.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Where the admin door is: what changes or discloses is only for this machine.

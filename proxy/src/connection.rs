@@ -99,16 +99,16 @@ async fn next_request(
             }
         }
         let filled = std::future::poll_fn(|_| {
-            if guard.worker.is_finishing()
-                && client.wire.input().is_empty()
-                && client.wire.socket.poll_readable().is_pending()
-            {
-                return Poll::Ready(Some(Ok(0)));
+            let filled = client.wire.poll_fill();
+            if filled.is_ready() {
+                return filled.map(Some);
             }
-            match client.wire.poll_fill() {
-                Poll::Pending if driver.deadline_passed() => Poll::Ready(None),
-                other => other.map(Some),
+            // Nothing of a request is there, and the worker or the address is about to end.
+            let idle_until = guard.worker.idle_until(&guard.bind);
+            if head.is_none() && idle_until != Duration::MAX {
+                driver.set_deadline(idle_until);
             }
+            if driver.deadline_passed() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await;
         match (filled, head.is_some()) {

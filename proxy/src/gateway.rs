@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use config::{Reader, Snapshot};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Admin, AdminAddress, Doors};
 use crate::log::{AccessLog, Format, event};
@@ -44,7 +44,7 @@ pub struct GatewayArgs {
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub access_log_format: Format,
     /// After SIGTERM, how long requests in flight may take
-    #[arg(long, value_name = "SECONDS", default_value_t = FINISH_WITHIN_S)]
+    #[arg(long, value_name = "SECONDS", default_value_t = FINISH_WITHIN_S, value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub finish_within: u64,
 }
 
@@ -71,7 +71,10 @@ pub fn run(args: GatewayArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&[format!("cannot start: {error}")]),
     };
-    match runtime.block_on(live(args, started)) {
+    let lived = runtime.block_on(live(args, started));
+    // A read of rules that hangs is not waited for.
+    runtime.shutdown_background();
+    match lived {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => fail(&problems),
     }
@@ -87,8 +90,8 @@ fn fail(problems: &[String]) -> ExitCode {
 async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     let one = |error: String| vec![error];
     // Kept, so that a change costs what changed and not all the rules again.
-    let mut reader = Reader::default();
-    let (snapshot, warnings) = read(&mut reader, &args.files)?;
+    let (reader, rules) = read(Reader::default(), args.files.clone());
+    let (snapshot, warnings) = rules?;
 
     let access_log = match &args.access_log {
         None => None,
@@ -101,73 +104,174 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     let mut process =
         Process::start(workers, access_log).map_err(|error| one(format!("cannot start workers: {error}")))?;
     let status = Arc::new(Status::new());
-    let snapshot = Arc::new(snapshot);
-    let revision = process.apply(snapshot.clone()).map_err(one)?;
-    tell(&warnings);
-    status.applied(revision, snapshot, warnings);
-
+    // The doors first: a start that fails on one of them must not have taken a single connection.
     let registry = metrics::registry(process.shared.clone(), status.clone());
     let shared = Arc::new(Admin { status: status.clone(), shared: process.shared.clone(), registry });
     let doors = Doors { probe: args.probe, metrics: args.metrics, admin: args.admin.clone() };
     admin::open(&doors, shared).await.map_err(one)?;
+    check_descriptors(process.shared.connections_max, &snapshot).map_err(one)?;
+    let snapshot = Arc::new(snapshot);
+    let revision = process.apply(snapshot.clone()).map_err(one)?;
+    tell(&warnings);
+    status.applied(revision, snapshot, warnings);
+    event("info", &format!("ready with {workers} workers after {} ms", started.elapsed().as_millis()));
+
+    run_until_signal(&args, process, status, reader).await
+}
+
+/// Serves, follows changed rules, and ends when told to.
+async fn run_until_signal(
+    args: &GatewayArgs,
+    mut process: Process,
+    status: Arc<Status>,
+    reader: Reader,
+) -> Result<(), Vec<String>> {
+    let listen_for = |kind: SignalKind| signal(kind).map_err(|error| vec![error.to_string()]);
+    let mut ends =
+        Ends { terminate: listen_for(SignalKind::terminate())?, interrupt: listen_for(SignalKind::interrupt())? };
+    let mut hangup = listen_for(SignalKind::hangup())?;
+    let mut user1 = listen_for(SignalKind::user_defined1())?;
+    let mut user2 = listen_for(SignalKind::user_defined2())?;
     let (changed, mut changes) = tokio::sync::mpsc::channel(1);
+    let by_hand = changed.clone();
     // A change that nobody has looked at yet stands for the ones after it.
     let noticed = move || !matches!(changed.try_send(()), Err(tokio::sync::mpsc::error::TrySendError::Closed(())));
     if let Err(error) = watch::start(args.files.clone(), noticed) {
-        event("warn", &format!("rule files are not watched: {error}"));
+        event("warn", &format!("rule files are not watched, SIGHUP reads them again: {error}"));
     }
-    event("info", &format!("ready with {workers} workers after {} ms", started.elapsed().as_millis()));
 
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| one(error.to_string()))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| one(error.to_string()))?;
+    let mut reader = Some(reader);
+    let mut reading = None;
+    let mut retry = false;
+    let mut refused_before = 0;
     let mut health = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            Some(()) = changes.recv() => reload(&mut reader, &args.files, &mut process, &status),
+            () = ends.recv() => break,
+            _ = hangup.recv() => ask(&by_hand),
+            _ = user1.recv() => reopen_log(&process),
+            _ = user2.recv() => event("info", "SIGUSR2 has no meaning here"),
+            // On a thread of its own: a file system that hangs must not take probes and signals with it.
+            Some(()) = changes.recv(), if reader.is_some() => {
+                let (reader, files) = (reader.take().expect("checked"), args.files.clone());
+                let started = Instant::now();
+                reading = Some(tokio::task::spawn_blocking(move || (read(reader, files), started)));
+            }
+            read = async { reading.as_mut().expect("checked").await }, if reading.is_some() => {
+                reading = None;
+                let ((kept, rules), started) = read.map_err(|error| vec![format!("reading rules: {error}")])?;
+                reader = Some(kept);
+                retry = take_over(rules, started, &mut process, &status);
+            }
             _ = health.tick() => {
                 if process.has_lost_a_worker() {
-                    return Err(one("a worker has ended unexpectedly".into()));
+                    return Err(vec!["a worker has ended unexpectedly".into()]);
                 }
+                // An address that another process held may be free by now.
+                if retry {
+                    ask(&by_hand);
+                }
+                refused_before = tell_refused(&process, refused_before);
             }
         }
     }
-    finish(&process, &status, Duration::from_secs(args.finish_within), &mut terminate).await;
+    finish(&process, &status, Duration::from_secs(args.finish_within), &mut ends).await;
     Ok(())
 }
 
-/// Reads the rules. The error is all that is wrong with them.
-fn read(reader: &mut Reader, files: &[PathBuf]) -> Result<(Snapshot, Vec<String>), Vec<String>> {
-    let lines = |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-    match reader.load(files).result {
-        Ok(checked) => Ok((checked.snapshot, lines(checked.warnings))),
-        Err(problems) => Err(lines(problems)),
+/// Asks for the rules to be read again; a question that waits already stands for this one.
+fn ask(changes: &tokio::sync::mpsc::Sender<()>) {
+    let _ = changes.try_send(());
+}
+
+/// The signals that end the process.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
-/// Puts changed rules in force, or says why they are not and leaves everything as it is.
-fn reload(reader: &mut Reader, files: &[PathBuf], process: &mut Process, status: &Status) {
-    let started = Instant::now();
-    let (snapshot, warnings) = match read(reader, files) {
+fn reopen_log(process: &Process) {
+    match &process.shared.access_log {
+        Some(log) => log.reopen(),
+        None => event("info", "SIGUSR1 reopens the access log; there is none"),
+    }
+}
+
+/// Whether the limit of open files leaves room for connections.
+fn check_descriptors(connections_max: usize, snapshot: &Snapshot) -> Result<(), String> {
+    if connections_max == 0 {
+        return Err("the limit of open files leaves no room for connections; raise `ulimit -n`".into());
+    }
+    let wanted = snapshot.binds.iter().map(|bind| bind.settings.connections_max).max().unwrap_or(0) as usize;
+    if connections_max < wanted {
+        let problem = format!("the limit of open files allows {connections_max} connections, a listener {wanted}");
+        event("warn", &problem);
+    }
+    Ok(())
+}
+
+/// Tells, once a second at most, that connections are refused at a bound. Returns how many have been.
+fn tell_refused(process: &Process, before: u64) -> u64 {
+    let refused = process.shared.stats.iter().map(|stats| stats.connections_refused.get()).sum();
+    if refused > before {
+        event("warn", &format!("{} connections were refused at a bound", refused - before));
+    }
+    refused
+}
+
+type Rules = Result<(Snapshot, Vec<String>), Vec<String>>;
+
+/// Reads the rules, and gives the reader back. The error is all that is wrong with them.
+fn read(mut reader: Reader, files: Vec<PathBuf>) -> (Reader, Rules) {
+    let lines = |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let rules = match reader.load(&files).result {
+        Ok(checked) => Ok((checked.snapshot, lines(checked.warnings))),
+        Err(problems) => Err(lines(problems)),
+    };
+    (reader, rules)
+}
+
+/// Puts changed rules in force, or says why they are not and leaves everything as it is. True: it may succeed later
+/// without another change.
+fn take_over(rules: Rules, started: Instant, process: &mut Process, status: &Status) -> bool {
+    let (snapshot, warnings) = match rules {
         Ok((snapshot, warnings)) => (Arc::new(snapshot), warnings),
-        Err(problems) => return refuse(status, problems),
+        Err(problems) => {
+            refuse(status, problems);
+            return false;
+        }
     };
     if status.snapshot().is_some_and(|current| current == snapshot) {
-        return status.unchanged(warnings);
+        status.unchanged(warnings);
+        return false;
     }
     match process.apply(snapshot.clone()) {
         Ok(revision) => {
             tell(&warnings);
             status.applied(revision, snapshot, warnings);
             event("info", &format!("revision {revision} in force after {} ms", started.elapsed().as_millis()));
+            false
         }
-        Err(problem) => refuse(status, vec![problem]),
+        Err(problem) => {
+            if !status.is_refused_for(&problem) {
+                refuse(status, vec![problem]);
+            }
+            true
+        }
     }
 }
 
 fn refuse(status: &Status, problems: Vec<String>) {
-    event("error", &format!("the changed rules are refused, those before stay in force: {} problems", problems.len()));
+    event("error", &format!("the changed rules are refused, those before stay in force; problems: {}", problems.len()));
     for problem in &problems {
         event("error", problem);
     }
@@ -181,14 +285,14 @@ fn tell(warnings: &[String]) {
 }
 
 /// Ends: no new connections, requests in flight have their time; a second signal ends at once.
-async fn finish(process: &Process, status: &Status, within: Duration, terminate: &mut tokio::signal::unix::Signal) {
+async fn finish(process: &Process, status: &Status, within: Duration, ends: &mut Ends) {
     event("info", &format!("finishing requests in flight within {} s", within.as_secs()));
     status.finishing();
     process.finish(within);
     let deadline = Instant::now() + within + Duration::from_secs(1);
     while !process.has_finished() && Instant::now() < deadline {
         tokio::select! {
-            _ = terminate.recv() => break,
+            () = ends.recv() => break,
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
         }
     }

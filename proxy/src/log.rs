@@ -1,7 +1,7 @@
 //! What people read: events of the process on standard error, and the access log through a bounded ring to
 //! a thread of its own, so that a slow disk or terminal never holds a request up. Cold, but for `offer`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -25,31 +25,44 @@ pub enum Format {
     Text,
 }
 
+/// What the log's thread is told.
+#[derive(Debug)]
+enum Message {
+    /// Write this line.
+    Line(Vec<u8>),
+    /// The file was moved away: open its name anew.
+    Reopen,
+}
+
 /// The way of a line to the log's thread.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     pub(crate) format: Format,
-    sender: SyncSender<Vec<u8>>,
+    sender: SyncSender<Message>,
     dropped: AtomicU64,
 }
 
 impl AccessLog {
     /// Opens the log (`-` is standard output) and starts its thread, which ends with the last sender.
     pub(crate) fn start(target: &Path, format: Format) -> io::Result<AccessLog> {
-        let file: Box<dyn Write + Send> = match target.as_os_str() == "-" {
-            true => Box::new(io::stdout()),
-            false => Box::new(append(target)?),
-        };
+        let file = open(target)?;
+        let target = target.to_path_buf();
         let (sender, receiver) = sync_channel(RING_LINES);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(receiver, file))?;
+        std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(receiver, file, &target))?;
         Ok(AccessLog { format, sender, dropped: AtomicU64::new(0) })
     }
 
     /// Hands a line over, or drops it when the ring is full.
     pub(crate) fn offer(&self, line: Vec<u8>) {
-        if self.sender.try_send(line).is_err() {
+        if self.sender.try_send(Message::Line(line)).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Opens the file anew, after logrotate or its like moved it away. Waits for room in the ring.
+    pub(crate) fn reopen(&self) {
+        // The thread lives as long as this sender.
+        let _ = self.sender.send(Message::Reopen);
     }
 
     /// Lines dropped so far.
@@ -58,20 +71,27 @@ impl AccessLog {
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+fn open(target: &Path) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match target.as_os_str() == "-" {
+        true => Box::new(io::stdout()),
+        false => Box::new(OpenOptions::new().create(true).append(true).open(target)?),
+    })
 }
 
-fn write_lines(receiver: Receiver<Vec<u8>>, mut file: Box<dyn Write + Send>) {
+fn write_lines(receiver: Receiver<Message>, mut file: Box<dyn Write + Send>, target: &Path) {
     const BATCH_BYTES: usize = 64 * 1024;
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     let mut failed = false;
-    while let Ok(line) = receiver.recv() {
-        batch.extend_from_slice(&line);
-        while batch.len() < BATCH_BYTES
-            && let Ok(line) = receiver.try_recv()
-        {
-            batch.extend_from_slice(&line);
+    while let Ok(first) = receiver.recv() {
+        let mut reopen = false;
+        for message in std::iter::once(first).chain(receiver.try_iter()) {
+            match message {
+                Message::Line(line) => batch.extend_from_slice(&line),
+                Message::Reopen => reopen = true,
+            }
+            if reopen || batch.len() >= BATCH_BYTES {
+                break;
+            }
         }
         let result = file.write_all(&batch).and_then(|()| file.flush());
         if let (Err(error), false) = (&result, failed) {
@@ -79,6 +99,12 @@ fn write_lines(receiver: Receiver<Vec<u8>>, mut file: Box<dyn Write + Send>) {
         }
         failed = result.is_err();
         batch.clear();
+        if reopen {
+            match open(target) {
+                Ok(opened) => file = opened,
+                Err(error) => event("error", &format!("access log: {error}; the old file is written on")),
+            }
+        }
     }
 }
 

@@ -185,7 +185,7 @@ impl Scrape {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
             for (key, sum) in sums {
                 let HistogramSum { buckets, sum } = &sum.histograms[index];
-                let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+                let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
                 let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
                 let count = buckets.iter().map(|(_, count)| count).sum();
                 family.encode_family(&labels(key))?.encode_histogram::<NoLabelSet>(*sum, count, &buckets, None)?;
@@ -233,5 +233,16 @@ mod tests {
         check(EXPIRY * 2, Some(2));
         check(EXPIRY * 3 - Duration::from_secs(1), Some(2));
         check(EXPIRY * 3, None);
+    }
+
+    #[test]
+    fn the_last_bucket_has_the_name_that_prometheus_wants() {
+        let shared = Shared::new(1, 1, None).expect("a mailbox");
+        let key = SeriesKey { service: "web".into(), namespace: "default".into(), status: 200, flag: "-" };
+        shared.stats[0].series(key).duration_us.observe(700);
+        let text = text(&registry(shared, Arc::new(Status::new())));
+        let bucket = |line: &&str| line.starts_with("istio_request_duration_milliseconds_bucket{le=\"+Inf\"");
+        let last = text.lines().find(bucket).unwrap_or_else(|| panic!("no +Inf in\n{text}"));
+        assert!(last.ends_with(" 1"), "{last}");
     }
 }

@@ -80,6 +80,11 @@ impl Status {
         });
     }
 
+    /// Whether the last rules were refused for this and nothing else.
+    pub(crate) fn is_refused_for(&self, problem: &str) -> bool {
+        self.with(|inner| matches!(&inner.problems[..], [known] if known == problem))
+    }
+
     /// The process has been told to end.
     pub(crate) fn finishing(&self) {
         self.with(|inner| inner.finishing = true);

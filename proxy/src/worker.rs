@@ -24,6 +24,10 @@ use crate::view::View;
 /// How often idle connections are looked through when nothing is heard of them.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a finishing worker leaves idle connections open: a client that is about to send its next request is told
+/// `Connection: close` with the answer, instead of losing it.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+
 /// What other threads tell a worker.
 pub(crate) enum Mail {
     /// A new revision, with the sockets it opens. The worker replies when it is in force here.
@@ -116,6 +120,8 @@ pub(crate) struct Worker {
     /// Tasks of downstream connections, to be woken when the worker shall finish.
     connections: RefCell<HashSet<TaskId>>,
     finishing: Cell<bool>,
+    /// From when on idle connections are closed, once the worker finishes.
+    idle_until: Cell<Duration>,
     /// The task that hears of idle upstream connections.
     keeper: Cell<TaskId>,
     dice: Cell<u64>,
@@ -130,6 +136,7 @@ pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
         binds: RefCell::default(),
         connections: RefCell::default(),
         finishing: Cell::new(false),
+        idle_until: Cell::new(Duration::MAX),
         keeper: Cell::new(0),
         dice: Cell::new(seed | 1),
         shared,
@@ -154,6 +161,15 @@ impl Worker {
     /// Whether connections shall end after the request they are at.
     pub(crate) fn is_finishing(&self) -> bool {
         self.finishing.get()
+    }
+
+    /// Until when a connection on `bind` may stay without a request, beyond its own idle time: forever, unless the
+    /// worker is finishing or the address was removed.
+    pub(crate) fn idle_until(&self, bind: &BindView) -> Duration {
+        match bind.index.get() {
+            Some(_) => self.idle_until.get(),
+            None => Duration::ZERO,
+        }
     }
 
     /// The task that hears of idle upstream connections.
@@ -196,6 +212,7 @@ impl Worker {
             let socket = Socket::new(&self.driver, opened.descriptor);
             bind.listener.set(self.driver.spawn(listen::accept_connections(self.clone(), bind.clone(), socket)));
         }
+        let known = self.binds.borrow().len();
         self.binds.borrow_mut().retain(|address, bind| {
             bind.index.set(snapshot.binds.iter().position(|candidate| candidate.address == *address));
             if bind.index.get().is_none() {
@@ -203,14 +220,22 @@ impl Worker {
             }
             bind.index.get().is_some()
         });
+        if self.binds.borrow().len() < known {
+            self.wake_connections();
+        }
         self.stats().revision.set(revision);
     }
 
     fn finish(&self) {
         self.finishing.set(true);
+        self.idle_until.set(self.driver.now() + IDLE_GRACE);
         for bind in self.binds.borrow().values() {
             self.driver.wake(bind.listener.get());
         }
+        self.wake_connections();
+    }
+
+    fn wake_connections(&self) {
         for task in self.connections.borrow().iter() {
             self.driver.wake(*task);
         }

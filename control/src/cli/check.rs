@@ -1,6 +1,7 @@
 //! `evenkeel check`: the same reading of rules as a gateway does, without one. Exit code 0: they can be used;
 //! 1: they cannot, or `--strict` and there are warnings. Cold.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,7 +29,8 @@ pub fn run(args: CheckArgs) -> ExitCode {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        println!("{severity}: {problem}");
+        // A reader such as `head` may have seen enough.
+        let _ = writeln!(std::io::stdout(), "{severity}: {problem}");
     }
     let of = |severity: Severity| problems.iter().filter(|problem| problem.severity == severity).count();
     let (errors, warnings) = (of(Severity::Error), of(Severity::Warning));

@@ -24,16 +24,22 @@ pub struct UpArgs {
 
 /// Runs the demonstration.
 pub fn run(args: UpArgs) -> ExitCode {
-    let folder = std::env::temp_dir().join(format!("evenkeel-up-{}", std::process::id()));
-    let result = show(&args, &folder);
-    // Nothing is left behind, whatever happened.
-    let _ = fs::remove_dir_all(&folder);
-    match result {
+    let folder = Folder(std::env::temp_dir().join(format!("evenkeel-up-{}", std::process::id())));
+    match show(&args, &folder.0) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A folder that nothing is left of, whatever happens: a terminal that is closed included.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -45,7 +45,7 @@ fn requests_in_flight_are_finished_after_sigterm() {
     slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
     until("the request at the service", || (backend.requests().len() == 2).then_some(()));
     gateway.signal(Signal::TERM);
-    assert_eq!(idle.outcome(), "closed", "an idle connection ends at once");
+    assert_eq!(idle.outcome(), "closed", "an idle connection ends after a moment");
     let (answer, _) = until("an end of readiness", || gateway.get("/ready").filter(|answer| answer.status() == 503));
     assert_eq!(answer.text(), "not ready\n");
     until("an end of listening", || Peer::try_connect(gateway.address()).is_err().then_some(()));
@@ -250,4 +250,53 @@ fn the_demonstration_works_and_leaves_nothing_behind() {
             .and_then(|mut stream| stream.read_to_end(&mut nobody))
             .is_err()
     );
+}
+
+#[test]
+fn an_idle_connection_is_told_of_the_end_with_its_last_answer() {
+    let backend = Backend::echo();
+    let mut gateway = Gateway::start(&Rules::to(backend.address()));
+    let mut client = gateway.connect();
+    assert_eq!(status(&mut client), 200);
+    gateway.signal(Signal::TERM);
+    until("an end of readiness", || gateway.get("/ready").filter(|answer| answer.status() == 503));
+    client.send(GET);
+    let answer = client.read().expect("an answer after the signal");
+    assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+}
+
+#[test]
+fn signals_of_habit_do_no_harm() {
+    let backend = Backend::echo();
+    let log = std::env::temp_dir().join(format!("evenkeel-it-signals-{}.log", std::process::id()));
+    let moved = log.with_extension("1");
+    let name = log.to_str().expect("a name");
+    let mut gateway = Launch::new(Rules::to(backend.address()).yaml()).flags(&["--access-log", name]).start();
+    let mut client = gateway.connect();
+    assert_eq!(status(&mut client), 200);
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+    until("the first line", || (lines(&log) == 1).then_some(()));
+    std::fs::rename(&log, &moved).expect("a rename");
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        gateway.signal(signal);
+    }
+    until("a new log", || log.exists().then_some(()));
+    assert_eq!(status(&mut client), 200);
+    until("the second line", || (lines(&log) == 1).then_some(()));
+    assert_eq!(lines(&moved), 1);
+    gateway.signal(Signal::INT);
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+    let _ = (std::fs::remove_file(&log), std::fs::remove_file(&moved));
+}
+
+#[test]
+fn a_start_that_fails_takes_no_connection() {
+    let backend = Backend::echo();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let door = taken.local_addr().expect("an address").to_string();
+    let mut gateway = Launch::new(Rules::to(backend.address()).yaml()).flags(&["--metrics", &door]).spawn();
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(1));
+    let stderr = gateway.stderr();
+    assert!(stderr.contains("for metrics") && !stderr.contains("info  listening on"), "{stderr}");
 }

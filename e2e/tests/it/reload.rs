@@ -274,3 +274,20 @@ fn valid_and_invalid_changes_under_load_cost_no_request_and_no_connection() {
     println!("{found}");
     assert!(found.answered > 1_000 && found.applied >= 5 && found.refused >= 5, "{found:?}");
 }
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_never_waited_for() {
+    let backend = Backend::echo();
+    let gateway = Gateway::start(&Rules::to(backend.address()));
+    let pipe = gateway.rules_folder().join("pipe.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+    assert!(made.success());
+    let (refused, _) = until("a refusal", || {
+        let config = gateway.config();
+        config["refused"]["problems"][0].as_str().map(str::to_owned)
+    });
+    assert!(refused.contains("pipe.yaml: cannot be read: it is not a regular file"), "{refused}");
+    assert_eq!(ask(&mut gateway.connect()).status(), 200);
+    std::fs::remove_file(&pipe).expect("a file");
+    until("an end of the refusal", || gateway.config()["refused"].is_null().then_some(()));
+}
