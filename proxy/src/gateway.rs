@@ -19,6 +19,9 @@ use crate::{admin, cgroup, metrics, watch};
 /// Kubernetes grants a pod 30 s by default.
 const FINISH_WITHIN_S: u64 = 25;
 
+/// How much the main thread gives way to workers, of 19.
+const MAIN_NICENESS: i32 = 10;
+
 /// What a gateway is started with.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GatewayArgs {
@@ -103,6 +106,9 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     let workers = args.workers.map_or_else(cgroup::cores, usize::from);
     let mut process =
         Process::start(workers, access_log).map_err(|error| one(format!("cannot start workers: {error}")))?;
+    // Where cores are short, reading rules and telling metrics give way to requests. On Linux this is the calling
+    // thread's, and that of threads it starts from here on; the workers run already. Without it all still works.
+    let _ = rustix::process::setpriority_process(None, MAIN_NICENESS);
     let status = Arc::new(Status::new());
     // The doors first: a start that fails on one of them must not have taken a single connection.
     let registry = metrics::registry(process.shared.clone(), status.clone());

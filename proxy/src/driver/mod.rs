@@ -26,8 +26,9 @@ use sleep::Wheel;
 pub(crate) use socket::Socket;
 use socket::{Readiness, Slots};
 
-/// Events taken from the kernel in one go; more wait for the next turn.
-const EVENTS_PER_TURN: usize = 256;
+/// Events taken from the kernel in one go; more wait for the next turn. At some 16 µs for each, mail and timers wait
+/// a millisecond at most.
+const EVENTS_PER_TURN: usize = 64;
 
 /// The index of a task on this worker.
 pub(crate) type TaskId = u32;
