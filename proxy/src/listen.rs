@@ -138,7 +138,8 @@ fn admit(worker: &Rc<Worker>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: So
         return;
     }
     let loads = shared.loads.iter().map(|load| load.load(Relaxed));
-    let target = hand_to(worker.id, loads);
+    // A worker that finishes keeps what it still accepts: the others may have ended already.
+    let target = if worker.is_finishing() { None } else { hand_to(worker.id, loads) };
     // Counted before it arrives, so that a burst does not all go to one worker.
     shared.loads[target.unwrap_or(worker.id)].fetch_add(1, Relaxed);
     match target {

@@ -275,7 +275,7 @@ async fn read_mail(worker: Rc<Worker>) {
             return worker.driver.stop();
         }
     };
-    let mut finish_at = Duration::MAX;
+    let (mut finish_since, mut finish_at) = (Duration::ZERO, Duration::MAX);
     loop {
         let mut count = [0u8; 8];
         let rung = rustix::io::read(bell.descriptor(), &mut count).is_ok();
@@ -301,18 +301,22 @@ async fn read_mail(worker: Rc<Worker>) {
                     }
                 }
                 Mail::Finish { within } => {
-                    finish_at = worker.driver.now() + within;
+                    finish_since = worker.driver.now();
+                    finish_at = finish_since + within;
                     worker.finish();
                 }
             }
         }
         if worker.is_finishing() {
-            let in_flight = !worker.connections.borrow().is_empty();
-            if !in_flight || worker.driver.now() >= finish_at {
+            // Not in the turn that was told so: first the listeners take what waits in the kernel's queues. The load
+            // counts a connection from its accept on, also while it is on its way here from another worker.
+            let now = worker.driver.now();
+            let is_drained = now > finish_since && worker.shared.loads[worker.id].load(Relaxed) == 0;
+            if is_drained || now >= finish_at {
                 return worker.driver.stop();
             }
             // Looks again soon: the end of a connection does not ring the bell.
-            worker.driver.set_deadline((worker.driver.now() + Duration::from_millis(20)).min(finish_at));
+            worker.driver.set_deadline((now + Duration::from_millis(20)).min(finish_at));
         }
         if !rung {
             bell.forget_readable();

@@ -300,3 +300,21 @@ fn a_start_that_fails_takes_no_connection() {
     let stderr = gateway.stderr();
     assert!(stderr.contains("for metrics") && !stderr.contains("info  listening on"), "{stderr}");
 }
+
+#[test]
+fn connections_that_wait_to_be_accepted_are_served_at_the_end() {
+    let backend = Backend::echo();
+    let mut gateway = Launch::new(Rules::to(backend.address()).yaml()).workers(2).start();
+    // Stopped, so that the kernel holds them all when the signal comes.
+    gateway.signal(Signal::STOP);
+    let mut clients: Vec<Peer> = (0..100).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        client.send(GET);
+    }
+    gateway.signal(Signal::TERM);
+    gateway.signal(Signal::CONT);
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(200), "client {number}");
+    }
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+}
