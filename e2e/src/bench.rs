@@ -32,7 +32,7 @@ pub enum Name {
     Open,
     /// POST of 16 KiB, answered by as much, saturated.
     Post,
-    /// A new connection for each request, saturated.
+    /// A new connection for each request, saturated and at 8,000 a second, open loop.
     Connect,
     /// Resident memory, idle and with 1,000 used connections.
     Memory,
@@ -134,7 +134,7 @@ fn start_all(lab: &mut Lab, installed: &[Installed], workload: Workload) -> Outc
     let mut contenders: Vec<Contender> = Vec::new();
     for installed in installed {
         let mut launch = Launch::new(installed.kind, &installed.program);
-        launch.defer_accept = workload == Workload::Connect;
+        launch.defer_accept = workload.name() == Name::Connect;
         let name = installed.kind.name();
         let twins = contenders.iter().filter(|contender| contender.label.starts_with(name)).count();
         let label = if twins == 0 { name.to_owned() } else { format!("{name} ({})", twins + 1) };

@@ -94,6 +94,9 @@ pub(crate) async fn run(
     let keep_alive = keep_alive && framing != Framing::UntilClose;
     encode_response(&answer, framing, version, keep_alive, response.out());
     response.begin_body(answer_meta.framing, framing == Framing::Chunked);
+    if !keep_alive {
+        response.ends_sink();
+    }
     drop(answer);
     record.answer_started = true;
     record.answer_framing = Some(framing);
@@ -117,11 +120,11 @@ pub(crate) async fn run(
         let until = worker.driver.now() + idle;
         attempt.endpoint.pool.give(server.socket, until, settings.idle_connections_max, worker.keeper());
     }
-    Ok(match (keep_alive, request.is_read()) {
-        (true, _) => After::KeepAlive,
-        // Everything was read, so nothing can reset the answer on its way.
-        (false, true) => After::Close,
-        (false, false) => After::Linger,
+    Ok(match keep_alive {
+        true => After::KeepAlive,
+        // The client wanted no more, and everything that it sent was read: nothing can reset the answer on its way.
+        false if !meta.keep_alive && request.is_read() => After::Shutdown,
+        false => After::Linger,
     })
 }
 

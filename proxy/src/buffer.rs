@@ -112,7 +112,7 @@ impl Output {
                 Poll::Ready(Ok(())) => {}
                 other => return other,
             }
-            match socket.try_write(&[IoSlice::new(self.pending())]) {
+            match socket.try_write(&[IoSlice::new(self.pending())], false) {
                 Ok(count) => self.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),

@@ -55,6 +55,12 @@ pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAd
         match after {
             After::KeepAlive => client.requests += 1,
             After::Linger => return linger(&guard.worker.driver, &mut client.wire).await,
+            // Not left to the close: it would reset the connection, and the end of the answer with it, if the client
+            // sent something after all.
+            After::Shutdown => {
+                let _ = rustix::net::shutdown(client.wire.socket.descriptor(), rustix::net::Shutdown::Write);
+                return;
+            }
             After::Close => return,
         }
     }

@@ -45,6 +45,7 @@ pub(crate) struct Pump {
     /// Whether the last wait was for the sink: who is slow.
     pub(crate) waits_for_sink: bool,
     end_written: bool,
+    ends_sink: bool,
 }
 
 impl Pump {
@@ -60,6 +61,7 @@ impl Pump {
             written: 0,
             waits_for_sink: false,
             end_written: false,
+            ends_sink: false,
         }
     }
 
@@ -169,6 +171,11 @@ impl Pump {
         self.chunked_out = chunked_out;
     }
 
+    /// After this message the sending side of the sink is shut down at once.
+    pub(crate) fn ends_sink(&mut self) {
+        self.ends_sink = true;
+    }
+
     /// Writes what is in `out`, ahead of any body.
     pub(crate) fn poll_flush(&mut self, sink: &Socket) -> Poll<io::Result<()>> {
         let Some(out) = &mut self.out else { return Poll::Ready(Ok(())) };
@@ -192,10 +199,11 @@ impl Pump {
             }
             let framed = self.out.as_ref().map_or(&[][..], Output::pending);
             let direct = &source.input()[..self.direct];
+            let is_last = self.ends_sink && self.decoder.is_done();
             let written = match (framed.is_empty(), direct.is_empty()) {
-                (false, true) => sink.socket.try_write(&[IoSlice::new(framed)]),
-                (true, false) => sink.socket.try_write(&[IoSlice::new(direct)]),
-                _ => sink.socket.try_write(&[IoSlice::new(framed), IoSlice::new(direct)]),
+                (false, true) => sink.socket.try_write(&[IoSlice::new(framed)], is_last),
+                (true, false) => sink.socket.try_write(&[IoSlice::new(direct)], is_last),
+                _ => sink.socket.try_write(&[IoSlice::new(framed), IoSlice::new(direct)], is_last),
             };
             match written {
                 Ok(count) => self.advance(source, count),

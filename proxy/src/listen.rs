@@ -82,26 +82,26 @@ pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
 
 /// Accepts until the address is removed from the configuration or the worker finishes.
 pub(crate) async fn accept_connections(worker: Rc<Worker>, bind: Rc<BindView>, socket: Socket) {
+    let mut batch = Batch::new();
     loop {
         let ended = bind.index.get().is_none() || worker.is_finishing();
+        let turn = worker.driver.turn();
         // At the end, too, what waits in the queue is served: closing the socket would reset it.
-        for turn in 0.. {
-            if turn == ACCEPTS_PER_TURN && !ended {
-                worker.driver.yield_now().await;
-                break;
-            }
+        let most = if ended { usize::MAX } else { batch.begin(turn) };
+        let mut taken = 0;
+        while taken < most {
             match acceptfrom_with(socket.descriptor(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((descriptor, peer)) => {
+                    taken += 1;
                     if let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
                         admit(&worker, &bind, descriptor, unmapped(peer));
                     }
                 }
-                Err(Errno::AGAIN) => {
-                    socket.forget_readable();
-                    break;
-                }
+                Err(Errno::AGAIN) => break,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     worker.stats().accept_errors.add(1);
+                    // What cannot be taken would be told in every turn.
+                    socket.unregister();
                     let until = worker.driver.now() + EXHAUSTED_PAUSE;
                     worker.driver.sleep_until(until).await;
                 }
@@ -112,6 +112,8 @@ pub(crate) async fn accept_connections(worker: Rc<Worker>, bind: Rc<BindView>, s
         if ended {
             return;
         }
+        batch.end(turn, taken);
+        socket.forget_readable();
         std::future::poll_fn(|_| {
             if bind.index.get().is_none() || worker.is_finishing() {
                 return Poll::Ready(());
@@ -119,6 +121,35 @@ pub(crate) async fn accept_connections(worker: Rc<Worker>, bind: Rc<BindView>, s
             socket.poll_readable().map(|_| ())
         })
         .await;
+    }
+}
+
+/// How many connections are accepted in one turn: one, unless the turn after says that more were waiting. So a
+/// connection that comes alone costs one accept and not a second that finds nothing, and a burst is taken in few turns.
+#[derive(Debug)]
+struct Batch {
+    size: usize,
+    /// The turn in which as many were taken as the batch allows.
+    full_in: Option<u64>,
+}
+
+impl Batch {
+    fn new() -> Batch {
+        Batch { size: 1, full_in: None }
+    }
+
+    /// The most to take in this turn.
+    fn begin(&mut self, turn: u64) -> usize {
+        if self.full_in.is_some_and(|full_in| full_in + 1 == turn) {
+            self.size = (self.size * 2).min(ACCEPTS_PER_TURN);
+        }
+        self.size
+    }
+
+    /// So many were taken in this turn.
+    fn end(&mut self, turn: u64, taken: usize) {
+        self.full_in = (taken >= self.size).then_some(turn);
+        self.size = self.size.min(taken).max(1);
     }
 }
 
@@ -184,6 +215,36 @@ mod tests {
         check(1, &[3, 4, 2], Some(2));
         check(2, &[3, 4, 2], None);
         check(0, &[2, 1, 1, 2], Some(1));
+    }
+
+    #[test]
+    fn batches_grow_with_the_backlog_and_shrink_with_it() {
+        let mut batch = Batch::new();
+        // The turn, what waits in it, and what is taken of it with how many calls.
+        for (turn, waiting, taken, calls) in [
+            (1, 1, 1, 1),
+            (3, 1, 1, 1),
+            (4, 1, 1, 2),
+            (9, 100, 1, 1),
+            (10, 99, 2, 2),
+            (11, 97, 4, 4),
+            (12, 93, 8, 8),
+            (14, 85, 8, 8),
+            (15, 3, 3, 4),
+            (16, 0, 0, 1),
+            (17, 1, 1, 1),
+        ] {
+            let size = batch.begin(turn);
+            let found = size.min(waiting);
+            batch.end(turn, found);
+            assert_eq!((found, found + usize::from(found < size)), (taken, calls), "turn {turn}: {batch:?}");
+        }
+        let most = (0..10).map(|turn| {
+            let size = batch.begin(100 + turn);
+            batch.end(100 + turn, size);
+            size
+        });
+        assert_eq!(most.max(), Some(ACCEPTS_PER_TURN));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) enum After {
     KeepAlive,
     /// Our side ends; what the client still sends is read for a moment, so that it sees the answer.
     Linger,
+    /// Our side ends, and the client has no more to send.
+    Shutdown,
     /// Nothing can be told any more.
     Close,
 }

@@ -209,7 +209,7 @@ impl Worker {
                 listener: Cell::new(0),
             });
             self.binds.borrow_mut().insert(opened.bind, bind.clone());
-            let socket = Socket::new(&self.driver, opened.descriptor);
+            let socket = Socket::new_listening(&self.driver, opened.descriptor);
             bind.listener.set(self.driver.spawn(listen::accept_connections(self.clone(), bind.clone(), socket)));
         }
         let known = self.binds.borrow().len();

@@ -14,6 +14,8 @@ use crate::peers::{Launch, ROUTE_HOST, many_routes, standard_get, ten_routes};
 const CONNECTIONS: usize = 64;
 /// Rate of the open loop.
 const PER_SECOND: f64 = 20_000.0;
+/// Connections opened in a second in the open loop: about half of what saturates the generator.
+const CONNECTS_PER_SECOND: f64 = 8_000.0;
 /// Before each measurement, so that pools and caches are warm.
 const WARM: Duration = Duration::from_millis(500);
 /// Beyond the planned time, after which a run is void.
@@ -27,17 +29,19 @@ pub(crate) enum Workload {
     Open,
     Post,
     Connect,
+    ConnectOpen,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 4] = [Workload::Get, Workload::Open, Workload::Post, Workload::Connect];
+    pub(crate) const ALL: [Workload; 5] =
+        [Workload::Get, Workload::Open, Workload::Post, Workload::Connect, Workload::ConnectOpen];
 
     pub(crate) fn name(self) -> Name {
         match self {
             Workload::Get => Name::Get,
             Workload::Open => Name::Open,
             Workload::Post => Name::Post,
-            Workload::Connect => Name::Connect,
+            Workload::Connect | Workload::ConnectOpen => Name::Connect,
         }
     }
 
@@ -47,29 +51,31 @@ impl Workload {
             Workload::Open => "GET at 20,000/s, open loop",
             Workload::Post => "POST 16 KiB, saturated",
             Workload::Connect => "new connection for each request, saturated",
+            Workload::ConnectOpen => "new connection for each request at 8,000/s, open loop",
         }
     }
 
     /// Whether the proxy's CPU is expected to be busy all the time.
     pub(crate) fn saturates(self) -> bool {
-        self != Workload::Open
+        !matches!(self, Workload::Open | Workload::ConnectOpen)
     }
 
     pub(crate) fn requests(self) -> Vec<Request> {
         match self {
             Workload::Get | Workload::Open => vec![standard_get()],
             Workload::Post => vec![post(ROUTE_HOST, "/api/v1/items/42?q=abc", "t-17", POST_BYTES)],
-            Workload::Connect => vec![get_closing(ROUTE_HOST, "/api/v1/items/42?q=abc", "t-17")],
+            Workload::Connect | Workload::ConnectOpen => vec![get_closing(ROUTE_HOST, "/api/v1/items/42?q=abc", "t-17")],
         }
     }
 
     pub(crate) fn plan(self, target: SocketAddr, requests: Vec<Request>, measured: Duration) -> Plan {
         let arrival = match self {
             Workload::Open => Arrival::Poisson { per_second: PER_SECOND },
+            Workload::ConnectOpen => Arrival::Poisson { per_second: CONNECTS_PER_SECOND },
             _ => Arrival::Saturated { in_flight: CONNECTIONS },
         };
         let connections = match self {
-            Workload::Connect => Connections::PerRequest,
+            Workload::Connect | Workload::ConnectOpen => Connections::PerRequest,
             _ => Connections::Kept(CONNECTIONS),
         };
         let span = Span::Time { warm: WARM, measured };

@@ -50,6 +50,9 @@ pub(crate) struct Driver {
     places: RefCell<Vec<Place>>,
     free_places: RefCell<Vec<TaskId>>,
     ready: RefCell<VecDeque<TaskId>>,
+    /// Tasks that still run in this turn.
+    due: Cell<usize>,
+    turn: Cell<u64>,
     current: Cell<TaskId>,
     wheel: RefCell<Wheel>,
     origin: Instant,
@@ -68,6 +71,8 @@ impl Driver {
             places: RefCell::default(),
             free_places: RefCell::default(),
             ready: RefCell::default(),
+            due: Cell::new(0),
+            turn: Cell::new(0),
             current: Cell::new(0),
             wheel: RefCell::default(),
             origin: Instant::now(),
@@ -78,7 +83,7 @@ impl Driver {
         }))
     }
 
-    /// Starts a task; it first runs in this turn or the next.
+    /// Starts a task; it first runs in this turn.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
         let work: Work = Box::pin(future);
         let place = Place { work: Some(work), queued: false, free: false };
@@ -95,6 +100,7 @@ impl Driver {
         };
         drop(places);
         self.wake(id);
+        self.due.set(self.due.get() + 1);
         id
     }
 
@@ -120,6 +126,11 @@ impl Driver {
         self.now.get()
     }
 
+    /// How often sockets were asked so far.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn.get()
+    }
+
     /// Reads the clock: for figures that people see.
     pub(crate) fn precise_now(&self) -> Duration {
         self.origin.elapsed()
@@ -142,20 +153,6 @@ impl Driver {
         std::future::poll_fn(|_| match self.now.get() >= at {
             true => std::task::Poll::Ready(()),
             false => std::task::Poll::Pending,
-        })
-        .await;
-    }
-
-    /// Lets others run, then goes on.
-    pub(crate) async fn yield_now(&self) {
-        let mut yielded = false;
-        std::future::poll_fn(|_| {
-            if yielded {
-                return std::task::Poll::Ready(());
-            }
-            yielded = true;
-            self.wake(self.current());
-            std::task::Poll::Pending
         })
         .await;
     }
@@ -188,10 +185,12 @@ impl Driver {
         Ok(())
     }
 
-    /// Runs what is ready now; what becomes ready meanwhile waits until sockets were asked again.
+    /// Runs what is ready now and what is started meanwhile; what is woken meanwhile waits until sockets were asked
+    /// again.
     fn run_ready(&self) {
-        let count = self.ready.borrow().len();
-        for _ in 0..count {
+        self.due.set(self.ready.borrow().len());
+        while let Some(due) = self.due.get().checked_sub(1) {
+            self.due.set(due);
             let Some(id) = self.ready.borrow_mut().pop_front() else { break };
             let work = {
                 let place = &mut self.places.borrow_mut()[id as usize];
@@ -239,6 +238,7 @@ impl Driver {
             Err(error) => return Err(error.into()),
         }
         self.now.set(self.origin.elapsed());
+        self.turn.set(self.turn.get() + 1);
         for event in events.iter() {
             let owner = self.slots.borrow_mut().record(event.data.u64(), Readiness::from_epoll(event.flags));
             if let Some(owner) = owner {
@@ -251,9 +251,13 @@ impl Driver {
         Ok(())
     }
 
-    fn register(&self, descriptor: impl AsFd, key: u64) -> io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+    fn register(&self, descriptor: impl AsFd, key: u64, flags: EventFlags) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, descriptor, EventData::new_u64(key), flags)?)
+    }
+
+    fn unregister(&self, descriptor: impl AsFd) {
+        // What is not registered any more is what was asked for.
+        let _ = epoll::delete(&self.epoll, descriptor);
     }
 
     /// Drops every task, and with it every socket and buffer that it holds.

@@ -1,6 +1,7 @@
-//! Non-blocking sockets of one worker. A socket is registered with epoll only when a task first has to
+//! Non-blocking sockets of one worker. A connection is registered with epoll only when a task first has to
 //! wait for it, edge-triggered and once for its life; a read that fills less than it could has emptied the
-//! socket, so no read is spent on being told so. Hot.
+//! socket, so no read is spent on being told so. A listening socket is level-triggered: one that accepts as
+//! many as it likes is told of the others, so no accept is spent on being told that there are none. Hot.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -10,6 +11,7 @@ use std::task::Poll;
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 use super::{Driver, TaskId};
 
@@ -100,7 +102,11 @@ pub(crate) struct Socket {
     slot: Cell<u32>,
     /// Whether a read or write may be tried before the socket is registered.
     untried: Cell<Readiness>,
+    trigger: EventFlags,
 }
+
+/// What a connection wants to hear of: each change, once.
+const EDGES: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
 impl Socket {
     /// Takes over a descriptor that is already non-blocking, and presumes it readable and writable.
@@ -110,7 +116,15 @@ impl Socket {
             driver: driver.clone(),
             slot: Cell::new(UNREGISTERED),
             untried: Cell::new(Readiness(Readiness::READ.0 | Readiness::WRITE.0)),
+            trigger: EDGES,
         }
+    }
+
+    /// Takes over a listening descriptor: in each turn it is readable while connections wait.
+    pub(crate) fn new_listening(driver: &Rc<Driver>, descriptor: OwnedFd) -> Socket {
+        let mut socket = Socket::new(driver, descriptor);
+        socket.trigger = EventFlags::IN;
+        socket
     }
 
     /// Takes over a descriptor on which nothing can be done before an event says so: a connect under way.
@@ -156,7 +170,7 @@ impl Socket {
             return Ok(());
         }
         let (index, key) = self.driver.slots.borrow_mut().insert(self.driver.current());
-        if let Err(error) = self.driver.register(&self.descriptor, key) {
+        if let Err(error) = self.driver.register(&self.descriptor, key, self.trigger) {
             self.driver.slots.borrow_mut().remove(index);
             return Err(error);
         }
@@ -239,11 +253,13 @@ impl Socket {
         }
     }
 
-    /// Writes once. `WouldBlock` if nothing could be taken.
-    pub(crate) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// Writes once. `WouldBlock` if nothing could be taken. `is_last`: what ends the sending side comes next, and
+    /// may share the last packet with these bytes.
+    pub(crate) fn try_write(&self, slices: &[IoSlice<'_>], is_last: bool) -> io::Result<usize> {
+        let flags = if is_last { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         loop {
             let written = match slices {
-                [one] => rustix::net::send(&self.descriptor, one, rustix::net::SendFlags::NOSIGNAL),
+                [one] => rustix::net::send(&self.descriptor, one, flags),
                 many => rustix::io::writev(&self.descriptor, many),
             };
             match written {
@@ -258,9 +274,20 @@ impl Socket {
         }
     }
 
-    /// After an accept or any other call that said `WouldBlock` outside `try_read`.
+    /// After an accept or any other call that said `WouldBlock` outside `try_read`; for a listening socket also when
+    /// enough was accepted in this turn.
     pub(crate) fn forget_readable(&self) {
         self.forget(Readiness::READ);
+    }
+
+    /// No event of this socket is told any more, until it is waited for again.
+    pub(crate) fn unregister(&self) {
+        let index = self.slot.replace(UNREGISTERED);
+        if index != UNREGISTERED {
+            self.untried.set(Readiness(0));
+            self.driver.slots.borrow_mut().remove(index);
+            self.driver.unregister(&self.descriptor);
+        }
     }
 }
 
