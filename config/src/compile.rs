@@ -2,6 +2,7 @@
 //! meets them: listeners, their policies, routes, rules, backends. Errors are what cannot be understood or
 //! reaches into another namespace without leave; what dangles or is hidden has a meaning and is a warning. Pure, Cold.
 
+mod actions;
 mod backends;
 mod filters;
 mod listeners;

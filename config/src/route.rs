@@ -74,7 +74,7 @@ impl Table {
     }
 
     /// The rules, in the order of the routes, for people to look at.
-    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+    pub fn rules(&self) -> impl ExactSizeIterator<Item = &Arc<Rule>> {
         self.rules.iter()
     }
 

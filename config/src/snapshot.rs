@@ -101,18 +101,18 @@ pub enum EncodedSlash {
 pub struct Rule {
     /// `namespace/route/rule`; the rule's name, or its index where it has none.
     pub name: Arc<str>,
-    /// In the order they are written.
-    pub filters: Vec<Filter>,
+    /// In the order they are written. Rules with equal filters share them.
+    pub filters: Arc<[Filter]>,
     /// Whole exchange, from the request's head to the answer's end. None: no bound.
     pub request_timeout: Option<Duration>,
     /// One attempt at a backend. None: no bound beyond `request_timeout`.
     pub backend_request_timeout: Option<Duration>,
-    /// Where the request goes.
-    pub backends: Backends,
+    /// Where the request goes. Rules with equal backends share them.
+    pub backends: Arc<Backends>,
 }
 
 /// The targets of a rule with their shares.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Backends {
     /// Those with a weight above 0.
     pub choices: Vec<Choice>,
@@ -121,7 +121,7 @@ pub struct Backends {
 }
 
 /// One backendRef of a rule.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Choice {
     /// Its share is `weight` of `Backends::weight_total`.
     pub weight: u32,
@@ -132,7 +132,7 @@ pub struct Choice {
 }
 
 /// What a rule does to requests and answers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Filter {
     /// RequestHeaderModifier.
     RequestHeaders(HeaderChanges),
@@ -145,7 +145,7 @@ pub enum Filter {
 }
 
 /// Header fields to set, add and remove. Names keep the case they are written in.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct HeaderChanges {
     /// Replace all fields of that name by this one.
     pub set: Vec<(Box<str>, Box<str>)>,
@@ -156,7 +156,7 @@ pub struct HeaderChanges {
 }
 
 /// RequestRedirect: parts not named stay those of the request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Redirect {
     /// `http` or `https`; None keeps the listener's.
     pub scheme: Option<Box<str>>,
@@ -171,7 +171,7 @@ pub struct Redirect {
 }
 
 /// URLRewrite.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Rewrite {
     /// The new Host.
     pub hostname: Option<Box<str>>,
@@ -180,7 +180,7 @@ pub struct Rewrite {
 }
 
 /// A new path for a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PathChange {
     /// The whole path, the query stays.
     Full(Box<str>),

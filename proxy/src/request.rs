@@ -205,7 +205,7 @@ fn route(guard: &ConnectionGuard, view: &View, head: &mut Head, record: &mut Rec
     let index = guard.bind.index.get().ok_or(ProxyError::here(Kind::NoRoute))?;
     let bind = &view.snapshot.binds[index];
     let found = bind.table.find(head).ok_or(ProxyError::here(Kind::NoRoute))?;
-    let rule = view.rules[index][found.number].clone();
+    let rule = view.rule(index, found);
     record.rule = Some(rule.clone());
     let entry = Entry { scheme: "http", port: guard.bind.port, prefix_bytes: found.prefix_bytes };
     if let Verdict::Redirect(status, location) = filters::on_request(&rule.filters, head, entry) {

@@ -1,13 +1,14 @@
 //! A worker's own view of the snapshot: the same configuration with what this worker keeps beside it, pooled
 //! connections and counters. A new revision is a new view that takes over the state of what stayed. Hot.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use config::Snapshot;
+use config::route::Found;
 use config::snapshot::{Backends, Bind, Cluster, ListenerSettings, Rule};
 
 use crate::pool::Pool;
@@ -18,16 +19,16 @@ pub(crate) struct View {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The settings of each bind; a worker's own, since counting references to what all share costs all of them.
     pub(crate) settings: Vec<Rc<ListenerSettings>>,
-    /// The rules of each bind by their number, for the same reason.
-    pub(crate) rules: Vec<Vec<Rc<RuleView>>>,
+    /// The rules of each bind by their number, for the same reason; each since it was first met.
+    rules: Vec<Vec<OnceCell<Rc<RuleView>>>>,
     pub(crate) clusters: Vec<Rc<ClusterView>>,
     /// Where requests are counted that reached no cluster.
     pub(crate) nowhere: Rc<SeriesCache>,
     endpoints: HashMap<SocketAddr, Rc<EndpointView>, foldhash::fast::RandomState>,
 }
 
-/// A rule on one worker. Streams may outlive the snapshot and keep only this.
-pub(crate) struct RuleView(Arc<Rule>);
+/// A rule on one worker, where a request finds it with one step. Streams may outlive the snapshot and keep only this.
+pub(crate) struct RuleView(Rule);
 
 impl std::ops::Deref for RuleView {
     type Target = Rule;
@@ -116,9 +117,14 @@ impl View {
             None => Rc::new(SeriesCache::new("unknown".into(), "unknown".into())),
         };
         let settings = snapshot.binds.iter().map(|bind| Rc::new(ListenerSettings::clone(&bind.settings))).collect();
-        let rules = |bind: &Bind| bind.table.rules().map(|rule| Rc::new(RuleView(rule.clone()))).collect();
+        let rules = |bind: &Bind| vec![OnceCell::new(); bind.table.rules().len()];
         let rules = snapshot.binds.iter().map(rules).collect();
         View { snapshot, settings, rules, clusters, nowhere, endpoints }
+    }
+
+    /// A rule that was found in a bind's table.
+    pub(crate) fn rule(&self, bind: usize, found: Found<'_>) -> Rc<RuleView> {
+        self.rules[bind][found.number].get_or_init(|| Rc::new(RuleView(Rule::clone(found.rule)))).clone()
     }
 
     /// The cluster of that name, if it is still there.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::compile::actions::Actions;
 use crate::model::http_route::BackendRef;
 use crate::model::metadata::Metadata;
 use crate::model::service::{ServicePort, Spec};
@@ -12,12 +13,13 @@ use crate::model::{Documents, GATEWAY_GROUP, Object};
 use crate::problem::Problems;
 use crate::snapshot::{Cluster, ClusterSettings, Endpoint};
 
-/// Finds Service ports, and remembers those that were asked for.
+/// Finds Service ports, and remembers those that were asked for and what rules do with them.
 pub(crate) struct Resolver<'d> {
     documents: &'d Documents,
     services: HashMap<(&'d str, &'d str), &'d Object<Spec>>,
     indices: HashMap<(&'d str, &'d str, u16), usize>,
     clusters: Vec<Arc<Cluster>>,
+    pub(crate) actions: Actions,
 }
 
 impl<'d> Resolver<'d> {
@@ -25,7 +27,7 @@ impl<'d> Resolver<'d> {
     pub(crate) fn new(documents: &'d Documents) -> Self {
         let identity = |service: &'d Object<Spec>| (service.metadata.namespace(), service.metadata.name());
         let services = documents.services.iter().map(Arc::as_ref).map(|service| (identity(service), service)).collect();
-        Resolver { documents, services, indices: HashMap::new(), clusters: Vec::new() }
+        Resolver { documents, services, indices: HashMap::new(), clusters: Vec::new(), actions: Actions::default() }
     }
 
     /// The clusters asked for, in the order of the first time.

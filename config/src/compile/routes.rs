@@ -121,10 +121,10 @@ fn entries<'d>(
         let name = format!("{}/0", route.metadata).into();
         let rule = Rule {
             name,
-            filters: Vec::new(),
+            filters: Arc::default(),
             request_timeout: None,
             backend_request_timeout: None,
-            backends: Backends::default(),
+            backends: Arc::default(),
         };
         let rank = Rank { age, rule: 0, condition: 0 };
         return vec![RouteEntry::new(Conditions::default(), rank, Arc::new(rule))];
@@ -183,10 +183,10 @@ fn rule<'d>(
     let bounded = |span: std::time::Duration| (!span.is_zero()).then_some(span);
     Rule {
         name: name.into(),
-        filters: filters::compile(&written.filters),
+        filters: backends.actions.filters(filters::compile(&written.filters)),
         request_timeout: timeouts.and_then(|timeouts| bounded(timeouts.request?.0)),
         backend_request_timeout: timeouts.and_then(|timeouts| bounded(timeouts.backend_request.as_ref()?.value.0)),
-        backends: Backends { choices, weight_total },
+        backends: backends.actions.backends(Backends { choices, weight_total }),
     }
 }
 

@@ -6,6 +6,8 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::route::bytes::ByteMap;
 use crate::route::entry::{Condition, Rank, RouteEntry};
 use crate::route::{Found, RequestView, query};
@@ -19,7 +21,7 @@ const KEYS_MAX: usize = 4;
 /// Entries of one path in order of precedence.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Candidates {
-    list: Vec<Candidate>,
+    list: SmallVec<[Candidate; 1]>,
     index: Option<Box<Index>>,
 }
 
@@ -134,7 +136,7 @@ struct Index {
 }
 
 /// Positions of the candidates that ask for a value, in order of precedence.
-type Positions = ByteMap<Vec<u32>>;
+type Positions = ByteMap<SmallVec<[u32; 4]>>;
 
 impl Index {
     fn new(list: &[Candidate]) -> Index {
@@ -149,7 +151,7 @@ impl Index {
                 let mut asked = list[*position as usize].tests.iter().filter_map(asked);
                 match asked.find(|(known, _)| *known == key) {
                     Some((_, value)) => {
-                        positions.entry(value, Vec::new).push(*position);
+                        positions.entry(value, SmallVec::new).push(*position);
                         false
                     }
                     None => true,
@@ -181,7 +183,7 @@ impl Index {
                 Key::Header(name) => field(request, name),
                 Key::Param(name) => query::first(request.query(), name.as_bytes()),
             };
-            *list = value.and_then(|value| positions.get(&value)).map_or(&[], Vec::as_slice);
+            *list = value.and_then(|value| positions.get(&value)).map_or(&[], SmallVec::as_slice);
         }
         lists[KEYS_MAX] = &self.rest;
         loop {

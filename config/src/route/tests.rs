@@ -8,7 +8,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::route::entry::{Condition, Conditions, PathCondition, Rank, RouteEntry, ValueTest};
-use crate::snapshot::Backends;
 
 /// A request as tests write it.
 #[derive(Debug, Clone, Default)]
@@ -155,10 +154,10 @@ fn some_listeners() -> impl Strategy<Value = Listeners> {
             let name = format!("{number}").into();
             let rule = Rule {
                 name,
-                filters: Vec::new(),
+                filters: Arc::default(),
                 request_timeout: None,
                 backend_request_timeout: None,
-                backends: Backends::default(),
+                backends: Arc::default(),
             };
             let entry = RouteEntry::new(conditions, Rank { age, rule: number, condition: 0 }, Arc::new(rule));
             host.map_or(entry.clone(), |host| entry.for_host(&host))

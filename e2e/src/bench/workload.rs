@@ -64,7 +64,9 @@ impl Workload {
         match self {
             Workload::Get | Workload::Open => vec![standard_get()],
             Workload::Post => vec![post(ROUTE_HOST, "/api/v1/items/42?q=abc", "t-17", POST_BYTES)],
-            Workload::Connect | Workload::ConnectOpen => vec![get_closing(ROUTE_HOST, "/api/v1/items/42?q=abc", "t-17")],
+            Workload::Connect | Workload::ConnectOpen => {
+                vec![get_closing(ROUTE_HOST, "/api/v1/items/42?q=abc", "t-17")]
+            }
         }
     }
 

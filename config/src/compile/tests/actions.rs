@@ -1,5 +1,7 @@
 //! What rules and policies do: backends with their shares, filters, timeouts, bounds.
 
+use std::sync::Arc;
+
 use super::*;
 
 #[test]
@@ -123,4 +125,17 @@ fn filters_and_timeouts() {
     ));
     let filters: Vec<&[Filter]> = rule.backends.choices.iter().map(|choice| choice.filters.as_slice()).collect();
     assert_eq!((filters[0].len(), filters[1].len()), (0, 1));
+}
+
+#[test]
+fn rules_that_do_the_same_share_what_they_do() {
+    let filter = "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}]";
+    let snapshot = checked(&rules(&format!(
+        "{{matches: [{{path: {{value: /a}}}}], {filter}, {TO_A}}}, {{matches: [{{path: {{value: /b}}}}], {filter}, {TO_A}}}, \
+         {{matches: [{{path: {{value: /c}}}}], backendRefs: [{{name: b, port: 80}}]}}"
+    )))
+    .snapshot;
+    let rules: Vec<&Rule> = snapshot.binds[0].table.rules().map(Arc::as_ref).collect();
+    assert!(Arc::ptr_eq(&rules[0].filters, &rules[1].filters) && Arc::ptr_eq(&rules[0].backends, &rules[1].backends));
+    assert!(!Arc::ptr_eq(&rules[0].filters, &rules[2].filters) && !Arc::ptr_eq(&rules[0].backends, &rules[2].backends));
 }
