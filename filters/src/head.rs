@@ -101,10 +101,19 @@ pub struct Field {
     pub line: Span,
     /// What the engine knows it as.
     pub known: Known,
+    /// The `name_key` of its name.
+    pub key: u8,
     /// Whether it has been removed.
     pub removed: bool,
     /// Whether the line has other blanks around the value than one space before it.
     pub untidy: bool,
+}
+
+/// A number below 64 that names have in common whatever their case: those with another key are other names.
+#[inline]
+pub fn name_key(name: &[u8]) -> u8 {
+    let first = name.first().map_or(0, |first| first | 0x20);
+    (name.len() as u8).wrapping_mul(5).wrapping_add(first) & 63
 }
 
 /// HTTP/1.0 or 1.1; other versions are never parsed.
@@ -124,6 +133,8 @@ pub struct Head {
     fields: Vec<Field>,
     /// A bit for each `Known` that some field had, so that asking for one that never came costs nothing.
     kinds: u32,
+    /// A bit for each `name_key` that some field had, for the same reason.
+    keys: u64,
     /// The version in the start line.
     pub version: Version,
     /// Requests: the method. Answers: empty.
@@ -152,6 +163,7 @@ impl Head {
         self.text.clear();
         self.fields.clear();
         self.kinds = 0;
+        self.keys = 0;
         if self.text.capacity() > TEXT_KEPT_BYTES {
             self.text = Vec::new();
         }
@@ -212,6 +224,7 @@ impl Head {
     /// Records a field whose bytes are in the text already.
     pub fn push_field(&mut self, field: Field) {
         self.kinds |= field.known.bit();
+        self.keys |= 1 << field.key;
         self.fields.push(field);
     }
 
@@ -230,21 +243,28 @@ impl Head {
 
     /// The value of the first live field of that name, whatever its case.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.live().find(|field| self.is_named(field, name)).map(|field| self.bytes(field.value))
+        self.get_all(name).next()
     }
 
     /// The values of all live fields of that name, whatever its case.
-    pub fn get_all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
-        self.live().filter(|field| self.is_named(field, name)).map(|field| self.bytes(field.value))
+    pub fn get_all<'h>(&'h self, name: &str) -> impl Iterator<Item = &'h [u8]> {
+        let key = name_key(name.as_bytes());
+        let fields = if self.keys & 1 << key == 0 { &[] } else { &self.fields[..] };
+        let is_it = move |field: &&Field| !field.removed && field.key == key && self.is_named(field, name);
+        fields.iter().filter(is_it).map(|field| self.bytes(field.value))
     }
 
     /// Removes all fields of that name and tells whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
+        let key = name_key(name.as_bytes());
         let mut found = false;
+        if self.keys & 1 << key == 0 {
+            return found;
+        }
         let text = &self.text;
         for field in &mut self.fields {
-            // Lengths differ for most, which is told without looking at the text.
-            if field.name.len() == name.len()
+            if field.key == key
+                && field.name.len() == name.len()
                 && !field.removed
                 && text[field.name.range()].eq_ignore_ascii_case(name.as_bytes())
             {
@@ -312,6 +332,7 @@ impl Head {
             value: Span::new(value_start, value_end),
             line: Span::new(start, self.text.len()),
             known,
+            key: name_key(name.as_bytes()),
             removed: false,
             untidy: false,
         });

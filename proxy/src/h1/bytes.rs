@@ -1,6 +1,8 @@
 //! Which byte may stand where: one table for all classes, and the scans that walk along them. What a run
 //! of bytes means is its reader's business. Pure, Hot.
 
+use wide::u8x16;
+
 /// A byte of a token other than `_` (RFC 9110 5.6.2): names with `_` are rare and looked at twice.
 pub(super) const NAME: u8 = 1;
 /// A byte of a token.
@@ -87,12 +89,9 @@ pub(super) fn is_blank(byte: u8) -> bool {
 /// letters and `-`, which most names are.
 #[inline(always)]
 pub(super) fn name_end(input: &[u8], at: usize) -> usize {
-    let end = find_in_words(input, at, |word| {
-        // Seven bits each, so that no sum runs over into the next byte; the eighth says no at the end.
-        let folded = (word | eight(0x20)) & eight(0x7f);
-        let is_letter = (folded + eight(0x80 - b'a')) & !(folded + eight(0x7f - b'z'));
-        let is_other_than_dash = ((word ^ eight(b'-')) & eight(0x7f)) + eight(0x7f);
-        !is_letter & is_other_than_dash | word
+    let end = find_in_blocks(input, at, |block| {
+        let is_letter = at_most((block | u8x16::splat(0x20)) - u8x16::splat(b'a'), b'z' - b'a');
+        !(is_letter | block.simd_eq(u8x16::splat(b'-')))
     });
     run_end(NAME, input, end)
 }
@@ -100,7 +99,9 @@ pub(super) fn name_end(input: &[u8], at: usize) -> usize {
 /// Where the run of target bytes that starts at `at` ends, as `run_end(TARGET, ..)`.
 #[inline(always)]
 pub(super) fn target_end(input: &[u8], at: usize) -> usize {
-    let end = find_in_words(input, at, |word| below(word, b'!') | equal(word, 0x7f) | equal(word, b'#') | word);
+    let end = find_in_blocks(input, at, |block| {
+        !at_most(block - u8x16::splat(b'!'), b'~' - b'!') | block.simd_eq(u8x16::splat(b'#'))
+    });
     run_end(TARGET, input, end)
 }
 
@@ -108,7 +109,7 @@ pub(super) fn target_end(input: &[u8], at: usize) -> usize {
 /// end. Bytes from 0x80 are text (obs-text, RFC 9110 5.5).
 #[inline(always)]
 pub(super) fn text_end(input: &[u8], at: usize) -> usize {
-    let mut end = find_in_words(input, at, |word| below(word, b' ') | equal(word, 0x7f));
+    let mut end = find_in_blocks(input, at, |block| at_most(block, b' ' - 1) | block.simd_eq(u8x16::splat(0x7f)));
     while let Some(&byte) = input.get(end)
         && ((byte >= b' ' && byte != 0x7f) || byte == b'\t')
     {
@@ -117,38 +118,26 @@ pub(super) fn text_end(input: &[u8], at: usize) -> usize {
     end
 }
 
-/// Where the first byte stands, from `at`, whose highest bit is set in what `stops` makes of eight bytes; or
-/// where less than eight bytes are left. Bits above the lowest one may be wrong.
+/// Where the first byte stands, from `at`, of which `stops` says yes; or where less than sixteen bytes are left.
 #[inline(always)]
-fn find_in_words(input: &[u8], at: usize, stops: impl Fn(u64) -> u64) -> usize {
+fn find_in_blocks(input: &[u8], at: usize, stops: impl Fn(u8x16) -> u8x16) -> usize {
     let Some(rest) = input.get(at..) else { return at };
-    let (words, _) = rest.as_chunks::<8>();
+    let (blocks, _) = rest.as_chunks::<16>();
     let mut end = at;
-    for word in words {
-        let found = stops(u64::from_le_bytes(*word)) & eight(0x80);
+    for block in blocks {
+        let found = stops(u8x16::new(*block)).to_bitmask();
         if found != 0 {
-            return end + (found.trailing_zeros() / 8) as usize;
+            return end + found.trailing_zeros() as usize;
         }
-        end += 8;
+        end += 16;
     }
     end
 }
 
-/// The same byte in all eight places.
-const fn eight(byte: u8) -> u64 {
-    u64::from_le_bytes([byte; 8])
-}
-
-/// Marks the lowest byte below `limit` (at most 0x80).
+/// Which bytes are not above `limit`.
 #[inline(always)]
-fn below(word: u64, limit: u8) -> u64 {
-    word.wrapping_sub(eight(limit)) & !word
-}
-
-/// Marks the lowest byte that is `byte` (below 0x80).
-#[inline(always)]
-fn equal(word: u64, byte: u8) -> u64 {
-    below(word ^ eight(byte), 1)
+fn at_most(block: u8x16, limit: u8) -> u8x16 {
+    block.min(u8x16::splat(limit)).simd_eq(block)
 }
 
 /// The decimal number that all of `digits` say (1*DIGIT); None if they do not, or if it is above u64.
@@ -197,8 +186,8 @@ mod tests {
     fn every_byte_ends_text_or_does_not_wherever_it_stands() {
         for byte in 0..=255u8 {
             let is_text = byte == b'\t' || (byte >= 0x20 && byte != 0x7f);
-            for at in 0..20 {
-                let mut input = [b'x'; 24];
+            for at in 0..36 {
+                let mut input = [b'x'; 40];
                 input[at] = byte;
                 let expected = if is_text { input.len() } else { at };
                 assert_eq!(text_end(&input, 0), expected, "byte {byte} at {at}");
@@ -209,8 +198,8 @@ mod tests {
     #[test]
     fn every_byte_ends_a_name_or_a_target_or_does_not_wherever_it_stands() {
         for byte in 0..=255u8 {
-            for at in 0..20 {
-                let mut input = *b"Content-Encoding-Names-x";
+            for at in 0..40 {
+                let mut input = *b"Content-Encoding-Names-x-Forwarded-Hosts";
                 input[at] = byte;
                 assert_eq!(name_end(&input, 0), run_end(NAME, &input, 0), "byte {byte} at {at}");
                 assert_eq!(target_end(&input, 0), run_end(TARGET, &input, 0), "byte {byte} at {at}");

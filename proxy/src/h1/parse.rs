@@ -5,7 +5,7 @@
 //! A head that arrives whole is read in one pass. One that arrives in pieces is read line by line: complete
 //! lines stay in `Head`, and later calls only look for the next line feed, so that slow heads cost linear time.
 
-use filters::head::{Field, Head, Known, Span};
+use filters::head::{Field, Head, Known, Span, name_key};
 
 use super::Refusal;
 use super::bytes::{self, TOKEN, is, is_blank, text_end};
@@ -160,11 +160,13 @@ pub(super) fn field_line(input: &[u8], start: usize) -> Result<Line, Refusal> {
         value_end -= 1;
         untidy = true;
     }
+    let name = &input[start..name_end];
     Ok(Line::Field(Field {
         name: Span::new(start, name_end),
         value: Span::new(value_start, value_end),
         line: Span::new(start, line_end),
-        known: if underscored { Known::Underscored } else { known(&input[start..name_end]) },
+        known: if underscored { Known::Underscored } else { known(name) },
+        key: name_key(name),
         removed: false,
         untidy,
     }))
