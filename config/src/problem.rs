@@ -115,6 +115,8 @@ pub(crate) struct Problems {
     /// Where the documents stand.
     pub(crate) origins: Origins,
     list: Vec<Problem>,
+    /// Beyond `MAX`.
+    untold: usize,
 }
 
 impl Problems {
@@ -123,12 +125,12 @@ impl Problems {
 
     /// None yet, with the origins of documents read before.
     pub(crate) fn new(origins: Origins) -> Self {
-        Problems { origins, list: Vec::new() }
+        Problems { origins, list: Vec::new(), untold: 0 }
     }
 
-    /// How many were told.
+    /// How many there were.
     pub(crate) fn count(&self) -> usize {
-        self.list.len()
+        self.list.len() + self.untold
     }
 
     /// `FILE:LINE` of a place, for problems that name a second one.
@@ -177,12 +179,18 @@ impl Problems {
             (ranks.get(&problem.file).copied(), problem.line, problem.column, problem.severity)
         });
         list.dedup();
+        if let (1.., Some(last)) = (self.untold, list.last()) {
+            let reason = format!("{} more problems are not shown", self.untold);
+            let last = Problem { line: 0, column: 0, field: String::new(), reason, hint: None, ..last.clone() };
+            list.push(last);
+        }
         (list, self.origins)
     }
 
     fn push(&mut self, severity: Severity, place: Place, field: String, reason: String, hint: Option<String>) {
         // An error is always kept, whatever stands before it: a refusal without its reason helps nobody.
         if self.list.len() >= Self::MAX && (severity == Severity::Warning || self.has_errors()) {
+            self.untold += 1;
             return;
         }
         let origin = &self.origins.list[place.origin as usize];

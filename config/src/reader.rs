@@ -139,7 +139,7 @@ impl Reader {
             is_empty &= is_part_empty;
             // The second of two equal documents is a mistake and has a place of its own.
             let is_new = !self.known.contains_key(part.text);
-            if is_new && !is_part_empty && problems.count() == count_before && count_before < Problems::MAX {
+            if is_new && !is_part_empty && problems.count() == count_before {
                 let known = Known { origin, documents: found, reading: self.reading };
                 self.known.insert(part.text.into(), known);
             } else {

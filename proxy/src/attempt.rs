@@ -86,7 +86,7 @@ pub(crate) async fn run(
     record.status = answer.status;
 
     // An answer before the request's end: what is left of the request has no use for this connection any more.
-    let keep_alive = meta.keep_alive && request.is_finished() && !worker.is_finishing();
+    let keep_alive = meta.keep_alive && request.is_finished() && !attempt.guard.is_ending();
     for filters in attempt.met.filters() {
         filters::on_response(filters, &mut answer);
     }

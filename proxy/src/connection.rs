@@ -137,7 +137,7 @@ async fn refuse(guard: &ConnectionGuard, client: &mut Client, error: ProxyError)
     record.detail = error.detail();
     let after = match error.kind {
         Kind::Gone => After::Close,
-        _ => reply::send_error(worker, client, None, &answer, &mut record).await,
+        _ => reply::send_error(guard, client, None, &answer, &mut record).await,
     };
     record.finish(worker, client.peer.ip(), None);
     after

@@ -9,30 +9,30 @@ use crate::h1::{Framing, Method, RequestMeta};
 use crate::log::http_date;
 use crate::record::Record;
 use crate::request::After;
-use crate::worker::Worker;
+use crate::worker::ConnectionGuard;
 
 /// Sends an error.
 pub(crate) async fn send_error(
-    worker: &Worker,
+    guard: &ConnectionGuard,
     client: &mut Client,
     meta: Option<&RequestMeta>,
     reply: &Reply,
     record: &mut Record,
 ) -> After {
     let text = Text { status: reply.status, location: None, body: reply.body };
-    send(worker, client, meta, text, record).await
+    send(guard, client, meta, text, record).await
 }
 
 /// Sends a redirect.
 pub(crate) async fn send_redirect(
-    worker: &Worker,
+    guard: &ConnectionGuard,
     client: &mut Client,
     meta: &RequestMeta,
     status: u16,
     location: &str,
     record: &mut Record,
 ) -> After {
-    send(worker, client, Some(meta), Text { status, location: Some(location), body: "" }, record).await
+    send(guard, client, Some(meta), Text { status, location: Some(location), body: "" }, record).await
 }
 
 struct Text<'a> {
@@ -44,19 +44,18 @@ struct Text<'a> {
 /// Writes an answer. `meta` is None where no request was understood: then nothing after it can be, either. A request
 /// with a body ends the connection too, since the body has not been read.
 async fn send(
-    worker: &Worker,
+    guard: &ConnectionGuard,
     client: &mut Client,
     meta: Option<&RequestMeta>,
     text: Text<'_>,
     record: &mut Record,
 ) -> After {
-    let keep_alive =
-        meta.is_some_and(|meta| meta.keep_alive && meta.framing == Framing::None) && !worker.is_finishing();
+    let keep_alive = meta.is_some_and(|meta| meta.keep_alive && meta.framing == Framing::None) && !guard.is_ending();
     let mut out = Output::lend();
     write(&mut out.bytes, &text, keep_alive, meta.is_some_and(|meta| meta.method == Method::Head));
     record.status = text.status;
     record.response_body_bytes = text.body.len() as u64;
-    let driver = &worker.driver;
+    let driver = &guard.worker.driver;
     driver.set_deadline(driver.now() + WRITE_TIMEOUT);
     let written = std::future::poll_fn(|_| match out.poll_write(&client.wire.socket) {
         Poll::Pending if driver.deadline_passed() => Poll::Ready(Err(std::io::ErrorKind::TimedOut.into())),

@@ -84,7 +84,7 @@ async fn forward(
     let target = route(guard, &worker.view(), head, record)?;
     let (met, mut cluster) = match target {
         Target::Redirect(status, location) => {
-            return Ok(reply::send_redirect(worker, client, meta, status, &location, record).await);
+            return Ok(reply::send_redirect(guard, client, meta, status, &location, record).await);
         }
         Target::Cluster(met, cluster) => (met, cluster),
     };
@@ -244,7 +244,7 @@ async fn fail(
     if answer.status == 499 {
         return After::Close;
     }
-    reply::send_error(&guard.worker, client, Some(meta), &answer, record).await
+    reply::send_error(guard, client, Some(meta), &answer, record).await
 }
 
 fn after(now: Duration, timeout: Option<Duration>) -> Duration {

@@ -250,6 +250,11 @@ pub(crate) struct ConnectionGuard {
 }
 
 impl ConnectionGuard {
+    /// Whether the connection shall end after the request it is at: the worker finishes, or the address was removed.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.worker.is_finishing() || self.bind.index.get().is_none()
+    }
+
     /// Called by the connection's task when it first runs.
     pub(crate) fn enter(&self) {
         self.task.set(self.worker.driver.current());

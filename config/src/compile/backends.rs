@@ -51,15 +51,15 @@ impl<'d> Resolver<'d> {
             problems.error_with_hint(backend.place, field(), reason, hint);
             return None;
         }
+        let meaning = if backend.weight.0 > 0 { ": its share of requests is answered 500" } else { "" };
         let Some((&(namespace, name), service)) = self.services.get_key_value(&(namespace, name)) else {
-            let reason = format!("there is no Service {namespace}/{name}: its share of requests is answered 500");
+            let reason = format!("there is no Service {namespace}/{name}{meaning}");
             problems.warning(backend.place, field(), reason, None);
             return None;
         };
         let service = *service;
         let Some(service_port) = service.spec.ports.iter().find(|known| known.port.number() == port) else {
-            let reason =
-                format!("Service {namespace}/{name} has no port {port}: its share of requests is answered 500");
+            let reason = format!("Service {namespace}/{name} has no port {port}{meaning}");
             problems.warning(backend.place, field(), reason, None);
             return None;
         };

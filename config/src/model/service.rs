@@ -73,6 +73,10 @@ fn ports_and_endpoints_are_distinct(spec: &Spec, path: &Path<'_>, problems: &mut
     let mut seen = HashMap::new();
     for (index, endpoint) in spec.endpoints.iter().enumerate() {
         let item = endpoints.item(index);
+        if endpoint.address.0.is_unspecified() || endpoint.address.0.is_multicast() {
+            let reason = format!("{} is the address of no instance", endpoint.address.0);
+            problems.error(endpoint.address.place, item.field("address"), reason);
+        }
         let item_ports = item.field("ports");
         for (name, port) in endpoint.ports.iter() {
             let path = item_ports.field(name.as_str());

@@ -51,6 +51,14 @@ fn files() {
 }
 
 #[test]
+fn a_flood_of_problems_is_cut_and_says_so() {
+    let source = Source { name: "f".into(), bytes: "---\n{}\n".repeat(700).into_bytes() };
+    let problems = read(&[source]).expect_err("nothing is right");
+    assert_eq!(problems.len(), 1_001);
+    assert_eq!(problems[1_000].to_string(), "f: 400 more problems are not shown");
+}
+
+#[test]
 fn documents() {
     check("- a\n", &["f:1: must be a mapping with apiVersion, kind, metadata and spec, not a list"]);
     check("word\n", &["f:1: must be a mapping with apiVersion, kind, metadata and spec, not a text"]);

@@ -47,6 +47,11 @@ pub(crate) struct Period<const MIN_MS: u64>(pub Duration);
 
 impl<const MIN_MS: u64> Decode for Period<MIN_MS> {
     fn decode(node: &Node<'_>, path: &Path<'_>, problems: &mut Problems) -> Option<Self> {
+        if let Some(Word::Integer(number)) = node.word() {
+            let reason = format!("must be a duration, not the number {number}");
+            problems.error_with_hint(node.place, path, reason, format!("write {number}s for seconds"));
+            return None;
+        }
         text_as(node, path, problems, |text| match period(text)? {
             span if span < Duration::from_millis(MIN_MS) => Err(format!("must be at least {MIN_MS}ms")),
             span => Ok(Period(span)),

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use e2e::kit::{Backend, Gateway, Launch, Message, Peer, Rules, free_port, until};
+use e2e::kit::{Backend, Ended, Gateway, Launch, Message, Peer, Rules, free_port, until};
 
 /// Far above what is demanded of a quiet machine (100 ms); the figure itself is printed.
 const IN_TIME: Duration = Duration::from_secs(2);
@@ -206,6 +206,30 @@ fn listeners_come_and_go() {
         assert!(goes.read().map_or(true, |answer| answer.status() == 404));
         assert_eq!(ask(&mut stays).status(), 200);
     }
+}
+
+#[test]
+fn an_answer_tells_that_its_listener_is_gone() {
+    let (go, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let backend = Backend::start(move |served| {
+        served.request();
+        let _ = gate.lock().expect("no holder panics").recv();
+        served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let one = Rules::to(backend.address()).yaml();
+    let second = free_port();
+    let listener = format!("  - {{name: second, port: {second}, protocol: HTTP}}\n");
+    let two = one.replacen("protocol: HTTP}\n", &format!("protocol: HTTP}}\n{listener}"), 1);
+    let gateway = Launch::new(two).start();
+    let mut client = Peer::connect(SocketAddr::from(([127, 0, 0, 1], second)));
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("the request at the service", || (backend.requests().len() == 1).then_some(()));
+    gateway.reload(&one);
+    go.send(()).expect("the service waits");
+    let answer = client.read().expect("requests in flight are answered");
+    assert_eq!((answer.status(), answer.get("connection"), answer.text().as_str()), (200, Some("close"), "ok"));
+    assert_eq!(client.read_to_end(), Ended::Closed);
 }
 
 #[test]

@@ -21,6 +21,8 @@ fn backends() {
     let empty = rules("{backendRefs: [{name: a, port: 80}, {name: empty, port: 80}]}");
     check(&empty, &[("GET h/", "r/0 a=1 503=1")]);
     check_warnings(&empty, &["port 80 of Service default/empty has no endpoint: requests are answered 503"]);
+    let idle = rules("{backendRefs: [{name: a, port: 80}, {name: gone, port: 80, weight: 0}]}");
+    check_warnings(&idle, &["spec.rules[0].backendRefs[1]: there is no Service default/gone"]);
     // BackendRef.weight: 0 takes nothing; all 0 answers 500.
     check(&rules("{backendRefs: [{name: a, port: 80, weight: 0}, {name: b, port: 80}]}"), &[("GET h/", "r/0 b=1")]);
     let none = rules("{backendRefs: [{name: a, port: 80, weight: 0}]}");

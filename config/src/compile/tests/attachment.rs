@@ -98,14 +98,24 @@ fn references_across_namespaces() {
         grant("v1", "default", from, service),
         grant("v1", "other", other_from, service),
         grant("v1", "other", "{group: gateway.networking.k8s.io, kind: GRPCRoute, namespace: default}", service),
-        grant("v1", "other", "{group: '', kind: HTTPRoute, namespace: default}", service),
         grant("v1", "other", from, "{group: '', kind: Service, name: near}"),
         grant("v1", "other", from, "{group: '', kind: Secret}"),
-        grant("v1", "other", from, "{group: evenkeel.dev, kind: Service}"),
     ];
     for grant in useless {
         check_errors(&(far.clone() + &grant), &[refusal]);
     }
+    check_errors(
+        &(far.clone() + &grant("v1", "other", from, "{group: evenkeel.dev, kind: Service}")),
+        &[refusal, "spec.to[0].group: \"evenkeel.dev\" has no Service, so this grants nothing (write \"\")"],
+    );
+    let from = "{group: '', kind: HTTPRoute, namespace: default}";
+    check_errors(
+        &(far.clone() + &grant("v1", "other", from, service)),
+        &[
+            refusal,
+            "spec.from[0].group: \"\" has no HTTPRoute, so this grants nothing (write \"gateway.networking.k8s.io\")",
+        ],
+    );
     // AllowedRoutes.namespaces: the Gateway's own if absent; All opens it.
     let elsewhere = route(
         "name: r, namespace: other",

@@ -37,6 +37,14 @@ fn services_policies_and_grants() {
             "f:2: spec.endpoints[1].ports.h: is the same as that of endpoints[0]",
         ],
     );
+    check_spec(
+        "Service",
+        "ports: [{name: h, port: 80}], endpoints: [{address: '::', ports: {h: 1}}, {address: 224.0.0.1, ports: {h: 1}}]",
+        &[
+            "f:2: spec.endpoints[0].address: :: is the address of no instance",
+            "f:2: spec.endpoints[1].address: 224.0.0.1 is the address of no instance",
+        ],
+    );
     let target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}]";
     check_spec(
         "ListenerPolicy",

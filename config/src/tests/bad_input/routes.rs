@@ -78,7 +78,7 @@ fn routes() {
         "timeouts: {request: 1s, backendRequest: 2s}}, {timeouts: {request: 1, backendRequest: 1d}}, {timeouts: {request: 1.5s}",
         &[
             "f:2: spec.rules[0].timeouts.backendRequest: is longer than request",
-            "f:2: spec.rules[1].timeouts.request: must be a text, not a number (write \"1\" in quotes)",
+            "f:2: spec.rules[1].timeouts.request: must be a duration, not the number 1 (write 1s for seconds)",
             "f:2: spec.rules[1].timeouts.backendRequest: \"1d\" is not a duration (such as 5s, 1h30m or 100ms)",
             "f:2: spec.rules[2].timeouts.request: \"1.5s\" is not a duration (such as 5s, 1h30m or 100ms)",
         ],
