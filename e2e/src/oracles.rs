@@ -4,6 +4,7 @@
 //! `differences` with the clause that settles it, or it is a finding. Cold.
 
 mod backend;
+mod compose;
 mod corpus;
 mod differences;
 mod gateway;

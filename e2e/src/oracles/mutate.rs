@@ -1,13 +1,17 @@
-//! Requests of the corpus with one to three things wrong, the same for the same seed. Pure.
+//! Requests of the corpus with one to three things wrong, and composed ones with nothing or one thing, the same for the
+//! same seed. Pure.
 
-use super::corpus;
+use super::{compose, corpus};
 
 /// The mutation of that number.
 pub(super) fn mutation(seed: u64, index: u64) -> Vec<u8> {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index);
     let corpus = corpus::requests();
-    let mut request = dice.pick(&corpus).clone();
-    for _ in 0..=dice.below(3) {
+    let (mut request, mutations) = match dice.below(2) {
+        0 => (dice.pick(&corpus).clone(), 1 + dice.below(3)),
+        _ => (compose::request(&mut dice), dice.below(2)),
+    };
+    for _ in 0..mutations {
         let other = dice.pick(&corpus).clone();
         mutate(&mut request, &other, &mut dice);
     }
@@ -67,7 +71,7 @@ fn line_at(bytes: &[u8], at: usize) -> &[u8] {
 }
 
 /// splitmix64 (Steele, Lea and Flood 2014).
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -78,11 +82,11 @@ impl Dice {
         word ^ (word >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub(super) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }
