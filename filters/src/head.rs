@@ -66,7 +66,7 @@ pub enum Known {
     KeepAlive,
     /// Proxy-Connection, of old clients.
     ProxyConnection,
-    /// HTTP2-Settings (RFC 9113 3.2.1), which belongs to one hop.
+    /// HTTP2-Settings (RFC 7540 3.2.1, obsolete since RFC 9113 3.1), which belongs to one hop.
     Http2Settings,
     /// Proxy-Authorization and Proxy-Authenticate, which belong to one hop.
     ProxyAuth,
@@ -80,6 +80,8 @@ pub enum Known {
     Traceparent,
     /// Retry-After (RFC 9110 10.2.3).
     RetryAfter,
+    /// Date (RFC 9110 6.6.1).
+    Date,
     /// A name with `_`, which many servers take for `-`: `remove_known` keeps it from passing the edge.
     Underscored,
 }

@@ -10,7 +10,10 @@ pub fn rewrite(rewrite: &Rewrite, head: &mut Head, prefix_bytes: usize) {
         head.authority = head.append(hostname.as_bytes());
         head.host = head.authority;
     }
-    if let Some(change) = &rewrite.path {
+    // `OPTIONS *` asks about the server and has no path to change.
+    if let Some(change) = &rewrite.path
+        && head.bytes(head.path) != b"*"
+    {
         let path = changed(change, head.bytes(head.path), prefix_bytes);
         head.path = head.append(&path);
     }
@@ -62,6 +65,15 @@ mod tests {
         check("/foo/", "/foo", "/", "/");
         check("/foo", "/foo", "/", "/");
         check("/foo/bar", "/", "/xyz", "/xyz/foo/bar");
+    }
+
+    #[test]
+    fn an_asterisk_stays() {
+        let mut head = Head::default();
+        head.path = head.append(b"*");
+        let path = Some(PathChange::Prefix("/v2".into()));
+        rewrite(&Rewrite { hostname: None, path }, &mut head, 0);
+        assert_eq!(head.bytes(head.path), b"*");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub fn location(redirect: &Redirect, head: &Head, entry: Entry) -> String {
         None => text(head.bytes(head.host)),
     };
     let target = match &redirect.path {
+        // `OPTIONS *` has no path: RFC 9112 3.2.4 writes it as an URI without one.
+        _ if head.bytes(head.path) == b"*" => String::new(),
         Some(change) => text(&path::changed(change, head.bytes(head.path), entry.prefix_bytes)),
         None => text(head.bytes(head.path)),
     };
@@ -57,6 +59,12 @@ mod tests {
             let entry = Entry { scheme: "http", port: 8080, prefix_bytes: 4 };
             assert_eq!(location(&redirect, &head, entry), expected);
         };
+        let mut asterisk = Head::default();
+        asterisk.host = asterisk.append(b"a.example");
+        asterisk.path = asterisk.append(b"*");
+        let entry = Entry { scheme: "http", port: 80, prefix_bytes: 0 };
+        let moved = Redirect { path: Some(PathChange::Prefix("/new".into())), ..base.clone() };
+        assert_eq!(location(&moved, &asterisk, entry), "http://a.example");
         check(base.clone(), "http://a.example:8080/foo/bar?q=1");
         check(Redirect { scheme: Some("https".into()), ..base.clone() }, "https://a.example/foo/bar?q=1");
         check(Redirect { scheme: Some("http".into()), ..base.clone() }, "http://a.example/foo/bar?q=1");

@@ -178,7 +178,9 @@ impl Door {
 fn respond(door: Door, request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
+        response.headers_mut().insert("allow", "GET, HEAD".parse().expect("a header value"));
+        return response;
     }
     if !door.paths().contains(&path) {
         return text(StatusCode::NOT_FOUND, format!("{} has {}\n", door.name(), door.paths().join(" ")));

@@ -19,7 +19,7 @@ use crate::request::{After, Met};
 use crate::view::{ClusterView, EndpointView};
 use crate::wire::Wire;
 use crate::worker::ConnectionGuard;
-use filters::head::Version;
+use filters::head::{Known, Version};
 
 /// Bounds on the head of an answer.
 const ANSWER_LIMITS: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 256 };
@@ -87,6 +87,10 @@ pub(crate) async fn run(
 
     // An answer before the request's end: what is left of the request has no use for this connection any more.
     let keep_alive = meta.keep_alive && request.is_finished() && !attempt.guard.is_ending();
+    if answer.known(Known::Date).is_none() {
+        // RFC 9110 6.6.1: who forwards an answer without one, and has a clock, appends it.
+        answer.add_with("Date", Known::Date, |text| worker.write_date(text));
+    }
     for filters in attempt.met.filters() {
         filters::on_response(filters, &mut answer);
     }

@@ -50,7 +50,7 @@ pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAd
         let after = match next_request(&guard, &mut client, &settings).await {
             Ok(None) => return,
             Ok(Some((head, meta))) => request::serve(&guard, &mut client, &settings, head, meta).await,
-            Err(error) => refuse(&guard, &mut client, error).await,
+            Err(refused) => refuse(&guard, &mut client, refused).await,
         };
         match after {
             After::KeepAlive => client.requests += 1,
@@ -71,13 +71,26 @@ fn settings(guard: &ConnectionGuard) -> Option<Rc<ListenerSettings>> {
     Some(guard.worker.view().settings[index].clone())
 }
 
+/// A head that was no request, or the end of one.
+struct RefusedHead {
+    error: ProxyError,
+    /// As far as it was understood, it asked for an answer without body.
+    is_head: bool,
+}
+
+impl From<ProxyError> for RefusedHead {
+    fn from(error: ProxyError) -> Self {
+        RefusedHead { error, is_head: false }
+    }
+}
+
 /// Waits for the next request's head. None: the client sends no more, or has been idle for too long, or the worker
 /// is finishing; there is nobody to tell.
 async fn next_request(
     guard: &ConnectionGuard,
     client: &mut Client,
     settings: &ListenerSettings,
-) -> Result<Option<(LentHead, RequestMeta)>, ProxyError> {
+) -> Result<Option<(LentHead, RequestMeta)>, RefusedHead> {
     let driver = &guard.worker.driver;
     let limits =
         HeadLimits { bytes_max: settings.head_bytes_max as usize, fields_max: usize::from(settings.header_count_max) };
@@ -89,12 +102,18 @@ async fn next_request(
         if !client.wire.input().is_empty() {
             let is_first = head.is_none();
             let mut partial = head.take().unwrap_or_else(LentHead::lend);
-            let refused = |refusal| ProxyError::downstream(Kind::Refused(refusal));
-            let parsed = h1::parse_request(client.wire.input(), &mut scanned, limits, &mut partial).map_err(refused)?;
+            let refused = |refusal, head: &LentHead| RefusedHead {
+                error: ProxyError::downstream(Kind::Refused(refusal)),
+                is_head: head.bytes(head.method) == b"HEAD",
+            };
+            let parsed = h1::parse_request(client.wire.input(), &mut scanned, limits, &mut partial)
+                .map_err(|refusal| refused(refusal, &partial))?;
             if let Some(bytes) = parsed {
                 client.wire.consume(bytes);
-                let meta = h1::check_request(&mut partial, settings.encoded_slash).map_err(refused)?;
-                return Ok(Some((partial, meta)));
+                return match h1::check_request(&mut partial, settings.encoded_slash) {
+                    Ok(meta) => Ok(Some((partial, meta))),
+                    Err(refusal) => Err(refused(refusal, &partial)),
+                };
             }
             if is_first {
                 driver.set_deadline(driver.now() + settings.head_timeout);
@@ -121,14 +140,15 @@ async fn next_request(
             (Some(Ok(count)), _) if count > 0 => {}
             // The end between two requests is how connections end, an idle one is closed without a word.
             (_, false) => return Ok(None),
-            (None, true) => return Err(ProxyError::downstream(Kind::HeadTimeout)),
-            (Some(_), true) => return Err(ProxyError::downstream(Kind::Gone)),
+            (None, true) => return Err(ProxyError::downstream(Kind::HeadTimeout).into()),
+            (Some(_), true) => return Err(ProxyError::downstream(Kind::Gone).into()),
         }
     }
 }
 
 /// Answers a head that was no request.
-async fn refuse(guard: &ConnectionGuard, client: &mut Client, error: ProxyError) -> After {
+async fn refuse(guard: &ConnectionGuard, client: &mut Client, refused: RefusedHead) -> After {
+    let RefusedHead { error, is_head } = refused;
     let worker = &guard.worker;
     let mut record = Record::start(worker.driver.now());
     let answer = error.reply();
@@ -137,7 +157,7 @@ async fn refuse(guard: &ConnectionGuard, client: &mut Client, error: ProxyError)
     record.detail = error.detail();
     let after = match error.kind {
         Kind::Gone => After::Close,
-        _ => reply::send_error(guard, client, None, &answer, &mut record).await,
+        _ => reply::send_refusal(guard, client, is_head, &answer, &mut record).await,
     };
     record.finish(worker, client.peer.ip(), None);
     after

@@ -140,6 +140,7 @@ fn refused_body(status: u16) -> &'static str {
     match status {
         400 => "the request is malformed\n",
         414 => "the request target is too long\n",
+        421 => "https is not served over plain connections\n",
         417 => "this expectation cannot be met\n",
         431 => "the request head is too large\n",
         501 => "this method or coding is not supported\n",
@@ -151,6 +152,7 @@ fn refused_body(status: u16) -> &'static str {
 /// The reason phrase of the statuses that we send ourselves.
 pub(crate) fn reason_phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         301 => "Moved Permanently",
         302 => "Found",
         303 => "See Other",
@@ -163,6 +165,7 @@ pub(crate) fn reason_phrase(status: u16) -> &'static str {
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 /// Lines that may wait for the log's thread; more are dropped and counted.
 const RING_LINES: usize = 16 * 1024;
@@ -113,9 +114,11 @@ pub(crate) fn timestamp() -> String {
     format!("{:.3}", jiff::Timestamp::now())
 }
 
-/// Now as IMF-fixdate for `Date` (RFC 9110 5.6.7).
-pub(crate) fn http_date() -> String {
-    jiff::fmt::rfc2822::DateTimePrinter::new()
-        .timestamp_to_rfc9110_string(&jiff::Timestamp::now())
-        .expect("the years of this clock can be written")
+/// Now as IMF-fixdate for `Date` (RFC 9110 5.6.7), and how long it is right.
+pub(crate) fn http_date() -> (String, Duration) {
+    let now = jiff::Timestamp::now();
+    let text = jiff::fmt::rfc2822::DateTimePrinter::new()
+        .timestamp_to_rfc9110_string(&now)
+        .expect("the years of this clock can be written");
+    (text, Duration::from_nanos(1_000_000_000 - now.subsec_nanosecond().clamp(0, 999_999_999) as u64))
 }

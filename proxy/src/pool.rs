@@ -26,7 +26,7 @@ impl Pool {
     pub(crate) fn take(&self, now: Duration) -> Option<Socket> {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop_back() {
-            // The end, a reset or stray bytes: whichever it is, no request may go there (RFC 9112 9.6).
+            // The end, a reset or stray bytes: whichever it is, no request may go there (RFC 9112 9.2, 9.5).
             if candidate.until > now && !candidate.socket.has_news() {
                 candidate.socket.adopt();
                 return Some(candidate.socket);

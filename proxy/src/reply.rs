@@ -6,21 +6,43 @@ use crate::buffer::Output;
 use crate::connection::Client;
 use crate::error::{Reply, reason_phrase};
 use crate::h1::{Framing, Method, RequestMeta};
-use crate::log::http_date;
 use crate::record::Record;
 use crate::request::After;
 use crate::worker::ConnectionGuard;
 
-/// Sends an error.
+/// Sends an error in answer to a request.
 pub(crate) async fn send_error(
     guard: &ConnectionGuard,
     client: &mut Client,
-    meta: Option<&RequestMeta>,
+    meta: &RequestMeta,
     reply: &Reply,
     record: &mut Record,
 ) -> After {
     let text = Text { status: reply.status, location: None, body: reply.body };
-    send(guard, client, meta, text, record).await
+    send(guard, client, Asked::of(meta), text, record).await
+}
+
+/// Sends an error in answer to what was no request: nothing after it can be one, either.
+pub(crate) async fn send_refusal(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    is_head: bool,
+    reply: &Reply,
+    record: &mut Record,
+) -> After {
+    let text = Text { status: reply.status, location: None, body: reply.body };
+    send(guard, client, Asked { is_head, keep_alive: false }, text, record).await
+}
+
+/// Sends a status without a body.
+pub(crate) async fn send_status(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    meta: &RequestMeta,
+    status: u16,
+    record: &mut Record,
+) -> After {
+    send(guard, client, Asked::of(meta), Text { status, location: None, body: "" }, record).await
 }
 
 /// Sends a redirect.
@@ -32,7 +54,7 @@ pub(crate) async fn send_redirect(
     location: &str,
     record: &mut Record,
 ) -> After {
-    send(guard, client, Some(meta), Text { status, location: Some(location), body: "" }, record).await
+    send(guard, client, Asked::of(meta), Text { status, location: Some(location), body: "" }, record).await
 }
 
 struct Text<'a> {
@@ -41,18 +63,32 @@ struct Text<'a> {
     body: &'a str,
 }
 
-/// Writes an answer. `meta` is None where no request was understood: then nothing after it can be, either. A request
-/// with a body ends the connection too, since the body has not been read.
+/// What an answer must know of its request.
+struct Asked {
+    is_head: bool,
+    keep_alive: bool,
+}
+
+impl Asked {
+    /// A request with a body ends the connection, since the body has not been read.
+    fn of(meta: &RequestMeta) -> Asked {
+        Asked { is_head: meta.method == Method::Head, keep_alive: meta.keep_alive && meta.framing == Framing::None }
+    }
+}
+
+/// Writes an answer.
 async fn send(
     guard: &ConnectionGuard,
     client: &mut Client,
-    meta: Option<&RequestMeta>,
+    asked: Asked,
     text: Text<'_>,
     record: &mut Record,
 ) -> After {
-    let keep_alive = meta.is_some_and(|meta| meta.keep_alive && meta.framing == Framing::None) && !guard.is_ending();
+    let keep_alive = asked.keep_alive && !guard.is_ending();
     let mut out = Output::lend();
-    write(&mut out.bytes, &text, keep_alive, meta.is_some_and(|meta| meta.method == Method::Head));
+    let mut date = Vec::new();
+    guard.worker.write_date(&mut date);
+    write(&mut out.bytes, &text, &date, keep_alive, asked.is_head);
     record.status = text.status;
     record.response_body_bytes = text.body.len() as u64;
     let driver = &guard.worker.driver;
@@ -72,11 +108,11 @@ async fn send(
 /// For an answer that fits into any socket's buffer: who does not take it is gone.
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-fn write(out: &mut Vec<u8>, text: &Text<'_>, keep_alive: bool, is_head: bool) {
+fn write(out: &mut Vec<u8>, text: &Text<'_>, date: &[u8], keep_alive: bool, is_head: bool) {
     let Text { status, location, body } = text;
-    out.extend_from_slice(
-        format!("HTTP/1.1 {status} {}\r\nDate: {}\r\n", reason_phrase(*status), http_date()).as_bytes(),
-    );
+    out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\nDate: ", reason_phrase(*status)).as_bytes());
+    out.extend_from_slice(date);
+    out.extend_from_slice(b"\r\n");
     if let Some(location) = location {
         out.extend_from_slice(format!("Location: {location}\r\n").as_bytes());
     }
@@ -97,11 +133,8 @@ mod tests {
 
     fn check(text: Text<'_>, keep_alive: bool, is_head: bool, expected: &str) {
         let mut out = Vec::new();
-        write(&mut out, &text, keep_alive, is_head);
-        let out = String::from_utf8(out).expect("answers are ASCII").replace("\r\n", "|");
-        let (before, after) = out.split_once("Date: ").expect("a date");
-        let (_, after) = after.split_once("GMT").expect("a date in GMT");
-        assert_eq!(format!("{before}{after}"), expected);
+        write(&mut out, &text, b"now", keep_alive, is_head);
+        assert_eq!(String::from_utf8(out).expect("answers are ASCII").replace("\r\n", "|"), expected);
     }
 
     #[test]
@@ -110,19 +143,19 @@ mod tests {
             Text { status: 404, location: None, body: "no\n" },
             true,
             false,
-            "HTTP/1.1 404 Not Found||Content-Type: text/plain|Content-Length: 3|Connection: keep-alive||no\n",
+            "HTTP/1.1 404 Not Found|Date: now|Content-Type: text/plain|Content-Length: 3|Connection: keep-alive||no\n",
         );
         check(
             Text { status: 503, location: None, body: "no\n" },
             false,
             true,
-            "HTTP/1.1 503 Service Unavailable||Content-Type: text/plain|Content-Length: 3|Connection: close||",
+            "HTTP/1.1 503 Service Unavailable|Date: now|Content-Type: text/plain|Content-Length: 3|Connection: close||",
         );
         check(
             Text { status: 302, location: Some("http://a/"), body: "" },
             true,
             false,
-            "HTTP/1.1 302 Found||Location: http://a/|Content-Length: 0|Connection: keep-alive||",
+            "HTTP/1.1 302 Found|Date: now|Location: http://a/|Content-Length: 0|Connection: keep-alive||",
         );
     }
 }

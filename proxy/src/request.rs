@@ -15,7 +15,7 @@ use crate::connection::Client;
 use crate::error::{Kind, ProxyError, Reached, Side};
 use crate::exchange::Pump;
 use crate::forwarded;
-use crate::h1::{Framing, RequestMeta, encode_request};
+use crate::h1::{Framing, Method, RequestMeta, encode_request};
 use crate::record::Record;
 use crate::reply;
 use crate::view::{self, ClusterView, RuleView, View};
@@ -81,6 +81,11 @@ async fn forward(
         return Err(ProxyError::downstream(Kind::BodyTooLarge));
     }
 
+    if matches!(meta.method, Method::Options | Method::Trace) && !spend_hop(head) {
+        // RFC 9110 7.6.2: this is the last recipient. It has nothing to say of itself, and reflects nothing.
+        let status = if meta.method == Method::Options { 200 } else { 501 };
+        return Ok(reply::send_status(guard, client, meta, status, record).await);
+    }
     let target = route(guard, &worker.view(), head, record)?;
     let (met, mut cluster) = match target {
         Target::Redirect(status, location) => {
@@ -173,6 +178,19 @@ fn first_of(head: &Head, meta: &RequestMeta, settings: &ListenerSettings) -> Pum
     request
 }
 
+/// Counts `Max-Forwards` down and tells whether the request may go further (RFC 9110 7.6.2).
+fn spend_hop(head: &mut Head) -> bool {
+    let text = head.get("max-forwards").and_then(|value| std::str::from_utf8(value).ok());
+    match text.and_then(|text| text.parse::<u64>().ok()) {
+        None => true,
+        Some(0) => false,
+        Some(left) => {
+            head.set("Max-Forwards", (left - 1).to_string().as_bytes());
+            true
+        }
+    }
+}
+
 /// Whether a WebSocket handshake (RFC 6455 4.1) was asked for. Other upgrades, such as h2c, are an offer that may be
 /// ignored (RFC 9110 7.8); this one makes no sense as a plain request.
 fn is_websocket(head: &Head, meta: &RequestMeta) -> bool {
@@ -244,7 +262,7 @@ async fn fail(
     if answer.status == 499 {
         return After::Close;
     }
-    reply::send_error(guard, client, Some(meta), &answer, record).await
+    reply::send_error(guard, client, meta, &answer, record).await
 }
 
 fn after(now: Duration, timeout: Option<Duration>) -> Duration {

@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::connection;
 use crate::driver::{Driver, Socket, TaskId};
 use crate::listen;
-use crate::log::AccessLog;
+use crate::log::{AccessLog, http_date};
 use crate::stats::WorkerStats;
 use crate::view::View;
 
@@ -125,6 +125,8 @@ pub(crate) struct Worker {
     /// The task that hears of idle upstream connections.
     keeper: Cell<TaskId>,
     dice: Cell<u64>,
+    /// The text of `Date`, and until when it is right.
+    date: RefCell<(Duration, String)>,
 }
 
 /// Runs a worker on this thread until it was told to finish and has.
@@ -139,6 +141,7 @@ pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
         idle_until: Cell::new(Duration::MAX),
         keeper: Cell::new(0),
         dice: Cell::new(seed | 1),
+        date: RefCell::default(),
         shared,
     });
     worker.driver.spawn(read_mail(worker.clone()));
@@ -185,6 +188,17 @@ impl Worker {
         state ^= state >> 27;
         self.dice.set(state);
         state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Appends the date for answers, which is made once a second.
+    pub(crate) fn write_date(&self, text: &mut Vec<u8>) {
+        let mut date = self.date.borrow_mut();
+        let now = self.driver.now();
+        if date.0 <= now {
+            let (written, left) = http_date();
+            *date = (now + left, written);
+        }
+        text.extend_from_slice(date.1.as_bytes());
     }
 
     /// Starts serving a connection that nothing has been read from, and that every count already has.

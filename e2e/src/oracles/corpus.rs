@@ -13,6 +13,7 @@ const REQUESTS: &[&str] = &[
     "DELETE /a%20b/%7Ec?d=%2F HTTP/1.1|Host: a.example|Connection: keep-alive||",
     "OPTIONS * HTTP/1.1|Host: a.example||",
     "GET http://b.example/x?y HTTP/1.1|Host: b.example||",
+    "GET https://b.example/x HTTP/1.1|Host: b.example||",
     "GET / HTTP/1.0||",
     "GET /old HTTP/1.0|Host: a.example|Connection: keep-alive||",
     "POST /old HTTP/1.0|Content-Length: 3||abc",

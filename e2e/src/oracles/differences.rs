@@ -38,10 +38,26 @@ const ROWS: &[Row] = &[
     lenient(&[H11, Nginx], "value", "RFC 9110 5.5: no control bytes", "keeps control bytes"),
     // Request lines and targets.
     lenient(&[Llhttp, Haproxy, Nginx], "request_line", "RFC 9112 3: single spaces", "takes several spaces for one"),
-    lenient(&[Nginx], "version", "RFC 9112 2.3", "takes a line without version for HTTP/0.9"),
-    lenient(&[H11, Haproxy, Nginx], "version_unsupported", "RFC 9110 15.6.6: MAY be refused", "reads on as HTTP/1.1"),
+    lenient(
+        &[Nginx],
+        "version",
+        "RFC 9112 3, C.1: name-based hosts have no 0.9",
+        "takes a line without version for HTTP/0.9",
+    ),
+    lenient(
+        &[H11, Haproxy, Nginx],
+        "version_unsupported",
+        "RFC 9110 6.2: another major can be refused, 1.2 SHOULD be read",
+        "reads on as HTTP/1.1",
+    ),
     lenient(&[Llhttp, H11], "target", "RFC 9112 3.2: four forms, no fragment", "leaves targets to others"),
-    lenient(&[Nginx], "target", "RFC 9110 4.2: http and https", "takes any scheme"),
+    lenient(
+        &[Llhttp, H11, Haproxy, Nginx],
+        "scheme",
+        "RFC 9110 7.4: https MUST be secured",
+        "leaves schemes to others",
+    ),
+    lenient(&[Nginx], "target", "RFC 9110 7.4: a scheme's requirements must be met", "takes any scheme"),
     lenient(&[Llhttp, H11], "escape", "RFC 3986 2.1", "leaves targets to others"),
     lenient(&[Llhttp, H11], "encoded_nul", "RFC 3986 7.3: NUL may be rejected", "leaves targets to others"),
     // Hosts.
@@ -56,7 +72,7 @@ const ROWS: &[Row] = &[
     lenient(
         &[Llhttp],
         "encoding",
-        "RFC 9112 7: identity is gone, chunked is last and once",
+        "RFC 9112 6.1, 6.3: chunked is last and once; RFC 7230 A.2: no identity",
         "looks for a final chunked",
     ),
     lenient(
@@ -102,7 +118,7 @@ const ROWS: &[Row] = &[
         ours: "accepted",
         said: "refuse: illegal chunk header",
         when: |_| true,
-        clause: "RFC 9112 7.1.1: BWS MUST be parsed",
+        clause: "RFC 9112 7.1.1, RFC 9110 5.6.3: BWS MUST be parsed",
         why: "wants no blanks in chunk extensions",
     },
     Row {
@@ -110,7 +126,7 @@ const ROWS: &[Row] = &[
         ours: "accepted",
         said: "refuse: HPE_INVALID_CHUNK_SIZE",
         when: |_| true,
-        clause: "RFC 9112 7.1.1: BWS MUST be parsed",
+        clause: "RFC 9112 7.1.1, RFC 9110 5.6.3: BWS MUST be parsed",
         why: "wants no blanks in chunk extensions",
     },
     Row {
@@ -118,7 +134,7 @@ const ROWS: &[Row] = &[
         ours: "accepted",
         said: "refuse: HPE_STRICT Invalid character in chunk ext",
         when: |_| true,
-        clause: "RFC 9112 7.1.1: BWS MUST be parsed",
+        clause: "RFC 9112 7.1.1, RFC 9110 5.6.3: BWS MUST be parsed",
         why: "wants no blanks in chunk extensions",
     },
     Row {
@@ -158,7 +174,7 @@ const ROWS: &[Row] = &[
         ours: "accepted",
         said: "refuse: 413",
         when: |request| request.windows(10).any(|word| word == b"HTTP/1.0\r\n"),
-        clause: "RFC 9110 9.3.1: content in GET MAY be refused",
+        clause: "RFC 9110 9.3.1: content in GET means nothing, some refuse it",
         why: "refuses it in HTTP/1.0",
     },
     Row {

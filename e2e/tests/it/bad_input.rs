@@ -100,6 +100,7 @@ fn hosts_that_are_none() {
         row("two Hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"),
         row("the same Host twice", "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
         row("absolute-form without Host", "GET http://a/ HTTP/1.1\r\n\r\n", "400"),
+        row("https on a plain connection", "GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "421"),
         row("absolute-form with a bad Host", "GET http://a/ HTTP/1.1\r\nHost: a b\r\n\r\n", "400"),
         ("an empty Host", with(""), "400"),
         ("a blank in Host", with("a b"), "400"),

@@ -53,14 +53,14 @@ fn fields_of_one_hop_stay_behind_and_all_others_pass_as_they_are() {
 fn answers_lose_the_fields_of_one_hop_and_keep_all_others() {
     let backend = Backend::canned(
         "HTTP/1.1 200 Fine\r\nX-CaSe: Kept\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nConnection: x-mine\r\nX-Mine: 1\r\n\
-         Keep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nUpgrade: h2\r\nContent-Length: 0\r\n\r\n",
+         Keep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nUpgrade: h2\r\nDate: x\r\nContent-Length: 0\r\n\r\n",
     );
     let gateway = Gateway::start(&Rules::to(backend.address()));
     let mut client = gateway.connect();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let answer = client.read().expect("an answer");
     let left: Vec<String> = answer.fields.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    assert_eq!(left.join("|"), "X-CaSe: Kept|Set-Cookie: a|Set-Cookie: b|Content-Length: 0");
+    assert_eq!(left.join("|"), "X-CaSe: Kept|Set-Cookie: a|Set-Cookie: b|Date: x|Content-Length: 0");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What passes through: requests and answers of every framing, their order, and what the service is told.
 
-use e2e::kit::{Backend, Gateway, Message, Peer, Rules};
+use e2e::kit::{Backend, Ended, Gateway, Message, Peer, Rules};
 
 /// A gateway in front of one backend.
 fn serve(backend: &Backend) -> Gateway {
@@ -242,6 +242,52 @@ fn websockets_are_refused_and_other_upgrades_ignored() {
     assert_eq!(backend.connections(), 0);
     assert_eq!(ask_for("h2c"), 200);
     assert_eq!(backend.only_request().get("upgrade"), None);
+}
+
+#[test]
+fn answers_without_a_date_get_one() {
+    let backend = Backend::start(|served| {
+        while let Some(request) = served.request() {
+            let date = request.get("x-date").map_or(String::new(), |date| format!("Date: {date}\r\n"));
+            served.peer.send(format!("HTTP/1.1 200 OK\r\n{date}Content-Length: 0\r\n\r\n"));
+        }
+    });
+    let gateway = serve(&backend);
+    let mut client = gateway.connect();
+    let dated = ask(&mut client, "GET / HTTP/1.1\r\nHost: a\r\nX-Date: yesterday\r\n\r\n");
+    assert_eq!((dated.get("date"), dated.count("date")), (Some("yesterday"), 1));
+    let dateless = ask(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(dateless.get("date").is_some_and(|date| date.ends_with(" GMT")), "{:?}", dateless.get("date"));
+}
+
+#[test]
+fn a_refused_head_gets_no_body() {
+    let backend = Backend::echo();
+    let gateway = serve(&backend);
+    for refused in ["HEAD / HTTP/1.1\r\n\r\n", "HEAD / HTTP/1.1\r\nHost: a\r\nbad\r\n\r\n"] {
+        let mut client = gateway.connect();
+        client.send(refused);
+        assert_eq!(client.read_answer(true).map(|answer| answer.status()), Ok(400), "{refused:?}");
+        assert_eq!(client.read_to_end(), Ended::Closed, "{refused:?}");
+    }
+}
+
+#[test]
+fn options_and_trace_count_their_hops() {
+    let backend = Backend::echo();
+    let gateway = serve(&backend);
+    let mut client = gateway.connect();
+    for (request, status, forwarded) in [
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n", 200, None),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n", 501, None),
+        ("OPTIONS / HTTP/1.1\r\nHost: a\r\nmax-forwards: 2\r\n\r\n", 200, Some("1")),
+        ("GET / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n", 200, Some("0")),
+    ] {
+        let before = backend.requests().len();
+        assert_eq!(ask(&mut client, request).status(), status, "{request:?}");
+        let requests = backend.requests();
+        assert_eq!(requests.get(before).and_then(|request| request.get("max-forwards")), forwarded, "{request:?}");
+    }
 }
 
 #[test]

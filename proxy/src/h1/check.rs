@@ -67,7 +67,8 @@ pub fn check_request(head: &mut Head, slash: EncodedSlash) -> Result<RequestMeta
         keep_alive: found.keep_alive(head.version),
         expect_continue,
         upgrade: found.upgrade && found.upgrade_option && head.version == Version::Http11,
-        te_trailers: found.te_trailers,
+        // To HTTP/1.0 no trailers are sent (RFC 9110 6.5.1).
+        te_trailers: found.te_trailers && head.version == Version::Http11,
     })
 }
 
@@ -78,16 +79,15 @@ pub fn check_response(head: &mut Head, request_method: Method) -> Result<Respons
     if head.status == 101 {
         return Err(Refusal::UnaskedSwitch);
     }
-    let said = found.framing(head.version)?;
     let is_without_length = matches!(head.status, 100..=199 | 204);
-    if is_without_length {
-        // RFC 9110 8.6: must not be sent there, and would be read as something by somebody.
+    if is_without_length || found.encoding {
+        // RFC 9110 8.6, RFC 9112 6.1: must not be sent there, and would be read as something by somebody.
         head.remove_known(Known::ContentLength);
     }
-    let framing = if is_without_length || head.status == 304 || request_method == Method::Head {
-        Framing::None
-    } else {
-        said.unwrap_or(Framing::UntilClose)
+    // RFC 9112 6.3: some answers end with their head, whatever it says.
+    let framing = match is_without_length || head.status == 304 || request_method == Method::Head {
+        true => Framing::None,
+        false => found.framing(head.version)?.unwrap_or(Framing::UntilClose),
     };
     Ok(ResponseMeta {
         framing,
@@ -132,7 +132,9 @@ impl Found {
                 Known::Host if !self.is_answer => put_once(&mut self.host, index, Refusal::HostTwice)?,
                 Known::Expect if !self.is_answer => {
                     self.expect = true;
-                    if !list(head.bytes(value)).all(|member| member.eq_ignore_ascii_case(b"100-continue")) {
+                    if !list(head.bytes(value))
+                        .all(|member| member.is_empty() || member.eq_ignore_ascii_case(b"100-continue"))
+                    {
                         return Err(Refusal::Expectation);
                     }
                 }
@@ -194,6 +196,7 @@ impl Found {
             }
             if option.eq_ignore_ascii_case(b"close") {
                 self.close_option = true;
+                remove_named(head, name);
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive_option = true;
             } else if option.eq_ignore_ascii_case(b"upgrade") {
@@ -217,7 +220,7 @@ impl Found {
         }
     }
 
-    /// RFC 9112 9.3.
+    /// RFC 9112 9.3. Towards clients we are a gateway (RFC 9110 3.7), so HTTP/1.0 may stay too.
     #[inline]
     fn keep_alive(&self, version: Version) -> bool {
         !self.close_option && (version == Version::Http11 || self.keep_alive_option)
@@ -239,13 +242,15 @@ fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn remove_named(head: &mut Head, name: Span) {
     for index in 0..head.fields().len() {
         let field = &head.fields()[index];
-        if field.known == Known::Other && head.bytes(field.name).eq_ignore_ascii_case(head.bytes(name)) {
+        if matches!(field.known, Known::Other | Known::Underscored)
+            && head.bytes(field.name).eq_ignore_ascii_case(head.bytes(name))
+        {
             head.remove_at(index);
         }
     }
 }
 
-/// The number of `timeout=NUMBER` (RFC 2068 19.7.1.1).
+/// The number of `timeout=NUMBER`: in no RFC (RFC 2068 19.7.1.1 leaves parameters open), but servers send it.
 fn timeout_s(parameter: &[u8]) -> Option<u32> {
     const NAME: &[u8] = b"timeout=";
     let (name, digits) = parameter.split_at_checked(NAME.len())?;

@@ -7,7 +7,7 @@ use filters::head::{Field, Head, Known, Version};
 use super::Framing;
 use super::bytes::{decimal, write_decimal};
 
-/// Appends a request's head, always in HTTP/1.1 (RFC 9110 2.5). A Host line is copied if it says what
+/// Appends a request's head, always in HTTP/1.1 (RFC 9112 2.3). A Host line is copied if it says what
 /// `head.authority` says, else written from it; `authority` must not be empty unless an empty Host is meant.
 /// `te_trailers` tells the upstream that trailers reach the client.
 pub fn encode_request(head: &Head, framing: Framing, te_trailers: bool, out: &mut Vec<u8>) {
@@ -22,7 +22,7 @@ pub fn encode_request(head: &Head, framing: Framing, te_trailers: bool, out: &mu
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let is_host = |field: &Field| field.known == Known::Host && field.value == head.authority;
     if !head.live().any(is_host) {
-        // RFC 9112 3.2: first, since that is where readers look for it.
+        // RFC 9110 7.2: SHOULD be first, since that is where readers look for it.
         out.extend_from_slice(b"Host: ");
         out.extend_from_slice(head.bytes(head.authority));
         out.extend_from_slice(b"\r\n");

@@ -1,5 +1,5 @@
 //! HTTP/1.1 without sockets, in the order things happen to a message: its head is parsed (`parse`),
-//! held against everything that RFC 9110 and 9112 demand of it (`check`), its target and host are brought
+//! held against what RFC 9110 and 9112 demand of it, and more (`check`; docs/http.md), its target and host are brought
 //! into their one normal form (`target`, `host`, `path`), its body is told from its framing (`body`), and
 //! it is written again for the next hop (`encode`). What is refused, and with which status, is `refusal`'s
 //! table. Bytes in, bytes out; time, buffers and connections are the driver's business. Pure, Hot.

@@ -9,6 +9,7 @@ pub(super) fn known(name: &[u8]) -> Known {
     let Some(first) = name.first() else { return Known::Other };
     let (candidate, known) = match (name.len(), first | 0x20) {
         (2, b't') => ("te", Known::Te),
+        (4, b'd') => ("date", Known::Date),
         (4, b'h') => ("host", Known::Host),
         (6, b'e') => ("expect", Known::Expect),
         (7, b't') => ("trailer", Known::Trailer),

@@ -1,6 +1,6 @@
 //! The normal form of a path, so that route, rule and upstream see the same bytes: unreserved characters
 //! decoded, backslashes turned, double slashes folded, dot segments resolved, in that order and once
-//! (RFC 3986 6.2.2). Queries stay as they are. Pure, Hot.
+//! (RFC 3986 6.2.2, RFC 9110 4.2.3; backslashes and double slashes are ours). Queries stay as they are. Pure, Hot.
 //!
 //! Folding comes before the dots, as in most servers that fold: `/a//../b` is `/b`.
 

@@ -11,12 +11,14 @@ pub enum Refusal {
     BareCr,
     /// Not `method SP target SP version` (RFC 9112 3).
     RequestLine,
-    /// The method is no token, or a very long one (RFC 9110 9.1).
+    /// The method is no token (RFC 9110 9.1), or very long: garbage, so 400 and not the 501 of RFC 9112 3.
     Method,
     /// CONNECT: this is no tunnel (RFC 9110 9.3.6).
     Connect,
     /// The target has none of the forms that its method may have, a fragment, or bytes that no URI has (RFC 9112 3.2).
     Target,
+    /// An `https` target on a connection that nothing secures (RFC 9110 7.4).
+    Scheme,
     /// The start line alone is longer than a head may be (RFC 9112 3).
     TargetTooLong,
     /// A percent sign without two hexadecimal digits (RFC 3986 2.1).
@@ -27,7 +29,7 @@ pub enum Refusal {
     EncodedSlash,
     /// No HTTP version where one must be (RFC 9112 2.3).
     Version,
-    /// A version other than 1.0 and 1.1 (RFC 9110 15.6.6).
+    /// A version other than 1.0 and 1.1 (RFC 9110 15.6.6; for 1.2 and up against the SHOULD of 6.2).
     VersionUnsupported,
     /// Not `version SP status SP reason` (RFC 9112 4).
     StatusLine,
@@ -79,7 +81,7 @@ pub enum Refusal {
     ChunkEnd,
     /// A field that must not be a trailer (RFC 9110 6.5.1).
     TrailerForbidden,
-    /// More or longer trailers than allowed (RFC 9112 7.1.2).
+    /// More or longer trailers than allowed (RFC 9110 5.4, RFC 6585 5).
     TrailersTooLarge,
     /// The connection ended within a body (RFC 9112 8).
     Truncated,
@@ -104,6 +106,7 @@ impl Refusal {
             Refusal::Method => (400, "method"),
             Refusal::Connect => (501, "connect"),
             Refusal::Target => (400, "target"),
+            Refusal::Scheme => (421, "scheme"),
             Refusal::TargetTooLong => (414, "target_too_long"),
             Refusal::Escape => (400, "escape"),
             Refusal::EncodedNul => (400, "encoded_nul"),

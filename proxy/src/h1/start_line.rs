@@ -84,7 +84,7 @@ fn other_version(rest: &[u8]) -> LineEnd {
             _ => return Err(Refusal::Version),
         }
     }
-    // RFC 9110 2.5 would have 1.2 read as 1.1. There is no 1.2 and who says so is testing us.
+    // RFC 9110 6.2 SHOULD have 1.2 read as 1.1. There is no 1.2 and who says so is testing us.
     if rest.len() < 10 { Ok(None) } else { Err(Refusal::VersionUnsupported) }
 }
 

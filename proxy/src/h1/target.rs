@@ -60,15 +60,15 @@ fn split(head: &mut Head, target: Span) {
     }
 }
 
-/// Reads `http://host[:port][path][?query]` (RFC 9112 3.2.2), `https` alike: a proxy must accept it from clients
-/// that take us for one.
+/// Reads `http://host[:port][path][?query]` (RFC 9112 3.2.2): a server MUST accept it, though mostly clients that take
+/// us for a proxy send it.
 fn absolute(head: &mut Head, method: Method, target: Span) -> Result<Authority, Refusal> {
     let bytes = head.bytes(target);
-    let scheme = [&b"http://"[..], b"https://"]
-        .into_iter()
-        .find(|scheme| bytes.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
-        .ok_or(Refusal::Target)?
-        .len();
+    let starts = |scheme: &[u8]| bytes.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    if !starts(b"http://") {
+        return Err(if starts(b"https://") { Refusal::Scheme } else { Refusal::Target });
+    }
+    let scheme = b"http://".len();
     let length = bytes[scheme..].iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(bytes.len() - scheme);
     let start = target.start as usize + scheme;
     let authority = host::read(head, Span::new(start, start + length))?;

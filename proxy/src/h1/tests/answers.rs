@@ -77,9 +77,14 @@ fn framing() {
     check("HTTP/1.1 204 No Content|Content-Length: 0|X: y", "HTTP/1.1 204 No Content|X: y||");
     check("HTTP/1.1 204 No Content|Transfer-Encoding: chunked", "HTTP/1.1 204 No Content||");
     check("HTTP/1.1 304 Not Modified|Content-Length: 5", "HTTP/1.1 304 Not Modified|Content-Length: 5||");
+    check("HTTP/1.1 304 Not Modified|Content-Length: 5|Transfer-Encoding: chunked", "HTTP/1.1 304 Not Modified||");
     check("HTTP/1.1 103 Early Hints|Link: x", "HTTP/1.1 103 Early Hints|Link: x||");
     check(
         "HTTP/1.1 200 OK|Connection: x, close|X: y|Keep-Alive: 1|Upgrade: h2c|Content-Length: 0",
+        "HTTP/1.1 200 OK|Content-Length: 0||",
+    );
+    check(
+        "HTTP/1.1 200 OK|Connection: x_y, close|X_Y: 1|Close: 2|Content-Length: 0",
         "HTTP/1.1 200 OK|Content-Length: 0||",
     );
     check(
@@ -100,6 +105,9 @@ fn bodies_and_connections() {
         ("HTTP/1.1 200 OK|Transfer-Encoding: chunked", Method::Head, "None true None"),
         ("HTTP/1.1 200 OK", Method::Get, "UntilClose false None"),
         ("HTTP/1.1 200 OK", Method::Head, "None true None"),
+        // RFC 9112 6.3: they end with their head, whatever it says.
+        ("HTTP/1.1 200 OK|Content-Length: 5|Transfer-Encoding: chunked", Method::Head, "None true None"),
+        ("HTTP/1.1 304 OK|Content-Length: 5|Transfer-Encoding: chunked", Method::Get, "None true None"),
         ("HTTP/1.1 304 OK|Content-Length: 5", Method::Get, "None true None"),
         ("HTTP/1.1 100 Continue", Method::Post, "None true None"),
         ("HTTP/1.1 200 OK|Content-Length: 5|Connection: close", Method::Get, "Length(5) false None"),

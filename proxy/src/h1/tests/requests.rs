@@ -79,7 +79,7 @@ fn versions() {
     check("GET / HTTP/1,1|Host: a", "400 version");
     check("GET / HTTP/+1.1|Host: a", "400 version");
     check("GET / HTCPCP/1.0|Host: a", "400 version");
-    // RFC 9110 15.6.6. 1.2 never came to be, so RFC 9110 2.5 has nothing to apply to.
+    // RFC 9110 15.6.6. 1.2 never came to be, so the SHOULD of RFC 9110 6.2 has nothing to apply to.
     check("GET / HTTP/0.9|Host: a", "505 version_unsupported");
     check("GET / HTTP/1.2|Host: a", "505 version_unsupported");
     check("GET / HTTP/2.0|Host: a", "505 version_unsupported");
@@ -148,7 +148,8 @@ fn targets() {
     check("GET /\u{7f} HTTP/1.1|Host: a", "400 target");
     // RFC 9112 3.2.2: the target's host wins, and it is checked like the other.
     check("GET http://B.c/d?e HTTP/1.1|Host: a|X: y", "GET /d?e HTTP/1.1|X: y|Host: b.c||");
-    check("GET HTTPS://b:443 HTTP/1.1|Host: a", "GET / HTTP/1.1|Host: b:443||");
+    // RFC 9110 7.4: not over a connection that nothing secures.
+    check("GET HTTPS://b:443 HTTP/1.1|Host: a", "421 scheme");
     check("GET http://b?c HTTP/1.1|Host: a", "GET /?c HTTP/1.1|Host: b||");
     check("GET http://b//c/./d HTTP/1.1|Host: a", "GET /c/d HTTP/1.1|Host: b||");
     check("GET http://b/ HTTP/1.0", "GET / HTTP/1.1|Host: b||");
@@ -250,7 +251,9 @@ fn expectations() {
     check("POST / HTTP/1.1|Host: a|Expect: 100-continue|Expect: tea", "417 expectation");
     let twice = "POST / HTTP/1.1|Host: a|Content-Length: 1|Expect: 100-continue|Expect: 100-continue||";
     check(twice, twice);
-    check("POST / HTTP/1.1|Host: a|Expect:", "417 expectation");
+    // RFC 9110 5.6.1.2: empty members are ignored.
+    check("POST / HTTP/1.1|Host: a|Expect:", "POST / HTTP/1.1|Host: a||");
+    check("POST / HTTP/1.1|Host: a|Expect: 100-continue,,", "POST / HTTP/1.1|Host: a||");
 }
 
 #[test]
