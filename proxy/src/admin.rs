@@ -138,7 +138,11 @@ where
                     drop(slot);
                 });
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(_) => {
+                // Most likely there is no descriptor left: these are worth less than a probe.
+                admin.shared.shed_idle();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 }

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::net::sockopt;
+
 use crate::buffer::LentHead;
 use crate::connect::connect;
 use crate::connection::Client;
@@ -21,6 +23,8 @@ use crate::wire::Wire;
 use crate::worker::ConnectionGuard;
 use filters::head::{Known, Version};
 
+/// What the kernel sends without waiting for an acknowledgement: ten segments (RFC 6928).
+const AT_ONCE_BYTES: u64 = 10 * 1_400;
 /// Bounds on the head of an answer.
 const ANSWER_LIMITS: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 256 };
 /// Interim answers before the final one; a service that sends more is broken.
@@ -103,15 +107,20 @@ pub(crate) async fn run(
     }
     drop(answer);
     record.answer_started = true;
-    record.answer_framing = Some(framing);
+    if framing == Framing::UntilClose {
+        // Only a reset tells such an answer's end from one that was cut, also by the end of this process.
+        let _ = sockopt::set_socket_linger(client.wire.socket.descriptor(), Some(Duration::ZERO));
+    }
 
     let written_before = response.written;
     let streamed = stream(&attempt, client, &mut server, request, &mut response).await;
     // Until the first byte of it has left, an error can still be told instead.
     record.answer_started = streamed.is_ok() || response.written > written_before;
-    record.request_body_bytes = request.body_bytes;
     record.response_body_bytes = response.body_bytes;
     streamed?;
+    if framing == Framing::UntilClose {
+        let _ = sockopt::set_socket_linger(client.wire.socket.descriptor(), None);
+    }
 
     let reusable = answer_meta.keep_alive
         && request.is_finished()
@@ -126,8 +135,9 @@ pub(crate) async fn run(
     }
     Ok(match keep_alive {
         true => After::KeepAlive,
-        // The client wanted no more, and everything that it sent was read: nothing can reset the answer on its way.
-        false if !meta.keep_alive && request.is_read() => After::Shutdown,
+        // The client wanted no more, and everything that it sent was read. Should it send something after all, it gets
+        // a reset, which must not overtake the answer: a small one is on its way as a whole.
+        false if !meta.keep_alive && request.is_read() && response.written <= AT_ONCE_BYTES => After::Shutdown,
         false => After::Linger,
     })
 }

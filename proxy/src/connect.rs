@@ -21,6 +21,7 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<Socket, ProxyError>
         Err(Errno::MFILE | Errno::NFILE) => {
             // Idle connections are worth less than a request.
             worker.view().endpoints().for_each(|endpoint| endpoint.pool.clear());
+            worker.shared.shed_idle();
             begin_connect(attempt.endpoint.address)
         }
         started => started,

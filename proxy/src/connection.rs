@@ -21,7 +21,7 @@ use crate::worker::ConnectionGuard;
 
 /// After an answer that ends a connection, so much of what the client still sends is read and dropped, so that the
 /// answer is not lost to a reset (RFC 9112 9.6).
-const LINGER_BYTES_MAX: usize = 256 * 1024;
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// A downstream connection.
@@ -67,8 +67,8 @@ pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAd
 }
 
 fn settings(guard: &ConnectionGuard) -> Option<Rc<ListenerSettings>> {
-    let index = guard.bind.index.get()?;
-    Some(guard.worker.view().settings[index].clone())
+    let (view, index) = guard.worker.place(&guard.bind)?;
+    Some(view.settings[index].clone())
 }
 
 /// A head that was no request, or the end of one.

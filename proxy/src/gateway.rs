@@ -49,6 +49,9 @@ pub struct GatewayArgs {
     /// After SIGTERM, how long requests in flight may take
     #[arg(long, value_name = "SECONDS", default_value_t = FINISH_WITHIN_S, value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub finish_within: u64,
+    /// Told once requests are served.
+    #[arg(skip)]
+    pub ready: Option<std::sync::mpsc::Sender<()>>,
 }
 
 impl GatewayArgs {
@@ -63,6 +66,7 @@ impl GatewayArgs {
             access_log: None,
             access_log_format: Format::Json,
             finish_within: FINISH_WITHIN_S,
+            ready: None,
         }
     }
 }
@@ -121,6 +125,10 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     tell(&warnings);
     status.applied(revision, snapshot, warnings);
     event("info", &format!("ready with {workers} workers after {} ms", started.elapsed().as_millis()));
+    if let Some(ready) = &args.ready {
+        // Who does not wait for it does not need to know.
+        let _ = ready.send(());
+    }
 
     run_until_signal(&args, process, status, reader).await
 }
@@ -218,7 +226,8 @@ fn check_descriptors(connections_max: usize, snapshot: &Snapshot) -> Result<(), 
         return Err("the limit of open files leaves no room for connections; raise `ulimit -n`".into());
     }
     let wanted = snapshot.binds.iter().map(|bind| bind.settings.connections_max).max().unwrap_or(0) as usize;
-    if connections_max < wanted {
+    // Half is what one would notice; the default asks for more than most limits give.
+    if connections_max < wanted / 2 {
         let problem = format!("the limit of open files allows {connections_max} connections, a listener {wanted}");
         event("warn", &problem);
     }

@@ -80,14 +80,21 @@ pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     Ok(rustix::net::getsockname(socket)?.try_into()?)
 }
 
-/// Accepts until the address is removed from the configuration or the worker finishes.
+/// Accepts until the address was removed from the configuration, or the worker was told to finish, and the time for
+/// those who are on their way is over.
 pub(crate) async fn accept_connections(worker: Rc<Worker>, bind: Rc<BindView>, socket: Socket) {
     let mut batch = Batch::new();
+    let mut is_told = false;
     loop {
-        let ended = bind.index.get().is_none() || worker.is_finishing();
+        let until = worker.accept_until(&bind);
+        if until < Duration::MAX && !std::mem::replace(&mut is_told, true) {
+            // From here on connections are handed over before they speak; a failure only leaves it as it was.
+            let _ = sys::set_tcp_defer_accept(socket.descriptor(), 0);
+        }
+        let is_over = worker.driver.now() >= until;
         let turn = worker.driver.turn();
-        // At the end, too, what waits in the queue is served: closing the socket would reset it.
-        let most = if ended { usize::MAX } else { batch.begin(turn) };
+        // At the end what waits in the queue is served: closing the socket would reset it.
+        let most = if is_over { usize::MAX } else { batch.begin(turn) };
         let mut taken = 0;
         while taken < most {
             match acceptfrom_with(socket.descriptor(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
@@ -100,6 +107,8 @@ pub(crate) async fn accept_connections(worker: Rc<Worker>, bind: Rc<BindView>, s
                 Err(Errno::AGAIN) => break,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     worker.stats().accept_errors.add(1);
+                    // Idle connections to services are worth less than a client.
+                    worker.shared.shed_idle();
                     // What cannot be taken would be told in every turn.
                     socket.unregister();
                     let until = worker.driver.now() + EXHAUSTED_PAUSE;
@@ -109,14 +118,19 @@ pub(crate) async fn accept_connections(worker: Rc<Worker>, bind: Rc<BindView>, s
                 Err(_) => worker.stats().accept_errors.add(1),
             }
         }
-        if ended {
-            return;
+        if is_over {
+            return worker.forget(&bind);
         }
         batch.end(turn, taken);
         socket.forget_readable();
+        let mut known = until;
         std::future::poll_fn(|_| {
-            if bind.index.get().is_none() || worker.is_finishing() {
-                return Poll::Ready(());
+            let until = worker.accept_until(&bind);
+            if until < Duration::MAX {
+                if std::mem::replace(&mut known, until) != until || worker.driver.now() >= until {
+                    return Poll::Ready(());
+                }
+                worker.driver.set_deadline(until);
             }
             socket.poll_readable().map(|_| ())
         })
@@ -156,8 +170,8 @@ impl Batch {
 /// Bounds first, then the worker it goes to.
 fn admit(worker: &Rc<Worker>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: SocketAddr) {
     let shared = &worker.shared;
-    let connections_max = match bind.index.get() {
-        Some(index) => worker.view().snapshot.binds[index].settings.connections_max,
+    let connections_max = match worker.place(bind) {
+        Some((view, index)) => view.snapshot.binds[index].settings.connections_max,
         None => u32::MAX,
     };
     let open = bind.open.fetch_add(1, Relaxed);
@@ -169,8 +183,9 @@ fn admit(worker: &Rc<Worker>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: So
         return;
     }
     let loads = shared.loads.iter().map(|load| load.load(Relaxed));
-    // A worker that finishes keeps what it still accepts: the others may have ended already.
-    let target = if worker.is_finishing() { None } else { hand_to(worker.id, loads) };
+    // What is still accepted at the end stays here: the other workers may have ended, or forgotten the address, already.
+    let is_ending = worker.accept_until(bind) < Duration::MAX;
+    let target = if is_ending { None } else { hand_to(worker.id, loads) };
     // Counted before it arrives, so that a burst does not all go to one worker.
     shared.loads[target.unwrap_or(worker.id)].fetch_add(1, Relaxed);
     match target {

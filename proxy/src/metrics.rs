@@ -177,7 +177,7 @@ impl Scrape {
             family.encode_family(&labels(key))?.encode_counter::<NoLabelSet, u64, f64>(&sum.requests, None)?;
         }
         let histograms = [
-            ("istio_request_duration_milliseconds", "From a request's first byte to its answer's last"),
+            ("istio_request_duration_milliseconds", "From the end of a request's head to the last byte of its answer"),
             ("istio_request_bytes", "Bodies of requests"),
             ("istio_response_bytes", "Bodies of answers"),
         ];

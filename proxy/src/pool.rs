@@ -49,13 +49,14 @@ impl Pool {
         idle.push_back(Idle { socket, until });
     }
 
-    /// Closes what cannot be used any more.
-    pub(crate) fn sweep(&self, now: Duration) {
+    /// Closes what cannot be used any more, and tells how many are left.
+    pub(crate) fn sweep(&self, now: Duration) -> usize {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|candidate| candidate.until > now && !candidate.socket.has_news());
         if idle.is_empty() && idle.capacity() > 64 {
             *idle = VecDeque::new();
         }
+        idle.len()
     }
 
     /// Closes all.

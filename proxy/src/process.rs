@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use config::Snapshot;
 use config::snapshot::ClientAddress;
@@ -22,6 +22,8 @@ use crate::worker::{self, Mail, Opened, Shared};
 const DESCRIPTORS_RESERVED: u64 = 256;
 /// A worker that does not take a revision in this time is stuck.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an address that was removed is known as ours: longer than workers serve it.
+const LEFT_KNOWN: Duration = Duration::from_secs(3);
 
 /// The running data plane.
 pub(crate) struct Process {
@@ -29,6 +31,8 @@ pub(crate) struct Process {
     threads: Vec<JoinHandle<io::Result<()>>>,
     /// What is listened on, by the address in the snapshot; the port where that says 0.
     binds: HashMap<SocketAddr, u16>,
+    /// Addresses that were removed and may still be served for a moment.
+    left: Vec<(SocketAddr, Instant)>,
     revision: u64,
 }
 
@@ -44,7 +48,7 @@ impl Process {
             let name = format!("worker-{id}");
             threads.push(std::thread::Builder::new().name(name).spawn(move || worker::run(id, shared, seed))?);
         }
-        Ok(Process { shared, threads, binds: HashMap::new(), revision: 0 })
+        Ok(Process { shared, threads, binds: HashMap::new(), left: Vec::new(), revision: 0 })
     }
 
     /// Puts a snapshot in force on all workers and returns its revision. Nothing changes if one of its addresses
@@ -60,7 +64,9 @@ impl Process {
             let open = Arc::new(AtomicU32::new(0));
             // A balancer that sends the PROXY protocol may open a connection long before it has a client for it.
             let defer_accept = bind.settings.client_address != ClientAddress::ProxyProtocolV2;
-            listen::probe(bind.address).map_err(failed)?;
+            if !self.is_ours(bind.address) {
+                listen::probe(bind.address).map_err(failed)?;
+            }
             let mut address = bind.address;
             for sockets in &mut opened {
                 let descriptor = listen::open(address, defer_accept).map_err(failed)?;
@@ -87,8 +93,21 @@ impl Process {
             event("info", &format!("listening on {}", SocketAddr::new(address.ip(), *port)));
         }
         self.binds.extend(bound);
-        self.binds.retain(|address, _| snapshot.binds.iter().any(|bind| bind.address == *address));
+        self.left.retain(|(_, since)| since.elapsed() < LEFT_KNOWN);
+        self.binds.retain(|address, port| {
+            let stays = snapshot.binds.iter().any(|bind| bind.address == *address);
+            if !stays {
+                self.left.push((SocketAddr::new(address.ip(), *port), Instant::now()));
+            }
+            stays
+        });
         Ok(self.revision)
+    }
+
+    /// Whether a socket of ours is or was a moment ago in the way of one on `address`: it shares with ours.
+    fn is_ours(&self, address: SocketAddr) -> bool {
+        let current = self.binds.iter().map(|(address, port)| SocketAddr::new(address.ip(), *port));
+        current.chain(self.left.iter().map(|(address, _)| *address)).any(|known| overlap(known, address))
     }
 
     /// Tells the workers to finish what is in flight and to end.
@@ -126,6 +145,14 @@ fn connections_max(descriptors: u64) -> usize {
     usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 2).unwrap_or(usize::MAX)
 }
 
+/// Whether a connection may be meant for both: `[::]` takes IPv4 too.
+fn overlap(left: SocketAddr, right: SocketAddr) -> bool {
+    let takes = |one: SocketAddr, other: SocketAddr| {
+        one.ip() == other.ip() || one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+    };
+    left.port() == right.port() && (takes(left, right) || takes(right, left))
+}
+
 /// Something that differs between processes.
 fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
@@ -136,6 +163,21 @@ fn seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_overlap_where_a_connection_may_be_meant_for_both() {
+        let check = |left: &str, right: &str, expected: bool| {
+            let parse = |text: &str| text.parse().expect("rows are addresses");
+            assert_eq!(overlap(parse(left), parse(right)), expected, "{left} {right}");
+            assert_eq!(overlap(parse(right), parse(left)), expected, "{right} {left}");
+        };
+        check("127.0.0.1:80", "127.0.0.1:80", true);
+        check("127.0.0.1:80", "127.0.0.1:81", false);
+        check("127.0.0.1:80", "127.0.0.2:80", false);
+        check("0.0.0.0:80", "127.0.0.1:80", true);
+        check("[::]:80", "127.0.0.1:80", true);
+        check("0.0.0.0:80", "[::1]:80", false);
+    }
 
     #[test]
     fn descriptors_leave_room_for_both_sides() {

@@ -5,10 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use filters::Head;
-use filters::head::Known;
+use filters::head::{Known, Span};
 use serde_json::json;
 
-use crate::h1::Framing;
 use crate::log::{Format, timestamp};
 use crate::view::{ClusterView, RuleView};
 use crate::worker::Worker;
@@ -18,6 +17,8 @@ pub(crate) struct Record {
     /// In the driver's time.
     started: Duration,
     pub(crate) first_byte: Option<Duration>,
+    /// Host and path as the client asked for them, before rules change them.
+    asked: (Span, Span),
     pub(crate) rule: Option<Rc<RuleView>>,
     pub(crate) cluster: Option<Rc<ClusterView>>,
     pub(crate) endpoint: Option<SocketAddr>,
@@ -31,7 +32,6 @@ pub(crate) struct Record {
     pub(crate) response_body_bytes: u64,
     /// The head of an answer is on its way to the client.
     pub(crate) answer_started: bool,
-    pub(crate) answer_framing: Option<Framing>,
 }
 
 impl Record {
@@ -40,6 +40,7 @@ impl Record {
         Record {
             started: now,
             first_byte: None,
+            asked: (Span::default(), Span::default()),
             rule: None,
             cluster: None,
             endpoint: None,
@@ -50,8 +51,12 @@ impl Record {
             request_body_bytes: 0,
             response_body_bytes: 0,
             answer_started: false,
-            answer_framing: None,
         }
+    }
+
+    /// Remembers what the client asked for.
+    pub(crate) fn ask(&mut self, head: &Head) {
+        self.asked = (head.authority, head.path);
     }
 
     /// Counts and logs it. `head` is None where none was understood.
@@ -80,8 +85,8 @@ impl Record {
             "time": timestamp(),
             "client": client.to_string(),
             "method": head.map(|head| text(head.bytes(head.method))),
-            "host": head.map(|head| text(head.bytes(head.authority))),
-            "path": head.map(|head| text(head.bytes(head.path))),
+            "host": head.map(|head| text(head.bytes(self.asked.0))),
+            "path": head.map(|head| text(head.bytes(self.asked.1))),
             "query": head.filter(|head| head.has_query).map(|head| text(head.bytes(head.query))),
             "route": self.rule.as_ref().map(|rule| &*rule.name),
             "cluster": self.cluster.as_ref().map(|cluster| cluster.cluster.name.to_string()),
@@ -106,7 +111,7 @@ impl Record {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (method, host, path) = match head {
             Some(head) => {
-                (text(head.bytes(head.method)), text(head.bytes(head.authority)), text(head.bytes(head.path)))
+                (text(head.bytes(head.method)), text(head.bytes(self.asked.0)), text(head.bytes(self.asked.1)))
             }
             None => ("-".into(), "-".into(), "-".into()),
         };

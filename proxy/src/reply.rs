@@ -2,7 +2,9 @@
 
 use std::task::Poll;
 
-use crate::buffer::Output;
+use config::snapshot::Filter;
+
+use crate::buffer::{LentHead, Output};
 use crate::connection::Client;
 use crate::error::{Reply, reason_phrase};
 use crate::h1::{Framing, Method, RequestMeta};
@@ -18,8 +20,7 @@ pub(crate) async fn send_error(
     reply: &Reply,
     record: &mut Record,
 ) -> After {
-    let text = Text { status: reply.status, location: None, body: reply.body };
-    send(guard, client, Asked::of(meta), text, record).await
+    send(guard, client, Asked::of(meta), Text::of(reply.status, reply.body), record).await
 }
 
 /// Sends an error in answer to what was no request: nothing after it can be one, either.
@@ -30,8 +31,8 @@ pub(crate) async fn send_refusal(
     reply: &Reply,
     record: &mut Record,
 ) -> After {
-    let text = Text { status: reply.status, location: None, body: reply.body };
-    send(guard, client, Asked { is_head, keep_alive: false }, text, record).await
+    let asked = Asked { is_head, keep_alive: false };
+    send(guard, client, asked, Text::of(reply.status, reply.body), record).await
 }
 
 /// Sends a status without a body.
@@ -42,7 +43,14 @@ pub(crate) async fn send_status(
     status: u16,
     record: &mut Record,
 ) -> After {
-    send(guard, client, Asked::of(meta), Text { status, location: None, body: "" }, record).await
+    send(guard, client, Asked::of(meta), Text::of(status, ""), record).await
+}
+
+/// A redirect, and the filters that see it as an answer.
+pub(crate) struct Redirect<'a> {
+    pub(crate) status: u16,
+    pub(crate) location: String,
+    pub(crate) filters: &'a [Filter],
 }
 
 /// Sends a redirect.
@@ -50,17 +58,25 @@ pub(crate) async fn send_redirect(
     guard: &ConnectionGuard,
     client: &mut Client,
     meta: &RequestMeta,
-    status: u16,
-    location: &str,
+    redirect: Redirect<'_>,
     record: &mut Record,
 ) -> After {
-    send(guard, client, Asked::of(meta), Text { status, location: Some(location), body: "" }, record).await
+    let Redirect { status, location, filters } = redirect;
+    let text = Text { location: Some(&location), filters, ..Text::of(status, "") };
+    send(guard, client, Asked::of(meta), text, record).await
 }
 
 struct Text<'a> {
     status: u16,
     location: Option<&'a str>,
     body: &'a str,
+    filters: &'a [Filter],
+}
+
+impl Text<'_> {
+    fn of(status: u16, body: &str) -> Text<'_> {
+        Text { status, location: None, body, filters: &[] }
+    }
 }
 
 /// What an answer must know of its request.
@@ -109,16 +125,18 @@ async fn send(
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn write(out: &mut Vec<u8>, text: &Text<'_>, date: &[u8], keep_alive: bool, is_head: bool) {
-    let Text { status, location, body } = text;
-    out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\nDate: ", reason_phrase(*status)).as_bytes());
-    out.extend_from_slice(date);
-    out.extend_from_slice(b"\r\n");
+    let Text { status, location, body, filters } = text;
+    let mut head = LentHead::lend();
+    head.add("Date", date);
     if let Some(location) = location {
-        out.extend_from_slice(format!("Location: {location}\r\n").as_bytes());
+        head.add("Location", location.as_bytes());
     }
     if !body.is_empty() {
-        out.extend_from_slice(b"Content-Type: text/plain\r\n");
+        head.add("Content-Type", b"text/plain");
     }
+    filters::on_response(filters, &mut head);
+    out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason_phrase(*status)).as_bytes());
+    head.copy_fields(out, |_| true);
     out.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
     // Said in both versions' words: HTTP/1.0 keeps a connection only where it is told so.
     out.extend_from_slice(if keep_alive { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" });
@@ -140,19 +158,19 @@ mod tests {
     #[test]
     fn answers_say_their_length_and_what_becomes_of_the_connection() {
         check(
-            Text { status: 404, location: None, body: "no\n" },
+            Text::of(404, "no\n"),
             true,
             false,
             "HTTP/1.1 404 Not Found|Date: now|Content-Type: text/plain|Content-Length: 3|Connection: keep-alive||no\n",
         );
         check(
-            Text { status: 503, location: None, body: "no\n" },
+            Text::of(503, "no\n"),
             false,
             true,
             "HTTP/1.1 503 Service Unavailable|Date: now|Content-Type: text/plain|Content-Length: 3|Connection: close||",
         );
         check(
-            Text { status: 302, location: Some("http://a/"), body: "" },
+            Text { location: Some("http://a/"), ..Text::of(302, "") },
             true,
             false,
             "HTTP/1.1 302 Found|Date: now|Location: http://a/|Content-Length: 0|Connection: keep-alive||",

@@ -17,8 +17,8 @@ use crate::exchange::Pump;
 use crate::forwarded;
 use crate::h1::{Framing, Method, RequestMeta, encode_request};
 use crate::record::Record;
-use crate::reply;
-use crate::view::{self, ClusterView, RuleView, View};
+use crate::reply::{self, Redirect};
+use crate::view::{self, ClusterView, RuleView};
 use crate::worker::{ConnectionGuard, Worker};
 
 /// What becomes of the downstream connection after an exchange.
@@ -44,6 +44,7 @@ pub(crate) async fn serve(
 ) -> After {
     let worker = &guard.worker;
     let mut record = Record::start(worker.driver.now());
+    record.ask(&head);
     let in_flight = InFlight::count(worker);
 
     // Many servers read `_` as `-`, and would take such a field for one of ours.
@@ -86,10 +87,12 @@ async fn forward(
         let status = if meta.method == Method::Options { 200 } else { 501 };
         return Ok(reply::send_status(guard, client, meta, status, record).await);
     }
-    let target = route(guard, &worker.view(), head, record)?;
+    let target = route(guard, head, record)?;
     let (met, mut cluster) = match target {
         Target::Redirect(status, location) => {
-            return Ok(reply::send_redirect(guard, client, meta, status, &location, record).await);
+            let rule = record.rule.clone();
+            let redirect = Redirect { status, location, filters: rule.as_ref().map_or(&[], |rule| &rule.filters) };
+            return Ok(reply::send_redirect(guard, client, meta, redirect, record).await);
         }
         Target::Cluster(met, cluster) => (met, cluster),
     };
@@ -121,7 +124,9 @@ async fn forward(
             deadlines,
             fresh_only,
         };
-        let error = match attempt::run(attempt, client, &mut request, record).await {
+        let outcome = attempt::run(attempt, client, &mut request, record).await;
+        record.request_body_bytes = request.body_bytes;
+        let error = match outcome {
             Ok(after) => return Ok(after),
             Err(error) => error,
         };
@@ -219,8 +224,8 @@ enum Target {
 }
 
 /// The rule, what it does to the request, and the cluster it sends it to.
-fn route(guard: &ConnectionGuard, view: &View, head: &mut Head, record: &mut Record) -> Result<Target, ProxyError> {
-    let index = guard.bind.index.get().ok_or(ProxyError::here(Kind::NoRoute))?;
+fn route(guard: &ConnectionGuard, head: &mut Head, record: &mut Record) -> Result<Target, ProxyError> {
+    let (view, index) = guard.worker.place(&guard.bind).ok_or(ProxyError::here(Kind::NoRoute))?;
     let bind = &view.snapshot.binds[index];
     let found = bind.table.find(head).ok_or(ProxyError::here(Kind::NoRoute))?;
     let rule = view.rule(index, found);
@@ -232,7 +237,14 @@ fn route(guard: &ConnectionGuard, view: &View, head: &mut Head, record: &mut Rec
     let choice = view::choose(&rule.backends, guard.worker.dice()).ok_or(ProxyError::here(Kind::NoCluster))?;
     let chosen = &rule.backends.choices[choice];
     let cluster = chosen.cluster.ok_or(ProxyError::here(Kind::NoCluster))?;
-    let cluster = view.clusters[cluster].clone();
+    let cluster = match guard.bind.index.get() {
+        Some(_) => view.clusters[cluster].clone(),
+        // The rules of an address that was removed, but the endpoints of now.
+        None => {
+            let name = &view.clusters[cluster].cluster.name;
+            guard.worker.view().cluster(name).ok_or(ProxyError::here(Kind::NoEndpoint))?
+        }
+    };
     record.cluster = Some(cluster.clone());
     if let Verdict::Redirect(status, location) = filters::on_request(&chosen.filters, head, entry) {
         return Ok(Target::Redirect(status, location));
@@ -252,10 +264,7 @@ async fn fail(
     record.flag = answer.flag;
     record.detail = error.detail();
     if record.answer_started {
-        // The status was sent: only the missing end can tell. A client that reads until the close gets a reset.
-        if let Some(Framing::UntilClose) = record.answer_framing {
-            let _ = rustix::net::sockopt::set_socket_linger(client.wire.socket.descriptor(), Some(Duration::ZERO));
-        }
+        // The status was sent: only the missing end can tell, and where the close is the end, a reset.
         return After::Close;
     }
     record.status = answer.status;

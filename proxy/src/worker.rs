@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,14 +24,20 @@ use crate::view::View;
 /// How often idle connections are looked through when nothing is heard of them.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a finishing worker leaves idle connections open: a client that is about to send its next request is told
-/// `Connection: close` with the answer, instead of losing it.
-const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// How long a worker that finishes, or an address that was removed, still takes connections and leaves idle ones open:
+/// a client that is about to send is told `Connection: close` with the answer, instead of losing its request. The
+/// kernel holds connections back until they speak, and repeats its own part of the handshake after as long.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Where nobody has connected for so long, nobody is waited for.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What other threads tell a worker.
 pub(crate) enum Mail {
     /// A new revision, with the sockets it opens. The worker replies when it is in force here.
     Snapshot { revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>, applied: std::sync::mpsc::Sender<usize> },
+    /// Close idle connections to services: descriptors have run out.
+    ShedIdle,
     /// A connection that another worker accepted and has not read from.
     Connection { bind: SocketAddr, descriptor: OwnedFd, peer: SocketAddr },
     /// Take no new connections, finish what is in flight, end at the deadline at the latest.
@@ -71,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) loads: Vec<AtomicUsize>,
     /// Open downstream connections of the process.
     pub(crate) connections: AtomicUsize,
+    /// When the last one came, in milliseconds since the start.
+    connected_at_ms: AtomicU64,
     /// The most that the process may have, by its descriptors.
     pub(crate) connections_max: usize,
     pub(crate) stats: Vec<WorkerStats>,
@@ -92,10 +100,18 @@ impl Shared {
             mailboxes: (0..workers).map(mailbox).collect::<io::Result<_>>()?,
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             connections: AtomicUsize::new(0),
+            connected_at_ms: AtomicU64::new(u64::MAX),
             connections_max,
             stats: (0..workers).map(|_| WorkerStats::default()).collect(),
             access_log,
         }))
+    }
+}
+
+impl Shared {
+    /// Lets every worker close its idle connections to services.
+    pub(crate) fn shed_idle(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::ShedIdle));
     }
 }
 
@@ -108,6 +124,10 @@ pub(crate) struct BindView {
     pub(crate) index: Cell<Option<usize>>,
     pub(crate) open: Arc<AtomicU32>,
     listener: Cell<TaskId>,
+    /// Once it is gone: until when it is served.
+    leaves_at: Cell<Duration>,
+    /// And the last view that had it, with its place there.
+    last: RefCell<Option<(Rc<View>, usize)>>,
 }
 
 /// One worker's state, shared by its tasks.
@@ -117,11 +137,15 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     view: RefCell<Rc<View>>,
     binds: RefCell<HashMap<SocketAddr, Rc<BindView>>>,
+    /// Those that are gone and still served.
+    leaving: RefCell<Vec<Rc<BindView>>>,
     /// Tasks of downstream connections, to be woken when the worker shall finish.
     connections: RefCell<HashSet<TaskId>>,
     finishing: Cell<bool>,
     /// From when on idle connections are closed, once the worker finishes.
     idle_until: Cell<Duration>,
+    /// From when on no connection is taken, once the worker finishes.
+    accept_until: Cell<Duration>,
     /// The task that hears of idle upstream connections.
     keeper: Cell<TaskId>,
     dice: Cell<u64>,
@@ -136,9 +160,11 @@ pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
         driver: Driver::new()?,
         view: RefCell::new(Rc::new(View::empty())),
         binds: RefCell::default(),
+        leaving: RefCell::default(),
         connections: RefCell::default(),
         finishing: Cell::new(false),
         idle_until: Cell::new(Duration::MAX),
+        accept_until: Cell::new(Duration::MAX),
         keeper: Cell::new(0),
         dice: Cell::new(seed | 1),
         date: RefCell::default(),
@@ -171,7 +197,24 @@ impl Worker {
     pub(crate) fn idle_until(&self, bind: &BindView) -> Duration {
         match bind.index.get() {
             Some(_) => self.idle_until.get(),
-            None => Duration::ZERO,
+            None => bind.leaves_at.get().min(self.idle_until.get()),
+        }
+    }
+
+    /// Until when connections are taken on `bind`: forever, unless the worker is finishing or the address was removed.
+    pub(crate) fn accept_until(&self, bind: &BindView) -> Duration {
+        match bind.index.get() {
+            Some(_) => self.accept_until.get(),
+            None => bind.leaves_at.get().min(self.accept_until.get()),
+        }
+    }
+
+    /// The view that serves `bind` and its place there: the current one, or for a moment after the address was removed
+    /// the last that had it.
+    pub(crate) fn place(&self, bind: &BindView) -> Option<(Rc<View>, usize)> {
+        match bind.index.get() {
+            Some(index) => Some((self.view(), index)),
+            None => bind.last.borrow().clone(),
         }
     }
 
@@ -205,6 +248,7 @@ impl Worker {
     pub(crate) fn serve_connection(self: &Rc<Self>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: SocketAddr) {
         let guard = ConnectionGuard { worker: self.clone(), bind: bind.clone(), task: Cell::new(0) };
         self.stats().connections_opened.add(1);
+        self.shared.connected_at_ms.store(self.driver.now().as_millis() as u64, Relaxed);
         self.stats().connections_open.set(self.shared.loads[self.id].load(Relaxed) as u64);
         let socket = Socket::new(&self.driver, descriptor);
         self.driver.spawn(connection::serve(guard, socket, peer));
@@ -212,15 +256,22 @@ impl Worker {
 
     /// Puts a revision in force: from here on no request, connection or retry goes to what it removed.
     fn apply(self: &Rc<Self>, revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>) {
-        let view = View::new(snapshot.clone(), Some(&self.view.borrow()));
-        *self.view.borrow_mut() = Rc::new(view);
+        let view = Rc::new(View::new(snapshot.clone(), Some(&self.view.borrow())));
+        let before = self.view.replace(view);
         for opened in opened {
+            // An address that comes back takes over at once from what is left of it.
+            for left in self.leaving.borrow().iter().filter(|left| left.address == opened.bind) {
+                left.leaves_at.set(Duration::ZERO);
+                self.driver.wake(left.listener.get());
+            }
             let bind = Rc::new(BindView {
                 address: opened.bind,
                 port: opened.port,
                 index: Cell::new(None),
                 open: opened.open,
                 listener: Cell::new(0),
+                leaves_at: Cell::new(Duration::MAX),
+                last: RefCell::default(),
             });
             self.binds.borrow_mut().insert(opened.bind, bind.clone());
             let socket = Socket::new_listening(&self.driver, opened.descriptor);
@@ -228,8 +279,11 @@ impl Worker {
         }
         let known = self.binds.borrow().len();
         self.binds.borrow_mut().retain(|address, bind| {
-            bind.index.set(snapshot.binds.iter().position(|candidate| candidate.address == *address));
+            let index = bind.index.replace(snapshot.binds.iter().position(|candidate| candidate.address == *address));
             if bind.index.get().is_none() {
+                bind.last.replace(index.map(|index| (before.clone(), index)));
+                bind.leaves_at.set(self.driver.now() + GRACE);
+                self.leaving.borrow_mut().push(bind.clone());
                 self.driver.wake(bind.listener.get());
             }
             bind.index.get().is_some()
@@ -240,9 +294,31 @@ impl Worker {
         self.stats().revision.set(revision);
     }
 
+    /// Idle connections to services that this worker's share of descriptors allows beside what its clients need.
+    fn idle_room(&self) -> usize {
+        let share = self.shared.connections_max / self.shared.loads.len();
+        2 * share.saturating_sub(self.shared.loads[self.id].load(Relaxed))
+    }
+
+    /// The bind of an address, also one that is gone and still served.
+    fn bind(&self, address: &SocketAddr) -> Option<Rc<BindView>> {
+        let current = self.binds.borrow().get(address).cloned();
+        current.or_else(|| self.leaving.borrow().iter().find(|bind| bind.address == *address).cloned())
+    }
+
+    /// Called by the listener of an address that is gone when nothing more can come of it.
+    pub(crate) fn forget(&self, bind: &Rc<BindView>) {
+        self.leaving.borrow_mut().retain(|left| !Rc::ptr_eq(left, bind));
+        bind.last.take();
+    }
+
     fn finish(&self) {
+        let now = self.driver.now();
         self.finishing.set(true);
-        self.idle_until.set(self.driver.now() + IDLE_GRACE);
+        self.idle_until.set(now + GRACE);
+        let connected_at = Duration::from_millis(self.shared.connected_at_ms.load(Relaxed));
+        let is_quiet = connected_at > now || now - connected_at > QUIET;
+        self.accept_until.set(if is_quiet { now } else { now + GRACE });
         for bind in self.binds.borrow().values() {
             self.driver.wake(bind.listener.get());
         }
@@ -309,8 +385,7 @@ async fn read_mail(worker: Rc<Worker>) {
                     let _ = applied.send(worker.id);
                 }
                 Mail::Connection { bind, descriptor, peer } => {
-                    let bind = worker.binds.borrow().get(&bind).cloned();
-                    match bind {
+                    match worker.bind(&bind) {
                         Some(bind) => worker.serve_connection(&bind, descriptor, peer),
                         // The address was removed while the connection was on its way.
                         None => {
@@ -319,6 +394,7 @@ async fn read_mail(worker: Rc<Worker>) {
                         }
                     }
                 }
+                Mail::ShedIdle => worker.view().endpoints().for_each(|endpoint| endpoint.pool.clear()),
                 Mail::Finish { within } => {
                     finish_since = worker.driver.now();
                     finish_at = finish_since + within;
@@ -330,7 +406,8 @@ async fn read_mail(worker: Rc<Worker>) {
             // Not in the turn that was told so: first the listeners take what waits in the kernel's queues. The load
             // counts a connection from its accept on, also while it is on its way here from another worker.
             let now = worker.driver.now();
-            let is_drained = now > finish_since && worker.shared.loads[worker.id].load(Relaxed) == 0;
+            let is_over = now > finish_since && now >= worker.accept_until.get();
+            let is_drained = is_over && worker.shared.loads[worker.id].load(Relaxed) == 0;
             if is_drained || now >= finish_at {
                 return worker.driver.stop();
             }
@@ -352,9 +429,13 @@ async fn read_mail(worker: Rc<Worker>) {
 async fn keep_pools(worker: Rc<Worker>) {
     loop {
         let now = worker.driver.now();
-        for endpoint in worker.view().endpoints() {
-            endpoint.pool.sweep(now);
+        let view = worker.view();
+        let idle: usize = view.endpoints().map(|endpoint| endpoint.pool.sweep(now)).sum();
+        if idle > worker.idle_room() {
+            // There are more descriptors for clients than are left beside these.
+            view.endpoints().for_each(|endpoint| endpoint.pool.clear());
         }
+        drop(view);
         let stats = worker.stats();
         stats.panics.set(worker.driver.panics());
         stats.turn_ns_max.set(stats.turn_ns_max.get().max(worker.driver.take_turn_ns_max()));

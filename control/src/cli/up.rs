@@ -51,7 +51,6 @@ fn show(args: &UpArgs, folder: &Path) -> Result<(), String> {
     fs::write(&rules, rules_for(args.port, service)).map_err(failed)?;
     let gateway = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let running = start_gateway(rules.clone())?;
-    wait_until_up(gateway, &running)?;
 
     println!("gateway   http://{gateway}");
     println!("service   http://{service}");
@@ -128,22 +127,18 @@ spec:
 }
 
 fn start_gateway(rules: PathBuf) -> Result<JoinHandle<ExitCode>, String> {
-    let args = proxy::GatewayArgs { workers: Some(1), finish_within: 1, ..proxy::GatewayArgs::of(vec![rules]) };
-    std::thread::Builder::new()
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let of = proxy::GatewayArgs::of(vec![rules]);
+    let args = proxy::GatewayArgs { workers: Some(1), finish_within: 1, ready: Some(ready), ..of };
+    let running = std::thread::Builder::new()
         .name("gateway".into())
         .spawn(move || proxy::run(args))
-        .map_err(|error| format!("cannot start the gateway: {error}"))
-}
-
-fn wait_until_up(gateway: SocketAddr, running: &JoinHandle<ExitCode>) -> Result<(), String> {
-    let until = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(gateway).is_err() {
-        if running.is_finished() || Instant::now() > until {
-            return Err("the gateway did not start".into());
-        }
-        std::thread::sleep(Duration::from_millis(5));
+        .map_err(|error| format!("cannot start the gateway: {error}"))?;
+    // Not by asking its port: another program may answer there. One that fails tells why and drops the sender.
+    match is_ready.recv_timeout(Duration::from_secs(10)) {
+        Ok(()) => Ok(running),
+        Err(_) => Err("the gateway did not start".into()),
     }
-    Ok(())
 }
 
 /// Sends one request and shows it with its answer.

@@ -1,6 +1,6 @@
 //! What passes through: requests and answers of every framing, their order, and what the service is told.
 
-use e2e::kit::{Backend, Ended, Gateway, Message, Peer, Rules};
+use e2e::kit::{Backend, Ended, Gateway, Message, Peer, Rules, until};
 
 /// A gateway in front of one backend.
 fn serve(backend: &Backend) -> Gateway {
@@ -258,6 +258,23 @@ fn answers_without_a_date_get_one() {
     assert_eq!((dated.get("date"), dated.count("date")), (Some("yesterday"), 1));
     let dateless = ask(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(dateless.get("date").is_some_and(|date| date.ends_with(" GMT")), "{:?}", dateless.get("date"));
+}
+
+#[test]
+fn an_answer_arrives_whole_though_the_client_goes_on_sending() {
+    const LENGTH: usize = 2_000_000;
+    let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n").into_bytes();
+    answer.resize(answer.len() + LENGTH, b'x');
+    let backend = Backend::canned(answer);
+    let gateway = serve(&backend);
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(client.read_head().map(|head| head.status()), Ok(200));
+    client.send("\r\n");
+    until("all of it in the hands of the kernel", || (gateway.stat("requestsInFlight") == [0]).then_some(()));
+    assert_eq!(client.take(LENGTH).map(|body| body.len()), Ok(LENGTH));
+    client.finish();
+    assert_eq!(client.read_to_end(), Ended::Closed);
 }
 
 #[test]

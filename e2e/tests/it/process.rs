@@ -172,6 +172,35 @@ fn without_descriptors_it_waits_and_goes_on() {
 }
 
 #[test]
+fn idle_connections_to_services_give_way_to_clients() {
+    let backend = Backend::echo();
+    let gateway = Gateway::start(&Rules::to(backend.address()));
+    let mut clients: Vec<Peer> = (0..6).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        // Begun and not ended, so that each has a connection of its own to the service.
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx");
+    }
+    until("six connections to the service", || (backend.connections() == 6).then_some(()));
+    for client in &mut clients {
+        client.send("x");
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+    }
+    let id = i32::try_from(gateway.id()).ok().and_then(Pid::from_raw);
+    let open = || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.id())).expect("the process is ours");
+        open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok()).collect::<Vec<_>>()
+    };
+    // As many numbers as are in use; those of the doors may just have become free.
+    let limit = Rlimit { current: Some(open().len() as u64), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(id, Resource::Nofile, limit).expect("the process is ours");
+    let mut more: Vec<Peer> = (0..3).map(|_| gateway.connect()).collect();
+    for client in &mut more {
+        client.send(GET);
+    }
+    assert!(more.iter_mut().all(|client| client.read().map(|answer| answer.status()) == Ok(200)));
+}
+
+#[test]
 fn a_low_limit_bounds_connections_from_the_start() {
     let backend = Backend::echo();
     let evenkeel = e2e::kit::evenkeel().display().to_string();
@@ -269,6 +298,55 @@ fn an_idle_connection_is_told_of_the_end_with_its_last_answer() {
     let answer = client.read().expect("an answer after the signal");
     assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
     assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+}
+
+#[test]
+fn who_connected_before_the_end_is_served_though_silent_so_far() {
+    let backend = Backend::echo();
+    let mut gateway = Launch::new(Rules::to(backend.address()).yaml()).workers(2).start();
+    assert_eq!(status(&mut gateway.connect()), 200);
+    // The kernel holds these back until they speak.
+    let silent: Vec<Peer> = (0..8).map(|_| gateway.connect()).collect();
+    gateway.signal(Signal::TERM);
+    until("the signal's effect", || gateway.stderr().contains("finishing").then_some(()));
+    let late: Vec<Peer> = (0..4).map(|_| gateway.connect()).collect();
+    for mut client in silent.into_iter().chain(late) {
+        client.send(GET);
+        let answer = client.read().expect("an answer after the signal");
+        assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
+    }
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+}
+
+#[test]
+fn an_answer_that_ends_with_the_connection_is_reset_if_cut() {
+    let backend = Backend::start(|served| {
+        served.request();
+        served.peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        served.peer.read_to_end();
+    });
+    let mut gateway = Launch::new(Rules::to(backend.address()).yaml()).flags(&["--finish-within", "1"]).start();
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert_eq!(client.read_head().map(|head| head.status()), Ok(200));
+    assert_eq!(client.take(5), Ok(b"hello".to_vec()));
+    gateway.signal(Signal::TERM);
+    assert_eq!(client.read_to_end(), e2e::kit::Ended::Reset);
+    assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
+}
+
+#[test]
+fn the_demonstration_talks_to_nobody_else() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    taken.set_nonblocking(true).expect("a socket takes that");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let output = std::process::Command::new(e2e::kit::evenkeel())
+        .args(["up", "--seconds", "2", "--port", &port])
+        .output()
+        .expect("evenkeel can be started");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on"), "{output:?}");
+    assert!(taken.accept().is_err(), "it talked to another program");
 }
 
 #[test]

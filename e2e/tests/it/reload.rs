@@ -201,10 +201,45 @@ fn listeners_come_and_go() {
         assert_eq!(ask(&mut goes).status(), 200);
         gateway.reload(&one);
         until("an end of the listener", || Peer::try_connect(address).is_err().then_some(()));
-        // What was accepted there is served no further: an answer of ours, or the end.
-        goes.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert!(goes.read().map_or(true, |answer| answer.status() == 404));
+        // What was accepted there is served no further.
+        assert_eq!(goes.outcome(), "closed");
         assert_eq!(ask(&mut stays).status(), 200);
+    }
+}
+
+#[test]
+fn who_is_on_the_way_to_a_listener_that_goes_is_served() {
+    let backend = Backend::echo();
+    let one = Rules::to(backend.address()).yaml();
+    let second = free_port();
+    let listener = format!("  - {{name: second, port: {second}, protocol: HTTP}}\n");
+    let two = one.replacen("protocol: HTTP}\n", &format!("protocol: HTTP}}\n{listener}"), 1);
+    let gateway = Launch::new(two).workers(2).start();
+    let address = SocketAddr::from(([127, 0, 0, 1], second));
+    let mut idle: Vec<Peer> = (0..4).map(|_| Peer::connect(address)).collect();
+    assert!(idle.iter_mut().all(|client| ask(client).status() == 200));
+    // The kernel has these, and the gateway not yet.
+    let silent: Vec<Peer> = (0..4).map(|_| Peer::connect(address)).collect();
+    gateway.reload(&one);
+    let late: Vec<Peer> = (0..4).map(|_| Peer::connect(address)).collect();
+    for mut client in idle.into_iter().chain(silent).chain(late) {
+        let answer = ask(&mut client);
+        assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
+    }
+    until("an end of the listener", || Peer::try_connect(address).is_err().then_some(()));
+}
+
+#[test]
+fn a_listener_may_move_between_addresses_on_its_port() {
+    let backend = Backend::echo();
+    let port = free_port();
+    let local = Rules::to(backend.address()).yaml().replace("{{port}}", &port.to_string());
+    let everywhere = local.replace("addresses: [{value: 127.0.0.1}]", "addresses: [{value: '::'}]");
+    let gateway = Launch::new(local.clone()).workers(2).start();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    for rules in [&everywhere, &local, &everywhere] {
+        gateway.reload(rules);
+        assert!((0..8).all(|_| ask(&mut Peer::connect(address)).status() == 200));
     }
 }
 

@@ -16,7 +16,7 @@ fn each_rule_does_what_it_says() {
         .service("web", &[backend.address()])
         .service("empty", &[])
         .service("down", &[nobody])
-        .rule("matches: [{path: {value: /old}}]\nfilters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}, statusCode: 301}}]")
+        .rule("matches: [{path: {value: /old}}]\nfilters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}, statusCode: 301}}, {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-moved, value: yes-it-did}]}}]")
         .rule("matches: [{path: {value: /api}}]\nfilters: [{type: URLRewrite, urlRewrite: {hostname: api.internal, path: {type: ReplacePrefixMatch, replacePrefixMatch: /v2}}}]\nbackendRefs: [{name: web, port: 80}]")
         .rule("matches: [{path: {value: /fields}}]\nfilters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-lane, value: blue}], remove: [x-internal]}}, {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-proxy, value: lab}], remove: [server]}}]\nbackendRefs: [{name: web, port: 80}]")
         .rule("matches: [{path: {value: /zero}}]\nbackendRefs: [{name: web, port: 80, weight: 0}]")
@@ -56,6 +56,7 @@ fn each_rule_does_what_it_says() {
     let answer = get(&mut client, "/old/page?x=y");
     let location = format!("http://shop.local:{}/new/page?x=y", gateway.address().port());
     assert_eq!((answer.status(), answer.get("location")), (301, Some(&location[..])));
+    assert_eq!(answer.get("x-moved"), Some("yes-it-did"));
     let (mut good, mut bad) = (0, 0);
     for _ in 0..200 {
         match get(&mut client, "/half").status() {
