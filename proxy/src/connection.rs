@@ -129,7 +129,7 @@ async fn next_request(
                 return filled.map(Some);
             }
             // Nothing of a request is there, and the worker or the address is about to end.
-            let idle_until = guard.worker.idle_until(&guard.bind);
+            let idle_until = guard.idle_until();
             if head.is_none() && idle_until != Duration::MAX {
                 driver.set_deadline(idle_until);
             }

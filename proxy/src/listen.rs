@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, ippro
 
 use crate::driver::Socket;
 use crate::sys;
-use crate::worker::{BindView, Mail, Worker};
+use crate::worker::{BindView, GRACE, Mail, Worker};
 
 /// Connections taken in one go before requests get their turn again.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -119,6 +119,10 @@ pub(crate) async fn accept_connections(worker: Rc<Worker>, bind: Rc<BindView>, s
             }
         }
         if is_over {
+            drop(socket);
+            // The last that were taken still need its rules.
+            let served_until = worker.driver.now() + 2 * GRACE;
+            worker.driver.sleep_until(served_until).await;
             return worker.forget(&bind);
         }
         batch.end(turn, taken);

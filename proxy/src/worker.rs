@@ -27,7 +27,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a worker that finishes, or an address that was removed, still takes connections and leaves idle ones open:
 /// a client that is about to send is told `Connection: close` with the answer, instead of losing its request. The
 /// kernel holds connections back until they speak, and repeats its own part of the handshake after as long.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// Where nobody has connected for so long, nobody is waited for.
 const QUIET: Duration = Duration::from_secs(10);
@@ -192,9 +192,7 @@ impl Worker {
         self.finishing.get()
     }
 
-    /// Until when a connection on `bind` may stay without a request, beyond its own idle time: forever, unless the
-    /// worker is finishing or the address was removed.
-    pub(crate) fn idle_until(&self, bind: &BindView) -> Duration {
+    fn idle_until(&self, bind: &BindView) -> Duration {
         match bind.index.get() {
             Some(_) => self.idle_until.get(),
             None => bind.leaves_at.get().min(self.idle_until.get()),
@@ -246,7 +244,8 @@ impl Worker {
 
     /// Starts serving a connection that nothing has been read from, and that every count already has.
     pub(crate) fn serve_connection(self: &Rc<Self>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: SocketAddr) {
-        let guard = ConnectionGuard { worker: self.clone(), bind: bind.clone(), task: Cell::new(0) };
+        let opened = self.driver.now();
+        let guard = ConnectionGuard { worker: self.clone(), bind: bind.clone(), opened, task: Cell::new(0) };
         self.stats().connections_opened.add(1);
         self.shared.connected_at_ms.store(self.driver.now().as_millis() as u64, Relaxed);
         self.stats().connections_open.set(self.shared.loads[self.id].load(Relaxed) as u64);
@@ -336,6 +335,7 @@ impl Worker {
 pub(crate) struct ConnectionGuard {
     pub(crate) worker: Rc<Worker>,
     pub(crate) bind: Rc<BindView>,
+    opened: Duration,
     task: Cell<TaskId>,
 }
 
@@ -343,6 +343,12 @@ impl ConnectionGuard {
     /// Whether the connection shall end after the request it is at: the worker finishes, or the address was removed.
     pub(crate) fn is_ending(&self) -> bool {
         self.worker.is_finishing() || self.bind.index.get().is_none()
+    }
+
+    /// Until when the connection may stay without a request, beyond its own idle time: forever, unless the worker is
+    /// finishing or the address was removed. One that was just opened has its time, too.
+    pub(crate) fn idle_until(&self) -> Duration {
+        self.worker.idle_until(&self.bind).max(self.opened + GRACE)
     }
 
     /// Called by the connection's task when it first runs.
