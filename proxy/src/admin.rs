@@ -23,8 +23,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::log::event;
+use crate::shared::Shared;
 use crate::status::Status;
-use crate::worker::Shared;
 
 /// Connections served at a time by one door; more wait in the kernel.
 const CONNECTIONS_MAX: usize = 256;

@@ -266,7 +266,9 @@ fn take_over(rules: Rules, started: Instant, process: &mut Process, status: &Sta
         }
     };
     if status.snapshot().is_some_and(|current| current == snapshot) {
-        status.unchanged(warnings);
+        if status.unchanged(warnings) {
+            event("info", "the rules are again those in force");
+        }
         return false;
     }
     match process.apply(snapshot.clone()) {

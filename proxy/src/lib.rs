@@ -21,6 +21,7 @@ mod proxy_protocol;
 mod record;
 mod reply;
 mod request;
+mod shared;
 mod stats;
 mod status;
 mod sys;

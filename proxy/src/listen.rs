@@ -13,8 +13,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, ipproto, sockopt};
 
 use crate::driver::Socket;
+use crate::shared::Mail;
 use crate::sys;
-use crate::worker::{BindView, GRACE, Mail, Worker};
+use crate::worker::{BindView, GRACE, Worker};
 
 /// Connections taken in one go before requests get their turn again.
 const ACCEPTS_PER_TURN: usize = 64;

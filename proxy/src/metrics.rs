@@ -11,9 +11,9 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::shared::Shared;
 use crate::stats::{BOUNDS, Histogram, Series, SeriesKey, WorkerStats};
 use crate::status::Status;
-use crate::worker::Shared;
 
 /// A series that nobody can add to any more is told for so long after its last change.
 const EXPIRY: Duration = Duration::from_secs(600);

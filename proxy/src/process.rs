@@ -16,7 +16,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::listen;
 use crate::log::{AccessLog, event};
-use crate::worker::{self, Mail, Opened, Shared};
+use crate::shared::{Mail, Opened, Shared};
+use crate::worker;
 
 /// Descriptors for what is no downstream connection: listeners, epoll, logs, admin, and the pools' idle ones.
 const DESCRIPTORS_RESERVED: u64 = 256;

@@ -62,13 +62,13 @@ impl Status {
         });
     }
 
-    /// The rules read back are those in force.
-    pub(crate) fn unchanged(&self, warnings: Vec<String>) {
+    /// The rules read are those in force; whether others had been refused before.
+    pub(crate) fn unchanged(&self, warnings: Vec<String>) -> bool {
         self.with(|inner| {
             inner.warnings = warnings;
             inner.problems.clear();
-            inner.refused_at = None;
-        });
+            inner.refused_at.take().is_some()
+        })
     }
 
     /// New rules were refused; what was in force stays.

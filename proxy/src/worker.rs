@@ -1,5 +1,5 @@
 //! One worker: a thread with its own loop, listening sockets, view, pools, dice and counters. It shares with
-//! the others only what a connection costs once: the counts that bounds and balance stand on. Hot.
+//! the others only what `shared` holds. Hot.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -7,17 +7,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use config::Snapshot;
-use rustix::event::{EventfdFlags, eventfd};
 
 use crate::connection;
 use crate::driver::{Driver, Socket, TaskId};
 use crate::listen;
-use crate::log::{AccessLog, http_date};
+use crate::log::http_date;
+use crate::shared::{Mail, Opened, Shared};
 use crate::stats::WorkerStats;
 use crate::view::View;
 
@@ -31,89 +31,6 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// Where nobody has connected for so long, nobody is waited for.
 const QUIET: Duration = Duration::from_secs(10);
-
-/// What other threads tell a worker.
-pub(crate) enum Mail {
-    /// A new revision, with the sockets it opens. The worker replies when it is in force here.
-    Snapshot { revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>, applied: std::sync::mpsc::Sender<usize> },
-    /// Close idle connections to services: descriptors have run out.
-    ShedIdle,
-    /// A connection that another worker accepted and has not read from.
-    Connection { bind: SocketAddr, descriptor: OwnedFd, peer: SocketAddr },
-    /// Take no new connections, finish what is in flight, end at the deadline at the latest.
-    Finish { within: Duration },
-}
-
-/// A listening socket for one worker.
-pub(crate) struct Opened {
-    /// The address in the snapshot, by which the bind is known.
-    pub(crate) bind: SocketAddr,
-    /// The port, also where the snapshot says 0.
-    pub(crate) port: u16,
-    pub(crate) descriptor: OwnedFd,
-    /// Connections open on this address, over all workers.
-    pub(crate) open: Arc<AtomicU32>,
-}
-
-/// The way into a worker from other threads.
-pub(crate) struct Mailbox {
-    mail: Mutex<Vec<Mail>>,
-    bell: OwnedFd,
-}
-
-impl Mailbox {
-    /// Delivers and wakes the worker.
-    pub(crate) fn send(&self, mail: Mail) {
-        self.mail.lock().expect("no holder of this lock can panic").push(mail);
-        // A full counter (EAGAIN) means that the bell rings already.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
-    }
-}
-
-/// What all workers see of each other.
-pub(crate) struct Shared {
-    pub(crate) mailboxes: Vec<Mailbox>,
-    /// Open connections of each worker.
-    pub(crate) loads: Vec<AtomicUsize>,
-    /// Open downstream connections of the process.
-    pub(crate) connections: AtomicUsize,
-    /// When the last one came, in milliseconds since the start.
-    connected_at_ms: AtomicU64,
-    /// The most that the process may have, by its descriptors.
-    pub(crate) connections_max: usize,
-    pub(crate) stats: Vec<WorkerStats>,
-    pub(crate) access_log: Option<AccessLog>,
-}
-
-impl Shared {
-    /// For so many workers.
-    pub(crate) fn new(
-        workers: usize,
-        connections_max: usize,
-        access_log: Option<AccessLog>,
-    ) -> io::Result<Arc<Shared>> {
-        let mailbox = |_| {
-            let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-            Ok(Mailbox { mail: Mutex::default(), bell })
-        };
-        Ok(Arc::new(Shared {
-            mailboxes: (0..workers).map(mailbox).collect::<io::Result<_>>()?,
-            loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-            connections: AtomicUsize::new(0),
-            connected_at_ms: AtomicU64::new(u64::MAX),
-            connections_max,
-            stats: (0..workers).map(|_| WorkerStats::default()).collect(),
-            access_log,
-        }))
-    }
-}
-
-impl Shared {
-    /// Lets every worker close its idle connections to services.
-    pub(crate) fn shed_idle(&self) {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::ShedIdle));
-    }
-}
 
 /// An address this worker serves.
 pub(crate) struct BindView {
@@ -380,9 +297,7 @@ async fn read_mail(worker: Rc<Worker>) {
     loop {
         let mut count = [0u8; 8];
         let rung = rustix::io::read(bell.descriptor(), &mut count).is_ok();
-        let mail = std::mem::take(
-            &mut *worker.shared.mailboxes[worker.id].mail.lock().expect("no holder of this lock can panic"),
-        );
+        let mail = worker.shared.mailboxes[worker.id].take();
         for mail in mail {
             match mail {
                 Mail::Snapshot { revision, snapshot, opened, applied } => {

@@ -83,6 +83,7 @@ fn an_invalid_change_changes_nothing_and_is_told() {
     gateway.write(&good);
     until("an end of the refusal", || gateway.config()["refused"].is_null().then_some(()));
     assert_eq!(gateway.revision(), revision);
+    until("a word of it in the log", || gateway.stderr().contains("again those in force").then_some(()));
     assert!(gateway.metric("evenkeel_config_refused_total") >= 6.0, "{}", gateway.metrics());
 }
 
