@@ -11,6 +11,7 @@ mod routes;
 mod shadow;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::collections::HashMap;
 
@@ -25,7 +26,7 @@ pub(crate) fn compile(documents: &Documents, expressions: &mut Expressions, prob
     check_identities(documents, problems);
     let mut listeners = listeners::gather(documents, problems);
     policies::attach(documents, &mut listeners, problems);
-    let mut backends = backends::Resolver::new(documents);
+    let mut backends = backends::Resolver::new(documents, traffic::settings(documents, problems));
     routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
     Snapshot { binds: listeners::into_binds(listeners, problems), clusters: backends.into_clusters() }
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod compile;
+pub mod consistent;
 mod decode;
 mod files;
 mod model;

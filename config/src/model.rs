@@ -8,6 +8,7 @@ pub(crate) mod listener_policy;
 pub(crate) mod metadata;
 pub(crate) mod reference_grant;
 pub(crate) mod service;
+pub(crate) mod traffic_policy;
 
 use std::sync::Arc;
 
@@ -87,6 +88,8 @@ kinds! {
     Service(service::Spec) in "evenkeel.dev/v1alpha1" => services,
     /// The downstream side of a Gateway: bounds, timeouts, trust.
     ListenerPolicy(listener_policy::Spec) in "evenkeel.dev/v1alpha1" => listener_policies,
+    /// The upstream side of a Service: timeouts and the choice among its instances.
+    TrafficPolicy(traffic_policy::Spec) in "evenkeel.dev/v1alpha1" => traffic_policies,
 }
 
 /// A document of one kind.

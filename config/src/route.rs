@@ -17,6 +17,8 @@ use crate::route::hosts::Hosts;
 use crate::route::paths::Paths;
 use crate::snapshot::Rule;
 
+pub use query::first as query_param;
+
 pub(crate) use entry::{Condition, Conditions, PathCondition, Rank, RouteEntry, ValueTest};
 pub(crate) use expression::{Expression, Expressions};
 

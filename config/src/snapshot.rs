@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::consistent::Consistent;
 use crate::route::Table;
 
 /// One consistent configuration. It is never changed: a new revision is a new snapshot.
@@ -201,6 +202,8 @@ pub struct Cluster {
     pub port: u16,
     /// Those with a weight above 0; none means 503.
     pub endpoints: Vec<Endpoint>,
+    /// Which of them a hash belongs to, where the balance is by hash.
+    pub consistent: Option<Consistent>,
     /// The upstream side: timeouts and pool.
     pub settings: ClusterSettings,
 }
@@ -216,6 +219,39 @@ pub struct ClusterSettings {
     pub idle_timeout: Duration,
     /// Unused pooled connections to one endpoint, per worker.
     pub idle_connections_max: usize,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// What balance by hash hashes: the first of these that a request has.
+    pub hash_on: Box<[HashKey]>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    /// The better of two at random, by latency and requests in flight.
+    #[default]
+    PeakEwma,
+    /// One after the other, by weight.
+    RoundRobin,
+    /// The better of two at random, by requests in flight.
+    LeastRequest,
+    /// By a hash of the request, on a ring.
+    RingHash,
+    /// By a hash of the request, in Maglev's table.
+    Maglev,
+}
+
+/// A part of a request that tells alike ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashKey {
+    /// A header field, its name in lower case.
+    Header(Box<str>),
+    /// A cookie.
+    Cookie(Box<str>),
+    /// A parameter of the query.
+    Query(Box<str>),
+    /// The client's address.
+    ClientAddress,
 }
 
 impl Default for ClusterSettings {
@@ -226,6 +262,8 @@ impl Default for ClusterSettings {
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             idle_connections_max: 512,
+            balance: Balance::PeakEwma,
+            hash_on: Box::default(),
         }
     }
 }

@@ -171,6 +171,7 @@ const IDENTITY_ONLY: &[(&str, &str)] = &[
     ("ReferenceGrant", "/metadata/creationTimestamp"),
     ("ReferenceGrant", "/metadata/name"),
     ("ListenerPolicy", "/metadata/name"),
+    ("TrafficPolicy", "/metadata/name"),
     // Two spellings of one version.
     ("ReferenceGrant", "/apiVersion"),
 ];

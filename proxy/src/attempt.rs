@@ -12,7 +12,7 @@ use crate::buffer::LentHead;
 use crate::connect::connect;
 use crate::connection::Client;
 use crate::driver::{Driver, Socket};
-use crate::error::{Kind, ProxyError, Reached};
+use crate::error::{Kind, ProxyError, Reached, Side};
 use crate::exchange::{Broken, Pump};
 use crate::h1::{self, Framing, HeadLimits, RequestMeta, ResponseMeta, answer_framing, encode_response};
 use crate::pool;
@@ -69,9 +69,23 @@ pub(crate) async fn run(
         false => attempt.endpoint.pool.take(worker.driver.now()),
     };
     record.reused = pooled.is_some();
+    let started = worker.driver.now();
+    let load = &attempt.endpoint.load;
+    let _in_flight = load.begin();
+    let measured = |is_failure: bool| {
+        // Where there is no choice nobody asks.
+        if attempt.cluster.endpoints.len() > 1 {
+            let now = worker.driver.now();
+            load.measured(now, now - started, is_failure);
+        }
+    };
     let socket = match pooled {
         Some(socket) => socket,
-        None => connect(&attempt).await?,
+        None => connect(&attempt).await.inspect_err(|error| {
+            if error.side == Side::Upstream {
+                measured(true);
+            }
+        })?,
     };
     let mut server = Wire::new(socket);
 
@@ -84,6 +98,12 @@ pub(crate) async fn run(
         // An error of ours must not begin in the middle of an interim answer.
         record.answer_started = true;
         record.status = error.reply().status;
+    }
+    match &received {
+        Ok(_) => measured(answer.status >= 500),
+        Err(error) if error.side == Side::Upstream => measured(true),
+        // The client's doing says nothing of the endpoint.
+        Err(_) => {}
     }
     let answer_meta = received?;
     record.first_byte = Some(worker.driver.now());

@@ -2,6 +2,7 @@
 
 mod admin;
 mod attempt;
+mod balance;
 mod buffer;
 mod cgroup;
 mod connect;

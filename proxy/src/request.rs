@@ -2,6 +2,7 @@
 //! does to it, the target, the attempt, the answer, the record. Every decision of that way is made here;
 //! helpers compute. Hot.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use filters::head::Known;
 use filters::{Entry, Head, Verdict};
 
 use crate::attempt::{self, Attempt, Deadlines};
+use crate::balance;
 use crate::buffer::LentHead;
 use crate::connection::Client;
 use crate::error::{Kind, ProxyError, Reached, Side};
@@ -53,7 +55,7 @@ pub(crate) async fn serve(
     let client_address = forwarded::apply(&mut head, &settings.client_address, client.peer, "http");
     forwarded::identify(&mut head, trusted, || worker.dice());
 
-    let result = forward(guard, client, settings, &mut head, &meta, &mut record).await;
+    let result = forward(guard, client, client_address, settings, &mut head, &meta, &mut record).await;
     let after = match result {
         Ok(after) => after,
         Err(error) => fail(guard, client, &meta, error, &mut record).await,
@@ -67,6 +69,7 @@ pub(crate) async fn serve(
 async fn forward(
     guard: &ConnectionGuard,
     client: &mut Client,
+    client_address: IpAddr,
     settings: &ListenerSettings,
     head: &mut Head,
     meta: &RequestMeta,
@@ -112,7 +115,8 @@ async fn forward(
     let mut fresh_only = false;
     let mut vanished = 0;
     loop {
-        let endpoint = cluster.pick(worker.dice()).ok_or(ProxyError::here(Kind::NoEndpoint))?.clone();
+        let hash = balance::hash(&cluster.cluster.settings.hash_on, head, client_address);
+        let endpoint = cluster.pick(started, hash, || worker.dice()).ok_or(ProxyError::here(Kind::NoEndpoint))?.clone();
         record.endpoint = Some(endpoint.address);
         let attempt = Attempt {
             guard,

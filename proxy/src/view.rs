@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Snapshot;
 use config::route::Found;
 use config::snapshot::{Backends, Bind, Cluster, ListenerSettings, Rule};
 
+use crate::balance::{Balancer, Load};
 use crate::pool::Pool;
 use crate::stats::{Series, SeriesKey, WorkerStats};
 
@@ -41,7 +43,7 @@ impl std::ops::Deref for RuleView {
 pub(crate) struct ClusterView {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) endpoints: Vec<Rc<EndpointView>>,
-    weight_total: u64,
+    balancer: Balancer,
     pub(crate) series: SeriesCache,
 }
 
@@ -49,6 +51,7 @@ pub(crate) struct ClusterView {
 pub(crate) struct EndpointView {
     pub(crate) address: SocketAddr,
     pub(crate) pool: Pool,
+    pub(crate) load: Load,
     /// The newest view no longer has it: its connections are closed instead of pooled.
     pub(crate) removed: Cell<bool>,
 }
@@ -81,12 +84,12 @@ impl SeriesCache {
 impl View {
     /// The view of a worker that has no configuration.
     pub(crate) fn empty() -> View {
-        View::new(Arc::new(Snapshot { binds: Vec::new(), clusters: Vec::new() }), None)
+        View::new(Arc::new(Snapshot { binds: Vec::new(), clusters: Vec::new() }), None, || 0)
     }
 
     /// The view of a snapshot, taking over from the view before it. What vanished is marked, and its idle
     /// connections are closed here.
-    pub(crate) fn new(snapshot: Arc<Snapshot>, before: Option<&View>) -> View {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, before: Option<&View>, dice: impl Fn() -> u64) -> View {
         let mut endpoints: HashMap<SocketAddr, Rc<EndpointView>, _> = HashMap::default();
         let mut clusters = Vec::with_capacity(snapshot.clusters.len());
         for cluster in &snapshot.clusters {
@@ -99,7 +102,7 @@ impl View {
             });
             clusters.push(Rc::new(ClusterView {
                 endpoints: views.collect(),
-                weight_total: cluster.endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum(),
+                balancer: Balancer::new(cluster, dice()),
                 series: SeriesCache::new(cluster.service.clone(), cluster.namespace.clone()),
                 cluster: cluster.clone(),
             }));
@@ -140,21 +143,20 @@ impl View {
 
 impl EndpointView {
     fn new(address: SocketAddr) -> EndpointView {
-        EndpointView { address, pool: Pool::default(), removed: Cell::new(false) }
+        EndpointView { address, pool: Pool::default(), load: Load::default(), removed: Cell::new(false) }
     }
 }
 
 impl ClusterView {
-    /// The endpoint for one attempt, by weight. `dice` is uniform.
-    pub(crate) fn pick(&self, dice: u64) -> Option<&Rc<EndpointView>> {
-        match &self.endpoints[..] {
-            [] => None,
-            [one] => Some(one),
-            many => {
-                let weights = self.cluster.endpoints.iter().map(|endpoint| endpoint.weight);
-                Some(&many[by_weight(weights, self.weight_total, dice)])
-            }
-        }
+    /// The endpoint for one attempt. `hash` is the request's, where the balance is by hash.
+    pub(crate) fn pick(
+        &self,
+        now: Duration,
+        hash: Option<u64>,
+        dice: impl FnMut() -> u64,
+    ) -> Option<&Rc<EndpointView>> {
+        let load = |index: usize| &self.endpoints[index].load;
+        self.balancer.pick(&self.cluster, load, now, hash, dice).map(|index| &self.endpoints[index])
     }
 }
 

@@ -172,7 +172,7 @@ impl Worker {
 
     /// Puts a revision in force: from here on no request, connection or retry goes to what it removed.
     fn apply(self: &Rc<Self>, revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>) {
-        let view = Rc::new(View::new(snapshot.clone(), Some(&self.view.borrow())));
+        let view = Rc::new(View::new(snapshot.clone(), Some(&self.view.borrow()), || self.dice()));
         let before = self.view.replace(view);
         for opened in opened {
             // An address that comes back takes over at once from what is left of it.

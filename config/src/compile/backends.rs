@@ -6,16 +6,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::compile::actions::Actions;
+use crate::compile::traffic::Settings;
+use crate::consistent::Consistent;
 use crate::model::http_route::BackendRef;
 use crate::model::metadata::Metadata;
 use crate::model::service::{ServicePort, Spec};
 use crate::model::{Documents, GATEWAY_GROUP, Object};
 use crate::problem::Problems;
-use crate::snapshot::{Cluster, ClusterSettings, Endpoint};
+use crate::snapshot::{Balance, Cluster, ClusterSettings, Endpoint};
 
 /// Finds Service ports, and remembers those that were asked for and what rules do with them.
 pub(crate) struct Resolver<'d> {
     documents: &'d Documents,
+    settings: Settings<'d>,
     services: HashMap<(&'d str, &'d str), &'d Object<Spec>>,
     indices: HashMap<(&'d str, &'d str, u16), usize>,
     clusters: Vec<Arc<Cluster>>,
@@ -24,10 +27,17 @@ pub(crate) struct Resolver<'d> {
 
 impl<'d> Resolver<'d> {
     /// Knows all Services and no cluster yet.
-    pub(crate) fn new(documents: &'d Documents) -> Self {
+    pub(crate) fn new(documents: &'d Documents, settings: Settings<'d>) -> Self {
         let identity = |service: &'d Object<Spec>| (service.metadata.namespace(), service.metadata.name());
         let services = documents.services.iter().map(Arc::as_ref).map(|service| (identity(service), service)).collect();
-        Resolver { documents, services, indices: HashMap::new(), clusters: Vec::new(), actions: Actions::default() }
+        Resolver {
+            documents,
+            settings,
+            services,
+            indices: HashMap::new(),
+            clusters: Vec::new(),
+            actions: Actions::default(),
+        }
     }
 
     /// The clusters asked for, in the order of the first time.
@@ -66,7 +76,8 @@ impl<'d> Resolver<'d> {
         if let Some(index) = self.indices.get(&(namespace, name, port)) {
             return Some(*index);
         }
-        let cluster = cluster(service, service_port);
+        let settings = self.settings.get(&(namespace, name)).cloned().unwrap_or_default();
+        let cluster = cluster(service, service_port, settings);
         if cluster.endpoints.is_empty() {
             let reason =
                 format!("port {port} of Service {namespace}/{name} has no endpoint: requests are answered 503");
@@ -95,7 +106,7 @@ impl<'d> Resolver<'d> {
     }
 }
 
-fn cluster(service: &Object<Spec>, port: &ServicePort) -> Cluster {
+fn cluster(service: &Object<Spec>, port: &ServicePort, settings: ClusterSettings) -> Cluster {
     let endpoints = service.spec.endpoints.iter().filter(|endpoint| endpoint.weight.0 > 0).filter_map(|endpoint| {
         Some(Endpoint {
             address: SocketAddr::new(endpoint.address.0, endpoint.ports.get(&port.name.value)?.number()),
@@ -104,13 +115,19 @@ fn cluster(service: &Object<Spec>, port: &ServicePort) -> Cluster {
             labels: endpoint.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
         })
     });
+    let endpoints: Vec<Endpoint> = endpoints.collect();
     let (namespace, name) = (service.metadata.namespace(), service.metadata.name());
     Cluster {
         name: format!("{namespace}/{name}:{}", port.port.number()).into(),
         namespace: namespace.into(),
         service: name.into(),
         port: port.port.number(),
-        endpoints: endpoints.collect(),
-        settings: ClusterSettings::default(),
+        consistent: match settings.balance {
+            Balance::RingHash => Some(Consistent::ring(&endpoints)),
+            Balance::Maglev => Some(Consistent::maglev(&endpoints)),
+            Balance::PeakEwma | Balance::RoundRobin | Balance::LeastRequest => None,
+        },
+        endpoints,
+        settings,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::compile::listeners::Listener;
 use crate::model::Documents;
 use crate::model::listener_policy::{ClientAddress as Written, EncodedSlash as WrittenSlash, ProxyProtocol, Spec};
-use crate::problem::Problems;
+use crate::problem::{Place, Problems};
 use crate::snapshot::{ClientAddress, EncodedSlash, ListenerSettings};
 
 /// A Gateway, or one of its listeners: namespace, name, section.
@@ -17,7 +17,7 @@ type Target<'d> = (&'d str, &'d str, Option<&'d str>);
 pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], problems: &mut Problems) {
     let mut policies: Vec<_> = documents.listener_policies.iter().map(Arc::as_ref).collect();
     policies.sort_by_cached_key(|policy| policy.metadata.seniority());
-    let mut winners: HashMap<Target<'_>, _> = HashMap::new();
+    let mut winners: HashMap<Target<'_>, (String, Arc<ListenerSettings>)> = HashMap::new();
     for policy in policies {
         let namespace = policy.metadata.namespace();
         let settings = Arc::new(settings(&policy.spec));
@@ -37,9 +37,7 @@ pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], prob
                 continue;
             }
             if let Some((winner, _)) = winners.get(&key) {
-                let reason =
-                    format!("Conflicted: ListenerPolicy {winner} has the same target and is older, or first by name");
-                problems.warning(target.place, field, reason, Some("one policy for each target"));
+                conflict("ListenerPolicy", winner, target.place, field, problems);
                 continue;
             }
             winners.insert(key, (policy.metadata.to_string(), settings.clone()));
@@ -54,6 +52,12 @@ pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], prob
             listener.settings = settings.clone();
         }
     }
+}
+
+/// Tells that a policy does not act on a target, since another one does (GEP-713).
+pub(crate) fn conflict(kind: &str, winner: &str, place: Place, field: String, problems: &mut Problems) {
+    let reason = format!("Conflicted: {kind} {winner} has the same target and is older, or first by name");
+    problems.warning(place, field, reason, Some("one policy for each target"));
 }
 
 fn settings(spec: &Spec) -> ListenerSettings {

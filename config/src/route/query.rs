@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 /// The first value of a parameter, decoded; copied only if it is encoded.
-pub(crate) fn first<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
+pub fn first<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
     let mut rest = query;
     loop {
         let (pair, after) = match memchr::memchr(b'&', rest) {

@@ -56,6 +56,17 @@ impl Rules {
         self
     }
 
+    /// The TrafficPolicy of a service, such as `loadBalancer: {policy: roundRobin}`.
+    pub fn traffic(mut self, service: &str, spec: &str) -> Rules {
+        write!(
+            self.services,
+            "---\napiVersion: evenkeel.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {service}}}\nspec:\n  \
+             targetRefs: [{{group: \"\", kind: Service, name: {service}}}]\n  {spec}\n"
+        )
+        .expect("a String takes all");
+        self
+    }
+
     /// The YAML, with a place for the port.
     pub fn yaml(&self) -> String {
         let mut yaml = format!(

@@ -46,7 +46,7 @@ fn the_schema_is_json_and_knows_every_kind() {
     assert_eq!((code, &stderr[..]), (0, ""));
     let schema: Value = serde_json::from_str(&stdout).expect("JSON");
     assert!(schema.is_object());
-    for kind in ["Gateway", "HTTPRoute", "Service", "ListenerPolicy", "ReferenceGrant"] {
+    for kind in ["Gateway", "HTTPRoute", "Service", "ListenerPolicy", "ReferenceGrant", "TrafficPolicy"] {
         assert!(stdout.contains(&format!("\"{kind}\"")), "{kind} is missing");
     }
 }

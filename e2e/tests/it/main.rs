@@ -2,6 +2,7 @@
 
 mod bad_bodies;
 mod bad_input;
+mod balancing;
 mod client_gone;
 mod commands;
 mod connects;

@@ -80,6 +80,50 @@ fn services_policies_and_grants() {
         "targetRefs: [{group: '', kind: Service, name: a}]",
         &["f:2: spec.targetRefs[0].kind: Service of \"\" as a target is not enforced by this build"],
     );
+    let target = "targetRefs: [{group: '', kind: Service, name: a}]";
+    check_spec(
+        "TrafficPolicy",
+        &format!(
+            "{target}, mode: shadow, retries: {{}}, timeouts: {{connect: 0s, firstByte: 5}}, \
+             loadBalancer: {{policy: random, hashOn: [{{header: 'a b'}}, {{}}]}}"
+        ),
+        &[
+            "f:2: spec.mode: shadow is not enforced by this build",
+            "f:2: spec.retries: is not enforced by this build",
+            "f:2: spec.timeouts.connect: must be at least 1ms",
+            "f:2: spec.timeouts.firstByte: must be a duration, not the number 5 (write 5s for seconds)",
+            "f:2: spec.loadBalancer.policy: \"random\" is not one of peakEwma, roundRobin, leastRequest, ringHash, maglev",
+            "f:2: spec.loadBalancer.hashOn[0].header: \"a b\" is not a header name",
+            "f:2: spec.loadBalancer.hashOn[1]: must have exactly one of header, cookie, query, clientAddress",
+        ],
+    );
+    for (balancer, problem) in [
+        (
+            "policy: maglev",
+            "spec.loadBalancer.hashOn: maglev needs it (such as hashOn: [{header: x-user}, {clientAddress: true}])",
+        ),
+        (
+            "policy: roundRobin, hashOn: [{header: a}]",
+            "spec.loadBalancer.hashOn: means nothing with roundRobin (only with ringHash and maglev)",
+        ),
+        (
+            "policy: maglev, hashOn: [{header: a, query: b}]",
+            "spec.loadBalancer.hashOn[0]: must have exactly one of header, cookie, query, clientAddress",
+        ),
+        (
+            "policy: maglev, hashOn: [{clientAddress: false}]",
+            "spec.loadBalancer.hashOn[0].clientAddress: must be true, or left out",
+        ),
+    ] {
+        let problem = format!("f:2: {problem}");
+        check_spec("TrafficPolicy", &format!("{target}, loadBalancer: {{{balancer}}}"), &[&problem]);
+    }
+    check_spec(
+        "TrafficPolicy",
+        "targetRefs: [{group: evenkeel.dev, kind: Service, name: a}]",
+        &["f:2: spec.targetRefs[0].kind: Service of \"evenkeel.dev\" as a target is not enforced by this build \
+           (Services are of group \"\")"],
+    );
     check_spec(
         "ReferenceGrant",
         "from: [], to: [{kind: 1x}]",
