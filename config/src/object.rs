@@ -2,7 +2,7 @@
 //! words into the type, its reader and its JSON Schema. What the types are is `model`'s business. Pure, Cold.
 
 use crate::decode::{Decode, Path, refuse_shape};
-use crate::problem::Problems;
+use crate::problem::{Place, Problems};
 use crate::tree::{Node, Value};
 
 /// Defines a mapping with fixed fields. Each field is `required`, `optional` (an Option) or `defaulted`
@@ -198,6 +198,14 @@ impl<'n, 's, 'p> Fields<'n, 's, 'p> {
             .find(|(name, _)| name.text() == Some(key))
             .map(|(_, node)| node)
             .filter(|node| !node.is_null())
+    }
+}
+
+/// Tells that of fields that exclude each other none or several are there.
+pub(crate) fn exactly_one(fields: &[(&str, bool)], place: Place, path: &Path<'_>, problems: &mut Problems) {
+    if fields.iter().filter(|(_, is_there)| *is_there).count() != 1 {
+        let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+        problems.error(place, path, format!("must have exactly one of {}", names.join(", ")));
     }
 }
 

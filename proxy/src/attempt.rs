@@ -6,13 +6,15 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use filters::head::{Known, Version};
 use rustix::net::sockopt;
 
+use crate::balance;
 use crate::buffer::LentHead;
 use crate::connect::connect;
 use crate::connection::Client;
 use crate::driver::{Driver, Socket};
-use crate::error::{Kind, ProxyError, Reached, Side};
+use crate::error::{Kind, ProxyError, Reached};
 use crate::exchange::{Broken, Pump};
 use crate::h1::{self, Framing, HeadLimits, RequestMeta, ResponseMeta, answer_framing, encode_response};
 use crate::pool;
@@ -21,7 +23,6 @@ use crate::request::{After, Met};
 use crate::view::{ClusterView, EndpointView};
 use crate::wire::Wire;
 use crate::worker::ConnectionGuard;
-use filters::head::{Known, Version};
 
 /// What the kernel sends without waiting for an acknowledgement: ten segments (RFC 6928).
 const AT_ONCE_BYTES: u64 = 10 * 1_400;
@@ -72,20 +73,19 @@ pub(crate) async fn run(
     let started = worker.driver.now();
     let load = &attempt.endpoint.load;
     let _in_flight = load.begin();
-    let measured = |is_failure: bool| {
+    let reused = record.reused;
+    let measure = |outcome: Result<u16, &ProxyError>| {
         // Where there is no choice nobody asks.
-        if attempt.cluster.endpoints.len() > 1 {
+        if attempt.cluster.endpoints.len() > 1
+            && let Some(is_failure) = balance::judge(outcome, reused)
+        {
             let now = worker.driver.now();
             load.measured(now, now - started, is_failure);
         }
     };
     let socket = match pooled {
         Some(socket) => socket,
-        None => connect(&attempt).await.inspect_err(|error| {
-            if error.side == Side::Upstream {
-                measured(true);
-            }
-        })?,
+        None => connect(&attempt).await.inspect_err(|error| measure(Err(error)))?,
     };
     let mut server = Wire::new(socket);
 
@@ -99,12 +99,7 @@ pub(crate) async fn run(
         record.answer_started = true;
         record.status = error.reply().status;
     }
-    match &received {
-        Ok(_) => measured(answer.status >= 500),
-        Err(error) if error.side == Side::Upstream => measured(true),
-        // The client's doing says nothing of the endpoint.
-        Err(_) => {}
-    }
+    measure(received.as_ref().map(|_| answer.status));
     let answer_meta = received?;
     record.first_byte = Some(worker.driver.now());
     record.status = answer.status;

@@ -12,6 +12,8 @@ use config::route::query_param;
 use config::snapshot::{Balance, Cluster, HashKey};
 use filters::Head;
 
+use crate::error::{ProxyError, Side};
+
 /// How fast what was measured is forgotten: to a third in this time.
 const DECAY: Duration = Duration::from_secs(10);
 /// What a failure counts as, however fast it came: who refuses everything at once must not look like the best.
@@ -48,7 +50,7 @@ impl Load {
         let took = if is_failure { took.max(FAILURE) } else { took }.as_nanos().max(1) as f64;
         let kept = self.kept(now);
         let before = self.latency_ns.get() * kept;
-        self.latency_ns.set(if took > before { took } else { self.latency_ns.get() * kept + took * (1.0 - kept) });
+        self.latency_ns.set(if took > before { took } else { before + took * (1.0 - kept) });
         self.measured_at.set(now);
     }
 
@@ -79,7 +81,8 @@ pub(crate) struct Balancer {
 #[derive(Debug, Default)]
 struct Turns {
     next: usize,
-    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    /// How far each has come, in strides that no number of requests makes overflow, with its weight and index.
+    queue: BinaryHeap<Reverse<(u128, u64, usize)>>,
 }
 
 impl Balancer {
@@ -146,12 +149,10 @@ impl Balancer {
 
     /// One at random, by weight.
     fn draw(&self, count: usize, dice: u64) -> usize {
-        // Multiply-shift maps the dice to a range without the bias of a remainder (Lemire 2019).
-        let below = |bound: u64| ((u128::from(dice) * u128::from(bound)) >> 64) as u64;
         match &self.sums {
-            None => below(count as u64) as usize,
+            None => below(count as u64, dice) as usize,
             Some(sums) => {
-                let point = below(sums.last().copied().unwrap_or(1));
+                let point = below(sums.last().copied().unwrap_or(1), dice);
                 sums.partition_point(|sum| *sum <= point)
             }
         }
@@ -164,7 +165,7 @@ impl Balancer {
         if self.sums.is_some() {
             return (one, self.draw(count, dice()));
         }
-        let other = ((u128::from(dice()) * (count - 1) as u128) >> 64) as usize;
+        let other = below(count as u64 - 1, dice()) as usize;
         (one, if other >= one { other + 1 } else { other })
     }
 }
@@ -183,8 +184,23 @@ impl Turns {
 }
 
 /// How far an endpoint moves back with each request.
-fn stride(weight: u64) -> u64 {
-    (1 << 40) / weight.max(1)
+fn stride(weight: u64) -> u128 {
+    (1 << 40) / u128::from(weight.max(1))
+}
+
+/// Maps uniform dice to a number below `bound` without the bias of a remainder: multiply-shift (Lemire 2019).
+pub(crate) fn below(bound: u64, dice: u64) -> u64 {
+    ((u128::from(dice) * u128::from(bound)) >> 64) as u64
+}
+
+/// What an attempt says of its endpoint: whether it failed, or None if it says nothing. `reused`: on a pooled
+/// connection, which an endpoint may close whenever nothing is under way (RFC 9112 9.5).
+pub(crate) fn judge(outcome: Result<u16, &ProxyError>, reused: bool) -> Option<bool> {
+    match outcome {
+        Ok(status) => Some(status >= 500),
+        Err(error) if error.side != Side::Upstream || error.is_stale(reused) => None,
+        Err(_) => Some(true),
+    }
 }
 
 /// The hash of the first of `keys` that a request has.

@@ -89,6 +89,11 @@ impl ProxyError {
         ProxyError { side: Side::Here, kind, reached: Reached::Nothing }
     }
 
+    /// Whether the peer had closed a pooled connection while the request was on its way to it.
+    pub fn is_stale(&self, reused: bool) -> bool {
+        reused && self.side == Side::Upstream && self.kind == Kind::Gone && self.reached != Reached::Answered
+    }
+
     /// The word for what was wrong with a message, for the log.
     pub fn detail(&self) -> &'static str {
         match self.kind {

@@ -50,7 +50,7 @@ pub(crate) async fn send_status(
 pub(crate) struct Redirect<'a> {
     pub(crate) status: u16,
     pub(crate) location: String,
-    pub(crate) filters: &'a [Filter],
+    pub(crate) filters: [&'a [Filter]; 2],
 }
 
 /// Sends a redirect.
@@ -70,12 +70,12 @@ struct Text<'a> {
     status: u16,
     location: Option<&'a str>,
     body: &'a str,
-    filters: &'a [Filter],
+    filters: [&'a [Filter]; 2],
 }
 
 impl Text<'_> {
     fn of(status: u16, body: &str) -> Text<'_> {
-        Text { status, location: None, body, filters: &[] }
+        Text { status, location: None, body, filters: [&[]; 2] }
     }
 }
 
@@ -134,7 +134,7 @@ fn write(out: &mut Vec<u8>, text: &Text<'_>, date: &[u8], keep_alive: bool, is_h
     if !body.is_empty() {
         head.add("Content-Type", b"text/plain");
     }
-    filters::on_response(filters, &mut head);
+    filters.iter().for_each(|filters| filters::on_response(filters, &mut head));
     out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason_phrase(*status)).as_bytes());
     head.copy_fields(out, |_| true);
     out.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());

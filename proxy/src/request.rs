@@ -14,7 +14,7 @@ use crate::attempt::{self, Attempt, Deadlines};
 use crate::balance;
 use crate::buffer::LentHead;
 use crate::connection::Client;
-use crate::error::{Kind, ProxyError, Reached, Side};
+use crate::error::{Kind, ProxyError, Reached};
 use crate::exchange::Pump;
 use crate::forwarded;
 use crate::h1::{Framing, Method, RequestMeta, encode_request};
@@ -92,9 +92,8 @@ async fn forward(
     }
     let target = route(guard, head, record)?;
     let (met, mut cluster) = match target {
-        Target::Redirect(status, location) => {
-            let rule = record.rule.clone();
-            let redirect = Redirect { status, location, filters: rule.as_ref().map_or(&[], |rule| &rule.filters) };
+        Target::Redirect(met, status, location) => {
+            let redirect = Redirect { status, location, filters: met.filters() };
             return Ok(reply::send_redirect(guard, client, meta, redirect, record).await);
         }
         Target::Cluster(met, cluster) => (met, cluster),
@@ -136,7 +135,7 @@ async fn forward(
         };
         // A pooled connection that the peer closed while the request was on its way to it: the peer has seen nothing
         // of it, or may see it twice without harm (RFC 9110 9.2.2, RFC 9112 9.3.1). Once, on a fresh connection.
-        let stale = !fresh_only && record.reused && error.side == Side::Upstream && error.kind == Kind::Gone;
+        let stale = error.is_stale(record.reused);
         let repeatable = meta.method.is_idempotent() && meta.framing == Framing::None;
         match (error.kind, error.reached) {
             (Kind::Vanished, _) if vanished < VANISHED_MAX => vanished += 1,
@@ -211,19 +210,19 @@ fn is_websocket(head: &Head, meta: &RequestMeta) -> bool {
 /// The rule that a request met, and the target's own filters.
 pub(crate) struct Met {
     pub(crate) rule: Rc<RuleView>,
-    /// The index of the target in the rule; its filters come after the rule's.
-    choice: usize,
+    /// The index of the target in the rule, if one was chosen; its filters come after the rule's.
+    choice: Option<usize>,
 }
 
 impl Met {
     /// The filters that see the answer, in their order.
     pub(crate) fn filters(&self) -> [&[Filter]; 2] {
-        [&self.rule.filters, &self.rule.backends.choices[self.choice].filters]
+        [&self.rule.filters, self.choice.map_or(&[], |choice| &self.rule.backends.choices[choice].filters)]
     }
 }
 
 enum Target {
-    Redirect(u16, String),
+    Redirect(Met, u16, String),
     Cluster(Met, Rc<ClusterView>),
 }
 
@@ -236,7 +235,7 @@ fn route(guard: &ConnectionGuard, head: &mut Head, record: &mut Record) -> Resul
     record.rule = Some(rule.clone());
     let entry = Entry { scheme: "http", port: guard.bind.port, prefix_bytes: found.prefix_bytes };
     if let Verdict::Redirect(status, location) = filters::on_request(&rule.filters, head, entry) {
-        return Ok(Target::Redirect(status, location));
+        return Ok(Target::Redirect(Met { rule, choice: None }, status, location));
     }
     let choice = view::choose(&rule.backends, guard.worker.dice()).ok_or(ProxyError::here(Kind::NoCluster))?;
     let chosen = &rule.backends.choices[choice];
@@ -250,10 +249,12 @@ fn route(guard: &ConnectionGuard, head: &mut Head, record: &mut Record) -> Resul
         }
     };
     record.cluster = Some(cluster.clone());
-    if let Verdict::Redirect(status, location) = filters::on_request(&chosen.filters, head, entry) {
-        return Ok(Target::Redirect(status, location));
-    }
-    Ok(Target::Cluster(Met { rule, choice }, cluster))
+    let redirected = filters::on_request(&chosen.filters, head, entry);
+    let met = Met { rule, choice: Some(choice) };
+    Ok(match redirected {
+        Verdict::Redirect(status, location) => Target::Redirect(met, status, location),
+        Verdict::Continue => Target::Cluster(met, cluster),
+    })
 }
 
 /// Answers a request that failed, as far as it can still be answered.

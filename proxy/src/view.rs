@@ -12,7 +12,7 @@ use config::Snapshot;
 use config::route::Found;
 use config::snapshot::{Backends, Bind, Cluster, ListenerSettings, Rule};
 
-use crate::balance::{Balancer, Load};
+use crate::balance::{Balancer, Load, below};
 use crate::pool::Pool;
 use crate::stats::{Series, SeriesKey, WorkerStats};
 
@@ -171,8 +171,7 @@ pub(crate) fn choose(backends: &Backends, dice: u64) -> Option<usize> {
 
 /// The index in whose share of `total` the dice fall.
 fn by_weight(weights: impl Iterator<Item = u32>, total: u64, dice: u64) -> usize {
-    // Multiply-shift maps the dice to 0..total without the bias of a remainder (Lemire 2019).
-    let mut point = ((u128::from(dice) * u128::from(total)) >> 64) as u64;
+    let mut point = below(total, dice);
     let mut last = 0;
     for (index, weight) in weights.enumerate() {
         last = index;

@@ -1,6 +1,6 @@
 //! Which TrafficPolicy acts on which Service, and what it says of the upstream side. Pure, Cold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::compile::policies::conflict;
@@ -16,6 +16,8 @@ pub(crate) type Settings<'d> = HashMap<(&'d str, &'d str), ClusterSettings>;
 pub(crate) fn settings<'d>(documents: &'d Documents, problems: &mut Problems) -> Settings<'d> {
     let mut policies: Vec<_> = documents.traffic_policies.iter().map(Arc::as_ref).collect();
     policies.sort_by_cached_key(|policy| policy.metadata.seniority());
+    let services: HashSet<(&str, &str)> =
+        documents.services.iter().map(|service| (service.metadata.namespace(), service.metadata.name())).collect();
     let mut winners: HashMap<(&str, &str), String> = HashMap::new();
     let mut settings = Settings::new();
     for policy in policies {
@@ -23,9 +25,7 @@ pub(crate) fn settings<'d>(documents: &'d Documents, problems: &mut Problems) ->
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
             let key = (namespace, target.name.as_str());
             let field = format!("spec.targetRefs[{index}]");
-            let is_there =
-                documents.services.iter().any(|service| (service.metadata.namespace(), service.metadata.name()) == key);
-            if !is_there {
+            if !services.contains(&key) {
                 let reason = format!("there is no Service {namespace}/{}", key.1);
                 problems.warning(target.place, field, reason, None);
             } else if let Some(winner) = winners.get(&key) {

@@ -2,7 +2,7 @@
 
 use crate::decode::{At, List, Path};
 use crate::model::GATEWAY_GROUP;
-use crate::object::{object, words};
+use crate::object::{exactly_one, object, words};
 use crate::problem::Problems;
 use crate::value::{Cidr, Group, Kind, ObjectName, Period, SectionName, Size, Whole};
 
@@ -129,8 +129,10 @@ fn target_is_a_gateway(target: &TargetRef, path: &Path<'_>, problems: &mut Probl
 }
 
 fn one_source_of_the_address(source: &ClientAddress, path: &Path<'_>, problems: &mut Problems) {
-    let set = [source.trusted_cidrs.is_some(), source.trusted_hops.is_some(), source.proxy_protocol.is_some()];
-    if set.iter().filter(|is_set| **is_set).count() != 1 {
-        problems.error(source.place, path, "must have exactly one of trustedCIDRs, trustedHops, proxyProtocol");
-    }
+    let fields = [
+        ("trustedCIDRs", source.trusted_cidrs.is_some()),
+        ("trustedHops", source.trusted_hops.is_some()),
+        ("proxyProtocol", source.proxy_protocol.is_some()),
+    ];
+    exactly_one(&fields, source.place, path, problems);
 }

@@ -2,7 +2,7 @@
 
 use crate::decode::{At, List, Path};
 use crate::model::listener_policy::Mode;
-use crate::object::{object, words};
+use crate::object::{exactly_one, object, words};
 use crate::problem::Problems;
 use crate::value::{Group, HeaderName, Kind, Line, ObjectName, Period};
 
@@ -117,10 +117,13 @@ fn hash_policies_hash_something(balancer: &LoadBalancer, path: &Path<'_>, proble
 }
 
 fn one_thing_to_hash(of: &HashOn, path: &Path<'_>, problems: &mut Problems) {
-    let set = [of.header.is_some(), of.cookie.is_some(), of.query.is_some(), of.client_address.is_some()];
-    if set.iter().filter(|is_set| **is_set).count() != 1 {
-        problems.error(of.place, path, "must have exactly one of header, cookie, query, clientAddress");
-    }
+    let fields = [
+        ("header", of.header.is_some()),
+        ("cookie", of.cookie.is_some()),
+        ("query", of.query.is_some()),
+        ("clientAddress", of.client_address.is_some()),
+    ];
+    exactly_one(&fields, of.place, path, problems);
     if let Some(said) = &of.client_address
         && !said.value
     {

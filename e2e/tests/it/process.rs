@@ -68,7 +68,7 @@ fn idle_connections_end_at_once_however_their_requests_came() {
         assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
         // As much as one read takes, after which the gateway does not know whether there is more.
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 32768\r\n\r\n");
-        std::thread::sleep(Duration::from_millis(1));
+        until("the head in the gateway", || (gateway.stat("requestsInFlight") == [1]).then_some(()));
         client.send([b'x'; 32 * 1024]);
         assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
     }

@@ -6,6 +6,7 @@ use config::consistent::Consistent;
 use config::snapshot::{ClusterSettings, Endpoint};
 
 use super::*;
+use crate::error::{Kind, Reached};
 
 fn cluster(balance: Balance, weights: &[u32]) -> Cluster {
     let endpoint = |(index, weight): (usize, &u32)| Endpoint {
@@ -138,6 +139,38 @@ fn an_endpoint_that_fails_fast_is_not_the_best() {
     failing.fails[7] = true;
     let (shares, _) = failing.run(2_000, 20, 5);
     assert!(shares[7] <= 0.02, "{shares:?}");
+}
+
+#[test]
+fn turns_go_on_after_any_number_of_requests() {
+    let cluster = cluster(Balance::RoundRobin, &[2, 1]);
+    let (balancer, loads) = (Balancer::new(&cluster, 0), [Load::default(), Load::default()]);
+    // As far as some 30 million requests bring it.
+    let far = |Reverse((at, weight, index))| Reverse((at + u128::from(u64::MAX - 5), weight, index));
+    balancer.turns.replace_with(|turns| Turns { next: 0, queue: turns.queue.drain().map(far).collect() });
+    let pick = || balancer.pick(&cluster, |index| &loads[index], Duration::ZERO, None, || 0);
+    assert_eq!((0..300).filter(|_| pick() == Some(1)).count(), 100);
+}
+
+#[test]
+fn an_attempt_says_something_of_its_endpoint_or_nothing() {
+    let gone = |reached| ProxyError::upstream(Kind::Gone, reached);
+    for (outcome, reused, expected) in [
+        (Ok(200), false, Some(false)),
+        (Ok(499), true, Some(false)),
+        (Ok(503), false, Some(true)),
+        (Err(ProxyError::upstream(Kind::Connect, Reached::Nothing)), false, Some(true)),
+        (Err(gone(Reached::Sent)), false, Some(true)),
+        // The endpoint may close a connection that is idle: that is no failure of a request.
+        (Err(gone(Reached::Nothing)), true, None),
+        (Err(gone(Reached::Sent)), true, None),
+        (Err(gone(Reached::Answered)), true, Some(true)),
+        (Err(ProxyError::upstream(Kind::AnswerTimeout, Reached::Sent)), true, Some(true)),
+        (Err(ProxyError::downstream(Kind::Gone)), false, None),
+        (Err(ProxyError::here(Kind::Exhausted)), false, None),
+    ] {
+        assert_eq!(judge(outcome.as_ref().copied(), reused), expected, "{outcome:?} {reused}");
+    }
 }
 
 #[test]
