@@ -28,7 +28,11 @@ pub(crate) fn compile(documents: &Documents, expressions: &mut Expressions, prob
     policies::attach(documents, &mut listeners, problems);
     let mut backends = backends::Resolver::new(documents, traffic::settings(documents, problems));
     routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
-    Snapshot { binds: listeners::into_binds(listeners, problems), clusters: backends.into_clusters() }
+    Snapshot {
+        binds: listeners::into_binds(listeners, problems),
+        clusters: backends.into_clusters(),
+        lane_groups: Vec::new(),
+    }
 }
 
 fn check_identities(documents: &Documents, problems: &mut Problems) {

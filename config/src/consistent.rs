@@ -28,7 +28,7 @@ pub enum Consistent {
 
 impl Consistent {
     /// Points of each endpoint's address on a ring, in number by weight (Karger et al. 1997; ketama, Jones 2007).
-    pub(crate) fn ring(endpoints: &[Endpoint]) -> Consistent {
+    pub(crate) fn ring(endpoints: &[&Endpoint]) -> Consistent {
         let total: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
         let points_max = POINTS_MAX as f64;
         let points_total = (POINTS_EACH * endpoints.len() as f64).min(points_max);
@@ -45,7 +45,7 @@ impl Consistent {
 
     /// Places filled in turn by each endpoint's own permutation of them, more often by those of larger weight
     /// (Eisenbud et al., "Maglev", NSDI 2016, section 3.4; weights as Envoy has them).
-    pub(crate) fn maglev(endpoints: &[Endpoint]) -> Consistent {
+    pub(crate) fn maglev(endpoints: &[&Endpoint]) -> Consistent {
         const FREE: u32 = u32::MAX;
         let mut table = vec![FREE; PLACES].into_boxed_slice();
         let heaviest = endpoints.iter().map(|endpoint| endpoint.weight).max().unwrap_or(0);
@@ -112,7 +112,8 @@ mod tests {
 
     fn tables(endpoints: &[Endpoint]) -> [(Consistent, f64); 2] {
         // How far a share may be from its own: a ring of 160 points has a deviation of 1/sqrt(160).
-        [(Consistent::ring(endpoints), 0.35), (Consistent::maglev(endpoints), 0.05)]
+        let endpoints: Vec<&Endpoint> = endpoints.iter().collect();
+        [(Consistent::ring(&endpoints), 0.35), (Consistent::maglev(&endpoints), 0.05)]
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Reader {
         }
         // With documents missing, every reference to them would look wrong: one kind of mistake at a time.
         let snapshot = match problems.has_errors() {
-            true => Snapshot { binds: Vec::new(), clusters: Vec::new() },
+            true => Snapshot::default(),
             false => compile(&documents, &mut self.expressions, &mut problems),
         };
         let is_refused = problems.has_errors();

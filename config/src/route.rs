@@ -19,8 +19,10 @@ use crate::snapshot::Rule;
 
 pub use query::first as query_param;
 
+pub use expression::Expression;
+
 pub(crate) use entry::{Condition, Conditions, PathCondition, Rank, RouteEntry, ValueTest};
-pub(crate) use expression::{Expression, Expressions};
+pub(crate) use expression::Expressions;
 
 /// What the table needs to see of a request. Bytes are normalised: host in lower case without port, path
 /// without query, unreserved characters decoded.

@@ -1,6 +1,9 @@
 //! What the data plane runs on: every reference resolved, every default filled in, nothing left that
 //! could be wrong. How it comes about is `compile`'s business, who asks it is the proxy's. Pure.
 
+pub mod lanes;
+pub mod policy;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,14 +11,18 @@ use std::time::Duration;
 
 use crate::consistent::Consistent;
 use crate::route::Table;
+use crate::snapshot::lanes::{LaneGroup, LaneRole};
+use crate::snapshot::policy::Policy;
 
 /// One consistent configuration. It is never changed: a new revision is a new snapshot.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Snapshot {
     /// Socket addresses to listen on, each with what is served there, sorted by address.
     pub binds: Vec<Bind>,
     /// Every Service port that a rule sends traffic to; rules name them by index.
     pub clusters: Vec<Arc<Cluster>>,
+    /// All that lanes are known of, by namespace and name.
+    pub lane_groups: Vec<Arc<LaneGroup>>,
 }
 
 /// One listening socket address.
@@ -27,6 +34,8 @@ pub struct Bind {
     pub name: Arc<str>,
     /// The downstream side: bounds, timeouts, trust.
     pub settings: Arc<ListenerSettings>,
+    /// What is done about lanes here.
+    pub lanes: LaneRole,
     /// Which rule a request meets here.
     pub table: Table,
 }
@@ -110,6 +119,9 @@ pub struct Rule {
     pub backend_request_timeout: Option<Duration>,
     /// Where the request goes. Rules with equal backends share them.
     pub backends: Arc<Backends>,
+    /// Limits and faults that requests meet before a target is chosen: the Gateway's, the listener's, the route's and
+    /// the rule's, in this order.
+    pub policies: Arc<[Arc<Policy>]>,
 }
 
 /// The targets of a rule with their shares.
@@ -202,10 +214,24 @@ pub struct Cluster {
     pub port: u16,
     /// Those with a weight above 0; none means 503.
     pub endpoints: Vec<Endpoint>,
-    /// Which of them a hash belongs to, where the balance is by hash.
-    pub consistent: Option<Consistent>,
+    /// Who serves whom: the baseline first, then each lane that has endpoints here. An endpoint of a lane that no
+    /// LaneGroup knows is in none of them.
+    pub groups: Vec<Group>,
     /// The upstream side: timeouts and pool.
     pub settings: ClusterSettings,
+    /// Limits, breakers and faults of the Service.
+    pub policies: Arc<[Arc<Policy>]>,
+}
+
+/// The endpoints of a cluster that requests of one lane go to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// The lane's name; None: the baseline.
+    pub lane: Option<Arc<str>>,
+    /// Places among the cluster's endpoints.
+    pub members: Vec<u32>,
+    /// Which of the members, by place in that list, a hash belongs to, where the balance is by hash.
+    pub consistent: Option<Arc<Consistent>>,
 }
 
 /// The upstream side of a cluster, with its defaults.

@@ -119,7 +119,7 @@ impl Balancer {
         if count < 2 {
             return count.checked_sub(1);
         }
-        let by_hash = || cluster.consistent.as_ref()?.at(hash?).next();
+        let by_hash = || cluster.groups[0].consistent.as_ref()?.at(hash?).next();
         match cluster.settings.balance {
             Balance::RoundRobin => Some(self.turns.borrow_mut().take(count)),
             Balance::RingHash | Balance::Maglev => by_hash().or_else(|| Some(self.draw(count, dice()))),

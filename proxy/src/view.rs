@@ -84,7 +84,7 @@ impl SeriesCache {
 impl View {
     /// The view of a worker that has no configuration.
     pub(crate) fn empty() -> View {
-        View::new(Arc::new(Snapshot { binds: Vec::new(), clusters: Vec::new() }), None, || 0)
+        View::new(Arc::new(Snapshot::default()), None, || 0)
     }
 
     /// The view of a snapshot, taking over from the view before it. What vanished is marked, and its idle

@@ -13,7 +13,7 @@ use crate::model::metadata::Metadata;
 use crate::model::service::{ServicePort, Spec};
 use crate::model::{Documents, GATEWAY_GROUP, Object};
 use crate::problem::Problems;
-use crate::snapshot::{Balance, Cluster, ClusterSettings, Endpoint};
+use crate::snapshot::{Balance, Cluster, ClusterSettings, Endpoint, Group};
 
 /// Finds Service ports, and remembers those that were asked for and what rules do with them.
 pub(crate) struct Resolver<'d> {
@@ -122,12 +122,22 @@ fn cluster(service: &Object<Spec>, port: &ServicePort, settings: ClusterSettings
         namespace: namespace.into(),
         service: name.into(),
         port: port.port.number(),
-        consistent: match settings.balance {
-            Balance::RingHash => Some(Consistent::ring(&endpoints)),
-            Balance::Maglev => Some(Consistent::maglev(&endpoints)),
-            Balance::PeakEwma | Balance::RoundRobin | Balance::LeastRequest => None,
-        },
+        groups: vec![group(None, (0..endpoints.len() as u32).collect(), &endpoints, settings.balance)],
         endpoints,
         settings,
+        policies: Arc::default(),
     }
+}
+
+fn group(lane: Option<Arc<str>>, members: Vec<u32>, endpoints: &[Endpoint], balance: Balance) -> Group {
+    let consistent = |build: fn(&[&Endpoint]) -> Consistent| {
+        let members: Vec<&Endpoint> = members.iter().map(|member| &endpoints[*member as usize]).collect();
+        Some(Arc::new(build(&members)))
+    };
+    let consistent = match balance {
+        Balance::RingHash => consistent(Consistent::ring),
+        Balance::Maglev => consistent(Consistent::maglev),
+        Balance::PeakEwma | Balance::RoundRobin | Balance::LeastRequest => None,
+    };
+    Group { lane, members, consistent }
 }

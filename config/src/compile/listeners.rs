@@ -9,6 +9,7 @@ use crate::model::gateway::{FromNamespaces, Listener as Written, Spec};
 use crate::model::{Documents, Object};
 use crate::problem::{Place, Problems};
 use crate::route::{RouteEntry, Table};
+use crate::snapshot::lanes::LaneRole;
 use crate::snapshot::{Bind, ListenerSettings};
 
 /// A listener with everything that is found out about it.
@@ -168,7 +169,13 @@ pub(crate) fn into_binds(listeners: Vec<Listener<'_>>, problems: &mut Problems) 
             }
         }
         let table = Table::new(sharing.iter().map(|listener| (listener.hostname(), listener.entries.as_slice())));
-        binds.push(Bind { address, name: first.name().into(), settings: first.settings.clone(), table });
+        binds.push(Bind {
+            address,
+            name: first.name().into(),
+            settings: first.settings.clone(),
+            lanes: LaneRole::Strip,
+            table,
+        });
     }
     binds
 }

@@ -125,6 +125,7 @@ fn entries<'d>(
             request_timeout: None,
             backend_request_timeout: None,
             backends: Arc::default(),
+            policies: Arc::default(),
         };
         let rank = Rank { age, rule: 0, condition: 0 };
         return vec![RouteEntry::new(Conditions::default(), rank, Arc::new(rule))];
@@ -187,6 +188,7 @@ fn rule<'d>(
         request_timeout: timeouts.and_then(|timeouts| bounded(timeouts.request?.0)),
         backend_request_timeout: timeouts.and_then(|timeouts| bounded(timeouts.backend_request.as_ref()?.value.0)),
         backends: backends.actions.backends(Backends { choices, weight_total }),
+        policies: Arc::default(),
     }
 }
 

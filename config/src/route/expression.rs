@@ -16,7 +16,7 @@ const NESTING_MAX: u32 = 64;
 
 /// A compiled expression; equal to another if its pattern is.
 #[derive(Debug, Clone)]
-pub(crate) struct Expression {
+pub struct Expression {
     // Cloning gives the clone scratch memory of its own, so that workers with a table each share no lock.
     regex: Regex,
 }
@@ -37,7 +37,7 @@ impl Hash for Expression {
 
 impl Expression {
     /// Whether it describes all of a value.
-    pub(crate) fn is_match(&self, value: &[u8]) -> bool {
+    pub fn is_match(&self, value: &[u8]) -> bool {
         self.regex.is_match(value)
     }
 }

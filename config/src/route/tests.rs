@@ -158,6 +158,7 @@ fn some_listeners() -> impl Strategy<Value = Listeners> {
                 request_timeout: None,
                 backend_request_timeout: None,
                 backends: Arc::default(),
+                policies: Arc::default(),
             };
             let entry = RouteEntry::new(conditions, Rank { age, rule: number, condition: 0 }, Arc::new(rule));
             host.map_or(entry.clone(), |host| entry.for_host(&host))

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use config::consistent::Consistent;
-use config::snapshot::{ClusterSettings, Endpoint};
+use config::snapshot::{ClusterSettings, Endpoint, Group};
 
 use super::*;
 use crate::error::{Kind, Reached};
@@ -22,8 +21,9 @@ fn cluster(balance: Balance, weights: &[u32]) -> Cluster {
         service: name,
         port: 80,
         endpoints: weights.iter().enumerate().map(endpoint).collect(),
-        consistent: None::<Consistent>,
+        groups: vec![Group { lane: None, members: (0..weights.len() as u32).collect(), consistent: None }],
         settings: ClusterSettings { balance, ..ClusterSettings::default() },
+        policies: Arc::default(),
     }
 }
 
