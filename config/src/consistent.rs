@@ -3,7 +3,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::snapshot::Endpoint;
+use crate::snapshot::{Balance, Endpoint};
 
 /// Points on a ring for an endpoint whose weight is the mean; with 160 of them shares differ by some 8 %.
 const POINTS_EACH: f64 = 160.0;
@@ -27,8 +27,17 @@ pub enum Consistent {
 }
 
 impl Consistent {
+    /// The table of a way to balance; None if that needs none.
+    pub fn of(balance: Balance, endpoints: &[&Endpoint]) -> Option<Consistent> {
+        match balance {
+            Balance::RingHash => Some(Consistent::ring(endpoints)),
+            Balance::Maglev => Some(Consistent::maglev(endpoints)),
+            Balance::PeakEwma | Balance::RoundRobin | Balance::LeastRequest => None,
+        }
+    }
+
     /// Points of each endpoint's address on a ring, in number by weight (Karger et al. 1997; ketama, Jones 2007).
-    pub(crate) fn ring(endpoints: &[&Endpoint]) -> Consistent {
+    fn ring(endpoints: &[&Endpoint]) -> Consistent {
         let total: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
         let points_max = POINTS_MAX as f64;
         let points_total = (POINTS_EACH * endpoints.len() as f64).min(points_max);
@@ -45,7 +54,7 @@ impl Consistent {
 
     /// Places filled in turn by each endpoint's own permutation of them, more often by those of larger weight
     /// (Eisenbud et al., "Maglev", NSDI 2016, section 3.4; weights as Envoy has them).
-    pub(crate) fn maglev(endpoints: &[&Endpoint]) -> Consistent {
+    fn maglev(endpoints: &[&Endpoint]) -> Consistent {
         const FREE: u32 = u32::MAX;
         let mut table = vec![FREE; PLACES].into_boxed_slice();
         let heaviest = endpoints.iter().map(|endpoint| endpoint.weight).max().unwrap_or(0);

@@ -131,6 +131,13 @@ impl<T, const MIN: usize, const MAX: usize> Default for List<T, MIN, MAX> {
     }
 }
 
+impl<T, const MIN: usize, const MAX: usize> List<T, MIN, MAX> {
+    /// What stands for a list that is absent.
+    pub(crate) fn of(items: impl Into<Vec<T>>) -> Self {
+        List(items.into())
+    }
+}
+
 impl<T, const MIN: usize, const MAX: usize> Deref for List<T, MIN, MAX> {
     type Target = [T];
 

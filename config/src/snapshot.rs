@@ -249,6 +249,135 @@ pub struct ClusterSettings {
     pub balance: Balance,
     /// What balance by hash hashes: the first of these that a request has.
     pub hash_on: Box<[HashKey]>,
+    /// Which endpoints are used of those there are.
+    pub usage: Usage,
+    /// How much at the same time.
+    pub bounds: Bounds,
+    /// What is tried again.
+    pub retries: Retries,
+}
+
+/// Which endpoints are used of those there are.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Usage {
+    /// Near ones first.
+    pub locality: Option<Locality>,
+    /// Without those that fail.
+    pub outlier: Option<Outlier>,
+    /// New ones gently.
+    pub slow_start: Option<SlowStart>,
+    /// Without those that say that they are not well.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// The own zone first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Locality {
+    /// Only where the zone has at least this part (0 to 1) of the ready weight.
+    pub local_share_min: f64,
+    /// Zones that take over, in this order.
+    pub failover: Vec<Box<str>>,
+}
+
+/// Who fails is left alone for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outlier {
+    /// Failures in a row.
+    pub failures: u32,
+    /// So long without ejection makes the next one step shorter.
+    pub interval: Duration,
+    /// The first ejection in a row; the n-th takes n times as long.
+    pub ejection: Duration,
+    /// Of a cluster's endpoints; at least one may be ejected, never all.
+    pub ejected_percent_max: u32,
+}
+
+/// Who is new gets less at first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlowStart {
+    /// Until it gets all of its share.
+    pub window: Duration,
+    /// The part (0 to 1) that it gets at once.
+    pub weight_min: f64,
+    /// 1 is a straight line.
+    pub aggression: f64,
+    /// Where this part (0 to 1) of the endpoints is new, none is spared.
+    pub guard: f64,
+}
+
+/// A question that tells who is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Path and query.
+    pub target: Box<str>,
+    /// The `Host` to be said.
+    pub host: Box<str>,
+    /// From one question to the next.
+    pub interval: Duration,
+    /// For an answer.
+    pub timeout: Duration,
+    /// Good answers in a row.
+    pub healthy_threshold: u32,
+    /// Bad ones in a row.
+    pub unhealthy_threshold: u32,
+}
+
+/// How much at the same time, over the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections; None: as many as there are descriptors.
+    pub connections_max: Option<u32>,
+    /// Requests that wait for one of them.
+    pub pending_max: u32,
+    /// Requests; None: no bound.
+    pub requests_max: Option<u32>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds { connections_max: None, pending_max: 1024, requests_max: None }
+    }
+}
+
+/// What is tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retries {
+    /// Attempts after the first.
+    pub attempts: u32,
+    /// After no connection.
+    pub connect_failure: bool,
+    /// After a connection that ended before an answer.
+    pub reset: bool,
+    /// After an attempt that took too long.
+    pub timeout: bool,
+    /// After answers with these statuses.
+    pub codes: Vec<u16>,
+    /// Retries as a part of the requests.
+    pub budget_ratio: f64,
+    /// Retries beside those.
+    pub budget_per_second: u32,
+}
+
+impl Retries {
+    /// Whether a request of which something was sent may be sent again.
+    pub fn rewinds(&self) -> bool {
+        self.attempts > 0 && (self.reset || self.timeout || !self.codes.is_empty())
+    }
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Retries {
+            // What no endpoint has seen anything of harms nobody.
+            attempts: 2,
+            connect_failure: true,
+            reset: false,
+            timeout: false,
+            codes: Vec::new(),
+            budget_ratio: 0.2,
+            budget_per_second: 10,
+        }
+    }
 }
 
 /// How an endpoint is chosen.
@@ -290,6 +419,9 @@ impl Default for ClusterSettings {
             idle_connections_max: 512,
             balance: Balance::PeakEwma,
             hash_on: Box::default(),
+            usage: Usage::default(),
+            bounds: Bounds::default(),
+            retries: Retries::default(),
         }
     }
 }

@@ -63,10 +63,10 @@ fn others(value: &Value, schema: &Value) -> Vec<Value> {
                 ["2021-01-01T00:00:00Z", "127.0.0.9", "11.0.0.0/8", "7s", "shadow", "HTTPS", "Selector", "CONNECT"];
             others.extend(known.map(Value::from));
         }
-        Value::Number(number) => {
-            let number = number.as_u64().expect("the fixture has whole numbers only");
-            others.extend([number + 1, number.saturating_sub(1)].map(Value::from));
-        }
+        Value::Number(number) => match number.as_u64() {
+            Some(number) => others.extend([number + 1, number.saturating_sub(1)].map(Value::from)),
+            None => others.extend(number.as_f64().map(|number| Value::from(number / 2.0))),
+        },
         Value::Array(items) if !items.is_empty() => {
             others.push(Value::Array(items[1..].to_vec()));
             others.push(Value::Array(items[..items.len() - 1].to_vec()));

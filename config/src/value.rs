@@ -15,7 +15,7 @@ use crate::problem::Problems;
 use crate::tree::Node;
 
 pub(crate) use moment::Moment;
-pub(crate) use number::{Period, Port, RedirectStatus, Size, Whole};
+pub(crate) use number::{Decimal, Period, Port, RedirectStatus, Size, Whole};
 pub(crate) use text::path as check_path;
 
 /// Defines a text with rules: a type around what `parse` makes of it, and its schema.
@@ -147,6 +147,12 @@ text! {
     /// A moment in RFC 3339, kept in a form whose order is that of time.
     Timestamp(Moment) = moment::parse,
     json!({"type": "string", "format": "date-time"})
+}
+
+text! {
+    /// What stands in a request line after the method: from `/` on, a query with it.
+    RequestTarget = text::request_target,
+    json!({"type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^/[!\"$-~]*$"})
 }
 
 text! {

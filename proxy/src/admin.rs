@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use crate::census::{self, Census};
 use crate::log::event;
 use crate::shared::Shared;
 use crate::status::Status;
@@ -174,7 +175,7 @@ impl Door {
         match self {
             Door::Probe => &["/live", "/ready"],
             Door::Metrics => &["/metrics"],
-            Door::Admin => &["/live", "/ready", "/metrics", "/config", "/stats"],
+            Door::Admin => &["/live", "/ready", "/metrics", "/config", "/endpoints", "/stats"],
         }
     }
 }
@@ -194,6 +195,10 @@ fn respond(door: Door, request: &Request<Incoming>, admin: &Admin) -> Response<F
         "/ready" if admin.status.is_ready() => text(StatusCode::OK, "ready\n".into()),
         "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
         "/config" => document(&admin.status.config()),
+        "/endpoints" => {
+            let census = admin.status.snapshot().map(|snapshot| census::take(&snapshot, &admin.shared));
+            document(&census.iter().flatten().map(Census::document).collect())
+        }
         "/stats" => document(&stats(admin)),
         _ => {
             let mut response = text(StatusCode::OK, crate::metrics::text(&admin.registry));

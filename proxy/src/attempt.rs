@@ -6,18 +6,19 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use filters::Head;
 use filters::head::{Known, Version};
 use rustix::net::sockopt;
 
 use crate::balance;
 use crate::buffer::LentHead;
-use crate::connect::connect;
+use crate::connect::{Means, Obtained, connect, obtain};
 use crate::connection::Client;
 use crate::driver::{Driver, Socket};
 use crate::error::{Kind, ProxyError, Reached};
 use crate::exchange::{Broken, Pump};
 use crate::h1::{self, Framing, HeadLimits, RequestMeta, ResponseMeta, answer_framing, encode_response};
-use crate::pool;
+use crate::pool::{self, Link};
 use crate::record::Record;
 use crate::request::{After, Met};
 use crate::view::{ClusterView, EndpointView};
@@ -27,7 +28,7 @@ use crate::worker::ConnectionGuard;
 /// What the kernel sends without waiting for an acknowledgement: ten segments (RFC 6928).
 const AT_ONCE_BYTES: u64 = 10 * 1_400;
 /// Bounds on the head of an answer.
-const ANSWER_LIMITS: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 256 };
+pub(crate) const ANSWER_LIMITS: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 256 };
 /// Interim answers before the final one; a service that sends more is broken.
 const INTERIM_MAX: u32 = 16;
 
@@ -54,6 +55,9 @@ pub(crate) struct Attempt<'a> {
     pub(crate) deadlines: Deadlines,
     /// No pooled connection: the last one had been closed by the peer.
     pub(crate) fresh_only: bool,
+    /// Whether an answer is followed by another attempt instead of being passed on, given what is still at hand of the
+    /// request.
+    pub(crate) retries_answer: &'a dyn Fn(&Head, &Pump) -> bool,
 }
 
 /// Makes the attempt. After an error with `Reached::Nothing`, `request` is as it was.
@@ -65,27 +69,30 @@ pub(crate) async fn run(
 ) -> Result<After, ProxyError> {
     let Attempt { version, meta, .. } = attempt;
     let worker = &attempt.guard.worker;
-    let pooled = match attempt.fresh_only {
-        true => None,
-        false => attempt.endpoint.pool.take(worker.driver.now()),
-    };
-    record.reused = pooled.is_some();
+    let settings = &attempt.cluster.cluster.settings;
+    let Obtained { endpoint, means } = obtain(&attempt, client).await?;
+    let reused = matches!(means, Means::Pooled(_));
+    record.reused = reused;
+    record.endpoint = Some(endpoint.address);
     let started = worker.driver.now();
-    let load = &attempt.endpoint.load;
-    let _in_flight = load.begin();
-    let reused = record.reused;
+    let _in_flight = endpoint.load.begin();
     let measure = |outcome: Result<u16, &ProxyError>| {
+        let Some(is_failure) = balance::judge(outcome, reused) else { return };
+        let now = worker.driver.now();
         // Where there is no choice nobody asks.
-        if attempt.cluster.endpoints.len() > 1
-            && let Some(is_failure) = balance::judge(outcome, reused)
-        {
-            let now = worker.driver.now();
-            load.measured(now, now - started, is_failure);
+        if attempt.cluster.endpoints.len() > 1 {
+            endpoint.load.measured(now, now - started, is_failure);
+        }
+        if let Some(outlier) = &settings.usage.outlier {
+            attempt.cluster.state.tell(&endpoint.state, endpoint.address, is_failure, now, outlier);
         }
     };
-    let socket = match pooled {
-        Some(socket) => socket,
-        None => connect(&attempt).await.inspect_err(|error| measure(Err(error)))?,
+    let Link { socket, slot } = match means {
+        Means::Pooled(link) => link,
+        Means::Open(slot) => {
+            let socket = connect(&attempt, &endpoint).await.inspect_err(|error| measure(Err(error)))?;
+            Link { socket, slot }
+        }
     };
     let mut server = Wire::new(socket);
 
@@ -101,6 +108,9 @@ pub(crate) async fn run(
     }
     measure(received.as_ref().map(|_| answer.status));
     let answer_meta = received?;
+    if !response.is_cut() && (attempt.retries_answer)(&answer, request) {
+        return Err(ProxyError::upstream(Kind::Status, Reached::Answered));
+    }
     record.first_byte = Some(worker.driver.now());
     record.status = answer.status;
 
@@ -140,13 +150,18 @@ pub(crate) async fn run(
     let reusable = answer_meta.keep_alive
         && request.is_finished()
         && server.is_quiet()
-        && !attempt.endpoint.removed.get()
+        && !endpoint.removed.get()
         && !worker.is_finishing();
     if reusable {
-        let settings = &attempt.cluster.cluster.settings;
-        let idle = pool::idle_timeout(settings.idle_timeout, answer_meta.keep_alive_timeout_s);
-        let until = worker.driver.now() + idle;
-        attempt.endpoint.pool.give(server.socket, until, settings.idle_connections_max, worker.keeper());
+        let mut link = Some(Link { socket: server.socket, slot });
+        if let Some(Link { socket, slot: Some(slot) }) = link.take_if(|link| link.slot.is_some()) {
+            link = slot.hand_over(socket, endpoint.address).err();
+        }
+        if let Some(link) = link {
+            let idle = pool::idle_timeout(settings.idle_timeout, answer_meta.keep_alive_timeout_s);
+            let until = worker.driver.now() + idle;
+            endpoint.pool.give(link, until, settings.idle_connections_max, worker.keeper());
+        }
     }
     Ok(match keep_alive {
         true => After::KeepAlive,

@@ -3,13 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use config::consistent;
 use config::route::query_param;
-use config::snapshot::{Balance, Cluster, HashKey};
+use config::snapshot::{Balance, Group, HashKey};
 use filters::Head;
 
 use crate::error::{ProxyError, Side};
@@ -69,10 +69,13 @@ impl Load {
     }
 }
 
-/// What a cluster's balance needs beside the measures.
+/// How requests are shared among some of a cluster's endpoints, its members.
 #[derive(Debug)]
 pub(crate) struct Balancer {
-    /// Sums of weights up to each endpoint; None where all weigh the same.
+    policy: Balance,
+    /// Places among the cluster's endpoints, in their order; never empty.
+    members: Vec<u32>,
+    /// Sums of weights up to each member; None where all weigh the same.
     sums: Option<Vec<u64>>,
     turns: RefCell<Turns>,
 }
@@ -81,14 +84,32 @@ pub(crate) struct Balancer {
 #[derive(Debug, Default)]
 struct Turns {
     next: usize,
-    /// How far each has come, in strides that no number of requests makes overflow, with its weight and index.
+    /// How far each has come, in strides that no number of requests makes overflow, with its weight and its place among
+    /// the members.
     queue: BinaryHeap<Reverse<(u128, u64, usize)>>,
 }
 
+/// Points or places of a table that are looked at for a member; beyond them any will do.
+const PLACES_TRIED_MAX: usize = 4096;
+/// Throws of the dice for a member that was not tried before; then they are gone through.
+const THROWS_MAX: usize = 3;
+
+/// What a choice is made with.
+pub(crate) struct Question<'q> {
+    pub(crate) now: Duration,
+    /// The request's hash and who owns which, where the balance is by hash.
+    pub(crate) hash: Option<(u64, &'q Group)>,
+    /// Whether an endpoint was tried for this request, so that another is better.
+    pub(crate) is_tried: &'q dyn Fn(u32) -> bool,
+    /// Whether any was.
+    pub(crate) is_retry: bool,
+}
+
 impl Balancer {
-    /// For a cluster's endpoints. Workers begin at different turns, so that few requests do not all meet at the first.
-    pub(crate) fn new(cluster: &Cluster, dice: u64) -> Balancer {
-        let weights = || cluster.endpoints.iter().map(|endpoint| u64::from(endpoint.weight));
+    /// Shares requests by weight among members, each with its weight above 0. It goes on with the turns of the one
+    /// `before` it. Workers begin at different turns, so that few requests do not all meet at the first.
+    pub(crate) fn new(policy: Balance, members: &[(u32, u64)], before: Option<&Balancer>, dice: u64) -> Balancer {
+        let weights = || members.iter().map(|(_, weight)| *weight);
         let first = weights().next();
         let is_even = weights().all(|weight| Some(weight) == first);
         let add = |sum: &mut u64, weight: u64| {
@@ -96,61 +117,101 @@ impl Balancer {
             Some(*sum)
         };
         let sums: Option<Vec<u64>> = (!is_even).then(|| weights().scan(0, add).collect());
-        let count = cluster.endpoints.len().max(1) as u64;
-        let mut turns = Turns { next: (dice % count) as usize, queue: BinaryHeap::new() };
-        if sums.is_some() && cluster.settings.balance == Balance::RoundRobin {
-            turns.queue =
-                weights().enumerate().map(|(index, weight)| Reverse((stride(weight) / 2, weight, index))).collect();
+        let next = before.map_or(dice as usize, |before| before.turns.borrow().next);
+        let mut turns = Turns { next: next % members.len().max(1), queue: BinaryHeap::new() };
+        if sums.is_some() && policy == Balance::RoundRobin {
+            let positions = before.map(Balancer::positions).unwrap_or_default();
+            let position = |member: u32, weight: u64| positions.get(&member).copied().unwrap_or(stride(weight) / 2);
+            turns.queue = members
+                .iter()
+                .enumerate()
+                .map(|(place, (member, weight))| Reverse((position(*member, *weight), *weight, place)))
+                .collect();
         }
-        Balancer { sums, turns: RefCell::new(turns) }
+        let members = members.iter().map(|(member, _)| *member).collect();
+        Balancer { policy, members, sums, turns: RefCell::new(turns) }
     }
 
-    /// The index of the endpoint for one attempt; None if there is none. `hash` is of the request, where the balance is
-    /// by hash; `load` tells an endpoint's.
+    /// How far each member has come beyond the last.
+    fn positions(&self) -> HashMap<u32, u128> {
+        let turns = self.turns.borrow();
+        let least = turns.queue.peek().map_or(0, |Reverse((at, _, _))| *at);
+        turns.queue.iter().map(|Reverse((at, _, place))| (self.members[*place], at - least)).collect()
+    }
+
+    /// The endpoint for one attempt. `load` tells an endpoint's.
     pub(crate) fn pick<'l>(
         &self,
-        cluster: &Cluster,
-        load: impl Fn(usize) -> &'l Load,
-        now: Duration,
-        hash: Option<u64>,
+        question: &Question<'_>,
+        load: impl Fn(u32) -> &'l Load + Copy,
         mut dice: impl FnMut() -> u64,
-    ) -> Option<usize> {
-        let count = cluster.endpoints.len();
-        if count < 2 {
-            return count.checked_sub(1);
+    ) -> u32 {
+        let first = self.pick_any(question, load, &mut dice);
+        if !question.is_retry || !(question.is_tried)(first) {
+            return first;
         }
-        let by_hash = || cluster.groups[0].consistent.as_ref()?.at(hash?).next();
-        match cluster.settings.balance {
-            Balance::RoundRobin => Some(self.turns.borrow_mut().take(count)),
-            Balance::RingHash | Balance::Maglev => by_hash().or_else(|| Some(self.draw(count, dice()))),
-            Balance::LeastRequest => {
-                let (one, other) = self.draw_two(count, &mut dice);
-                let used = |index: usize| f64::from(load(index).in_flight.get()) / self.relative(cluster, index);
-                Some(if used(other) < used(one) { other } else { one })
-            }
-            Balance::PeakEwma => {
-                let (one, other) = self.draw_two(count, &mut dice);
-                let cost = |index: usize| load(index).cost(now, self.relative(cluster, index));
-                Some(if cost(other) < cost(one) { other } else { one })
-            }
-        }
+        let others = std::iter::repeat_with(|| self.pick_any(question, load, &mut dice)).take(THROWS_MAX);
+        let mut all = self.members.iter().copied();
+        others.chain(all.by_ref()).find(|member| !(question.is_tried)(*member)).unwrap_or(first)
     }
 
-    /// An endpoint's weight as a multiple of the mean.
-    fn relative(&self, cluster: &Cluster, index: usize) -> f64 {
+    fn pick_any<'l>(
+        &self,
+        question: &Question<'_>,
+        load: impl Fn(u32) -> &'l Load + Copy,
+        dice: &mut impl FnMut() -> u64,
+    ) -> u32 {
+        if let [only] = self.members[..] {
+            return only;
+        }
+        let place = match self.policy {
+            Balance::RoundRobin => self.turns.borrow_mut().take(self.members.len()),
+            Balance::RingHash | Balance::Maglev => match self.owner(question) {
+                Some(owner) => return owner,
+                None => self.draw(dice()),
+            },
+            Balance::LeastRequest => {
+                let (one, other) = self.draw_two(dice);
+                let used = |place: usize| f64::from(load(self.members[place]).in_flight.get()) / self.relative(place);
+                if used(other) < used(one) { other } else { one }
+            }
+            Balance::PeakEwma => {
+                let (one, other) = self.draw_two(dice);
+                let cost = |place: usize| load(self.members[place]).cost(question.now, self.relative(place));
+                if cost(other) < cost(one) { other } else { one }
+            }
+        };
+        self.members[place]
+    }
+
+    /// The first of those a hash belongs to that is a member, and was not tried.
+    fn owner(&self, question: &Question<'_>) -> Option<u32> {
+        let (hash, group) = question.hash?;
+        let owners = group.consistent.as_ref()?.at(hash).take(PLACES_TRIED_MAX).map(|place| group.members[place]);
+        let is_all = self.members.len() == group.members.len();
+        let is_fit = |member: &u32| {
+            (is_all || self.members.binary_search(member).is_ok())
+                && !(question.is_retry && (question.is_tried)(*member))
+        };
+        owners.into_iter().find(is_fit)
+    }
+
+    /// A member's weight as a multiple of the mean.
+    fn relative(&self, place: usize) -> f64 {
         match &self.sums {
             None => 1.0,
             Some(sums) => {
                 let mean = sums.last().map_or(1.0, |total| *total as f64) / sums.len() as f64;
-                f64::from(cluster.endpoints[index].weight) / mean
+                let before = place.checked_sub(1).map_or(0, |before| sums[before]);
+                (sums[place] - before) as f64 / mean
             }
         }
     }
 
-    /// One at random, by weight.
-    fn draw(&self, count: usize, dice: u64) -> usize {
+    /// A place at random, by weight.
+    fn draw(&self, dice: u64) -> usize {
         match &self.sums {
-            None => below(count as u64, dice) as usize,
+            None => below(self.members.len() as u64, dice) as usize,
             Some(sums) => {
                 let point = below(sums.last().copied().unwrap_or(1), dice);
                 sums.partition_point(|sum| *sum <= point)
@@ -160,12 +221,12 @@ impl Balancer {
 
     /// Two at random: different ones where all weigh the same. Where they do not, each by weight, so that the same may
     /// come twice and then is taken: a light one must not be half of every pair.
-    fn draw_two(&self, count: usize, dice: &mut impl FnMut() -> u64) -> (usize, usize) {
-        let one = self.draw(count, dice());
+    fn draw_two(&self, dice: &mut impl FnMut() -> u64) -> (usize, usize) {
+        let one = self.draw(dice());
         if self.sums.is_some() {
-            return (one, self.draw(count, dice()));
+            return (one, self.draw(dice()));
         }
-        let other = below(count as u64 - 1, dice()) as usize;
+        let other = below(self.members.len() as u64 - 1, dice()) as usize;
         (one, if other >= one { other + 1 } else { other })
     }
 }
@@ -173,13 +234,13 @@ impl Balancer {
 impl Turns {
     fn take(&mut self, count: usize) -> usize {
         let Some(mut first) = self.queue.peek_mut() else {
-            let index = self.next % count;
-            self.next = (index + 1) % count;
-            return index;
+            let place = self.next % count;
+            self.next = (place + 1) % count;
+            return place;
         };
-        let Reverse((at, weight, index)) = *first;
-        *first = Reverse((at + stride(weight), weight, index));
-        index
+        let Reverse((at, weight, place)) = *first;
+        *first = Reverse((at + stride(weight), weight, place));
+        place
     }
 }
 

@@ -1,39 +1,166 @@
-//! A new connection to an endpoint, and whose fault it is if there is none. Whether a pooled one would do is
-//! `attempt`'s business. Hot.
+//! A connection to an endpoint: a pooled one, a new one, or where there is a bound on them the one that becomes free
+//! next; and whose fault it is if there is none. Hot.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt};
 
-use crate::attempt::Attempt;
-use crate::driver::Socket;
+use crate::attempt::{Attempt, Deadlines};
+use crate::cluster::ClusterState;
+use crate::connection::Client;
+use crate::driver::{Driver, Socket};
 use crate::error::{Kind, ProxyError, Reached};
 use crate::listen;
+use crate::pool::Link;
+use crate::slots::{Grant, Joined, Slot, Waiter};
+use crate::view::EndpointView;
+use crate::worker::Worker;
 
-/// Opens a connection to the endpoint.
-pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<Socket, ProxyError> {
+/// A connection for an attempt.
+pub(crate) struct Obtained {
+    /// Where it goes: the endpoint that was picked, or another whose connection became free.
+    pub(crate) endpoint: Rc<EndpointView>,
+    pub(crate) means: Means,
+}
+
+/// How to get it.
+pub(crate) enum Means {
+    /// It is there.
+    Pooled(Link),
+    /// It is still to be opened, within the bound on connections if there is one.
+    Open(Option<Slot>),
+}
+
+/// Finds a connection for the attempt, or the right to open one.
+pub(crate) async fn obtain(attempt: &Attempt<'_>, client: &Client) -> Result<Obtained, ProxyError> {
+    let worker = &attempt.guard.worker;
+    let now = worker.driver.now();
+    let (endpoint, state) = (attempt.endpoint.clone(), &attempt.cluster.state);
+    if !attempt.fresh_only
+        && let Some(link) = endpoint.pool.take(now)
+    {
+        return Ok(Obtained { endpoint, means: Means::Pooled(link) });
+    }
+    let Some(max) = attempt.cluster.cluster.settings.bounds.connections_max else {
+        return Ok(Obtained { endpoint, means: Means::Open(None) });
+    };
+    if state.connections.try_take(max) {
+        let slot = Slot::new(state.clone(), worker.shared.clone());
+        return Ok(Obtained { endpoint, means: Means::Open(Some(slot)) });
+    }
+    if state.connections.waiting() == 0
+        && let Some((_, Link { slot: Some(slot), .. })) = attempt.cluster.take_idle(now)
+    {
+        // One that is idle makes room for one that is needed.
+        return Ok(Obtained { endpoint, means: Means::Open(Some(slot)) });
+    }
+    wait_in_line(attempt, client, max).await
+}
+
+/// A place in the line, given up however the wait ends.
+struct InLine<'a> {
+    worker: &'a Worker,
+    state: &'a Arc<ClusterState>,
+    waiter: Arc<Waiter>,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        if self.state.connections.leave(&self.waiter).is_some() {
+            // What was granted goes on to the next.
+            drop(Slot::new(self.state.clone(), self.worker.shared.clone()));
+        }
+    }
+}
+
+async fn wait_in_line(attempt: &Attempt<'_>, client: &Client, max: u32) -> Result<Obtained, ProxyError> {
+    let (worker, state) = (&attempt.guard.worker, &attempt.cluster.state);
+    let settings = &attempt.cluster.cluster.settings;
+    let driver = &worker.driver;
+    let joined = state.connections.wait(worker.id, driver.current(), max, settings.bounds.pending_max);
+    let Joined { waiter, first } = joined.ok_or(ProxyError::here(Kind::Overflow))?;
+    if let Some(first) = first {
+        worker.shared.wake(&first);
+    }
+    let place = InLine { worker, state, waiter };
+    worker.shared.ask_for_connections(worker.id, state);
+    // Without a place among the events the end of the client is noticed later.
+    let _ = client.wire.socket.watch();
+    let Deadlines { request, attempt: this, .. } = attempt.deadlines;
+    driver.set_deadline((driver.now() + settings.connect_timeout).min(this).min(request));
+    let grant = std::future::poll_fn(|_| {
+        if let Some(grant) = place.waiter.take() {
+            return Poll::Ready(Ok(grant));
+        }
+        if client.wire.socket.is_ended() {
+            // Who has gone, or will send no more, holds no place in a line.
+            return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));
+        }
+        match driver.deadline_passed() {
+            true => Poll::Ready(Err(ProxyError::here(Kind::PendingTimeout))),
+            false => Poll::Pending,
+        }
+    })
+    .await?;
+    let slot = Slot::new(state.clone(), worker.shared.clone());
+    if let Grant::Connection(descriptor, address) = grant
+        && let Some(endpoint) = worker.view().cluster(&state.name).and_then(|cluster| cluster.endpoint(address))
+    {
+        let link = Link { socket: Socket::new(driver, descriptor), slot: Some(slot) };
+        return Ok(Obtained { endpoint, means: Means::Pooled(link) });
+    }
+    Ok(Obtained { endpoint: attempt.endpoint.clone(), means: Means::Open(Some(slot)) })
+}
+
+/// Opens a connection to an endpoint.
+pub(crate) async fn connect(attempt: &Attempt<'_>, endpoint: &EndpointView) -> Result<Socket, ProxyError> {
     let worker = &attempt.guard.worker;
     let driver = &worker.driver;
-    let started = match begin_connect(attempt.endpoint.address) {
+    let started = match begin_connect(endpoint.address) {
         Err(Errno::MFILE | Errno::NFILE) => {
             // Idle connections are worth less than a request.
             worker.view().endpoints().for_each(|endpoint| endpoint.pool.clear());
             worker.shared.shed_idle();
-            begin_connect(attempt.endpoint.address)
+            begin_connect(endpoint.address)
         }
         started => started,
     };
+    let deadlines = attempt.deadlines;
+    let connect = driver.now() + attempt.cluster.cluster.settings.connect_timeout;
+    let socket = establish(driver, started, connect.min(deadlines.attempt).min(deadlines.request)).await?;
+    if endpoint.removed.get() {
+        return Err(ProxyError::here(Kind::Vanished));
+    }
+    worker.stats().upstream_connections_opened.add(1);
+    Ok(socket)
+}
+
+/// Opens a connection that nobody but its opener knows of.
+pub(crate) async fn connect_alone(
+    driver: &Rc<Driver>,
+    address: SocketAddr,
+    deadline: Duration,
+) -> Result<Socket, ProxyError> {
+    establish(driver, begin_connect(address), deadline).await
+}
+
+async fn establish(
+    driver: &Rc<Driver>,
+    started: Result<(OwnedFd, bool), Errno>,
+    deadline: Duration,
+) -> Result<Socket, ProxyError> {
     let (descriptor, is_connected) = started.map_err(not_connected)?;
     let socket = match is_connected {
         true => Socket::new(driver, descriptor),
         false => Socket::new_waiting(driver, descriptor),
     };
-    let deadlines = attempt.deadlines;
-    let connect = driver.now() + attempt.cluster.cluster.settings.connect_timeout;
-    driver.set_deadline(connect.min(deadlines.attempt).min(deadlines.request));
+    driver.set_deadline(deadline);
     std::future::poll_fn(|_| match socket.poll_writable() {
         Poll::Pending if driver.deadline_passed() => {
             Poll::Ready(Err(ProxyError::upstream(Kind::ConnectTimeout, Reached::Nothing)))
@@ -41,14 +168,10 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<Socket, ProxyError>
         other => other.map_err(|_| ProxyError::here(Kind::Exhausted)),
     })
     .await?;
-    if let Ok(Err(error)) = sockopt::socket_error(socket.descriptor()) {
-        return Err(not_connected(error));
+    match sockopt::socket_error(socket.descriptor()) {
+        Ok(Err(error)) => Err(not_connected(error)),
+        _ => Ok(socket),
     }
-    if attempt.endpoint.removed.get() {
-        return Err(ProxyError::here(Kind::Vanished));
-    }
-    worker.stats().upstream_connections_opened.add(1);
-    Ok(socket)
 }
 
 /// Starts to connect, and tells whether that is all.

@@ -58,6 +58,12 @@ pub enum Kind {
     AnswerTimeout,
     /// The whole exchange took longer than the rule allows.
     RequestTimeout,
+    /// An answer whose status is followed by another attempt.
+    Status,
+    /// As many requests to the cluster, or waiting for a connection to it, as its policy allows.
+    Overflow,
+    /// No connection became free in time.
+    PendingTimeout,
     /// No descriptor, no memory: the process is at a bound.
     Exhausted,
 }
@@ -124,6 +130,9 @@ impl ProxyError {
             (_, ConnectTimeout) => (503, "the service cannot be reached in time\n", "UF"),
             (_, AnswerTimeout) => (504, "the service did not answer in time\n", "UT"),
             (_, RequestTimeout) => (504, "the request took too long\n", "UT"),
+            // Another attempt follows; this is what is said if there is no endpoint for it.
+            (_, Status) => (503, "no endpoint is available\n", "UH"),
+            (_, Overflow | PendingTimeout) => (503, "the service is too busy\n", "UO"),
             (_, Exhausted) => (503, "too busy\n", "UO"),
         };
         Reply { status, body, flag }
@@ -197,6 +206,8 @@ mod tests {
         check(ProxyError::here(Kind::NoCluster), 500, "NC");
         check(ProxyError::here(Kind::NoEndpoint), 503, "UH");
         check(ProxyError::here(Kind::Exhausted), 503, "UO");
+        check(ProxyError::here(Kind::Overflow), 503, "UO");
+        check(ProxyError::here(Kind::PendingTimeout), 503, "UO");
         check(ProxyError::here(Kind::RequestTimeout), 504, "UT");
         check(ProxyError::downstream(Kind::Gone), 499, "DC");
         check(ProxyError::downstream(Kind::HeadTimeout), 408, "RT");

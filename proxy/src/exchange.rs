@@ -16,6 +16,9 @@ const OUTPUT_BYTES_HIGH: usize = 32 * 1024;
 /// than a gathering one.
 const JOINED_BYTES_MAX: usize = 2 * 1024;
 
+/// A request that is larger than this is not kept for another attempt.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
 /// What ended a direction before its message did.
 #[derive(Debug)]
 pub(crate) enum Broken {
@@ -46,6 +49,8 @@ pub(crate) struct Pump {
     pub(crate) waits_for_sink: bool,
     end_written: bool,
     ends_sink: bool,
+    /// All that was written, as long as it is little enough to be written again.
+    kept: Option<Vec<u8>>,
 }
 
 impl Pump {
@@ -62,7 +67,29 @@ impl Pump {
             waits_for_sink: false,
             end_written: false,
             ends_sink: false,
+            kept: None,
         }
+    }
+
+    /// Keeps what is written, so that `rewind` can write it again.
+    pub(crate) fn keep(mut self) -> Pump {
+        self.kept = Some(Vec::new());
+        self
+    }
+
+    /// Whether all that was written is at hand.
+    pub(crate) fn can_rewind(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Begins again with the first byte.
+    pub(crate) fn rewind(&mut self) {
+        let Some(kept) = self.kept.replace(Vec::new()) else { return };
+        let mut out = Output::lend();
+        out.bytes.extend_from_slice(&kept);
+        out.bytes.extend_from_slice(self.out.as_ref().map_or(&[], Output::pending));
+        self.out = Some(out);
+        self.written = 0;
     }
 
     /// Refuses bodies beyond so many bytes.
@@ -217,6 +244,15 @@ impl Pump {
     fn advance(&mut self, source: &mut Wire, written: usize) {
         self.written += written as u64;
         let mut of_direct = written;
+        if let Some(kept) = &mut self.kept {
+            let framed = self.out.as_ref().map_or(&[][..], Output::pending);
+            let of_framed = written.min(framed.len());
+            kept.extend_from_slice(&framed[..of_framed]);
+            kept.extend_from_slice(&source.input()[..written - of_framed]);
+            if kept.len() > KEPT_BYTES_MAX {
+                self.kept = None;
+            }
+        }
         if let Some(out) = &mut self.out {
             let of_framed = written.min(out.pending().len());
             out.advance(of_framed);

@@ -49,6 +49,9 @@ pub struct GatewayArgs {
     /// After SIGTERM, how long requests in flight may take
     #[arg(long, value_name = "SECONDS", default_value_t = FINISH_WITHIN_S, value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub finish_within: u64,
+    /// The zone in which this gateway stands, for policies that prefer what is near
+    #[arg(long, value_name = "ZONE", env = "EVENKEEL_ZONE")]
+    pub zone: Option<String>,
     /// Told once requests are served.
     #[arg(skip)]
     pub ready: Option<std::sync::mpsc::Sender<()>>,
@@ -66,6 +69,7 @@ impl GatewayArgs {
             access_log: None,
             access_log_format: Format::Json,
             finish_within: FINISH_WITHIN_S,
+            zone: None,
             ready: None,
         }
     }
@@ -108,8 +112,8 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
         ),
     };
     let workers = args.workers.map_or_else(cgroup::cores, usize::from);
-    let mut process =
-        Process::start(workers, access_log).map_err(|error| one(format!("cannot start workers: {error}")))?;
+    let mut process = Process::start(workers, access_log, args.zone.as_deref().map(Box::from))
+        .map_err(|error| one(format!("cannot start workers: {error}")))?;
     // Where cores are short, reading rules and telling metrics give way to requests. On Linux this is the calling
     // thread's, and that of threads it starts from here on; the workers run already. Without it all still works.
     let _ = rustix::process::setpriority_process(None, MAIN_NICENESS);

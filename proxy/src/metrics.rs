@@ -11,6 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::census::{self, Census};
 use crate::shared::Shared;
 use crate::stats::{BOUNDS, Histogram, Series, SeriesKey, WorkerStats};
 use crate::status::Status;
@@ -108,7 +109,7 @@ impl Collector for Scrape {
         let total = |read: fn(&WorkerStats) -> u64| self.shared.stats.iter().map(read).sum::<u64>();
         let (applied, refused) = self.status.reloads();
         let dropped = self.shared.access_log.as_ref().map_or(0, |log| log.dropped());
-        let counters: [(&str, &str, u64); 10] = [
+        let counters: [(&str, &str, u64); 13] = [
             ("evenkeel_downstream_connections_opened", "Connections accepted", total(|s| s.connections_opened.get())),
             (
                 "evenkeel_downstream_connections_refused",
@@ -131,6 +132,13 @@ impl Collector for Scrape {
                 "Requests sent again since a pooled connection had been closed",
                 total(|s| s.upstream_stale.get()),
             ),
+            ("evenkeel_retries", "Attempts after a failed one", total(|s| s.retries.get())),
+            (
+                "evenkeel_retries_over_budget",
+                "Attempts that were not made since the budget was spent",
+                total(|s| s.retries_over_budget.get()),
+            ),
+            ("evenkeel_overflows", "Requests refused at a bound of a TrafficPolicy", total(|s| s.overflows.get())),
             ("evenkeel_panics", "Connections ended by a panic", total(|s| s.panics.get())),
             ("evenkeel_access_log_dropped", "Access log lines dropped", dropped),
             ("evenkeel_config_applied", "Revisions put in force", applied),
@@ -165,8 +173,42 @@ impl Collector for Scrape {
         for (name, help, value) in gauges {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
-        Ok(())
+        let snapshot = self.status.snapshot();
+        encode_clusters(&mut encoder, &snapshot.map_or(Vec::new(), |snapshot| census::take(&snapshot, &self.shared)))
     }
+}
+
+/// What clusters are like now.
+fn encode_clusters(encoder: &mut DescriptorEncoder<'_>, all: &[Census]) -> fmt::Result {
+    let gauge = MetricType::Gauge;
+    let mut family = encoder.encode_descriptor("evenkeel_endpoints", "Endpoints by what they are", None, gauge)?;
+    for census in all {
+        for (state, count) in census.counts() {
+            let labels = [("cluster", census.cluster.name.to_string()), ("state", state.to_owned())];
+            family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
+        }
+    }
+    type Figure = fn(&Census) -> u64;
+    let figures: [(&str, &str, Figure); 3] = [
+        ("evenkeel_panic", "Whether endpoints are asked though none is well", |census| census.is_panicking().into()),
+        ("evenkeel_connections", "Connections within a bound", |census| census.connections.into()),
+        ("evenkeel_waiting", "Requests that wait for a connection", |census| census.waiting as u64),
+    ];
+    for (name, help, figure) in figures {
+        let mut family = encoder.encode_descriptor(name, help, None, gauge)?;
+        for census in all {
+            let labels = [("cluster", census.cluster.name.to_string())];
+            family.encode_family(&labels)?.encode_gauge(&figure(census))?;
+        }
+    }
+    let help = "Times that endpoints were left alone";
+    let mut family = encoder.encode_descriptor("evenkeel_ejections", help, None, MetricType::Counter)?;
+    for census in all {
+        let labels = [("cluster", census.cluster.name.to_string())];
+        let ejections: u64 = census.endpoints.iter().map(|(_, _, ejections)| ejections).sum();
+        family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&ejections, None)?;
+    }
+    Ok(())
 }
 
 impl Scrape {
@@ -237,7 +279,7 @@ mod tests {
 
     #[test]
     fn the_last_bucket_has_the_name_that_prometheus_wants() {
-        let shared = Shared::new(1, 1, None).expect("a mailbox");
+        let shared = Shared::new(1, 1, None, None).expect("a mailbox");
         let key = SeriesKey { service: "web".into(), namespace: "default".into(), status: 200, flag: "-" };
         shared.stats[0].series(key).duration_us.observe(700);
         let text = text(&registry(shared, Arc::new(Status::new())));

@@ -6,10 +6,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::driver::{Socket, TaskId};
+use crate::slots::Slot;
+
+/// A connection to an endpoint, and its part of the bound on them, if there is one.
+pub(crate) struct Link {
+    pub(crate) socket: Socket,
+    pub(crate) slot: Option<Slot>,
+}
 
 /// A connection without a request.
 struct Idle {
-    socket: Socket,
+    link: Link,
     /// When it must no longer be used, in the driver's time.
     until: Duration,
 }
@@ -23,13 +30,13 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// A connection that may be used, now belonging to the running task.
-    pub(crate) fn take(&self, now: Duration) -> Option<Socket> {
+    pub(crate) fn take(&self, now: Duration) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop_back() {
             // The end, a reset or stray bytes: whichever it is, no request may go there (RFC 9112 9.2, 9.5).
-            if candidate.until > now && !candidate.socket.has_news() {
-                candidate.socket.adopt();
-                return Some(candidate.socket);
+            if candidate.until > now && !candidate.link.socket.has_news() {
+                candidate.link.socket.adopt();
+                return Some(candidate.link);
             }
         }
         None
@@ -37,22 +44,22 @@ impl Pool {
 
     /// Keeps a connection until `until`; beyond `count_max` the least recently used one is closed. News of it go
     /// to `keeper`.
-    pub(crate) fn give(&self, socket: Socket, until: Duration, count_max: usize, keeper: TaskId) {
-        if count_max == 0 || socket.has_news() {
+    pub(crate) fn give(&self, link: Link, until: Duration, count_max: usize, keeper: TaskId) {
+        if count_max == 0 || link.socket.has_news() {
             return;
         }
-        socket.set_owner(keeper);
+        link.socket.set_owner(keeper);
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= count_max {
             idle.pop_front();
         }
-        idle.push_back(Idle { socket, until });
+        idle.push_back(Idle { link, until });
     }
 
     /// Closes what cannot be used any more, and tells how many are left.
     pub(crate) fn sweep(&self, now: Duration) -> usize {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|candidate| candidate.until > now && !candidate.socket.has_news());
+        idle.retain(|candidate| candidate.until > now && !candidate.link.socket.has_news());
         if idle.is_empty() && idle.capacity() > 64 {
             *idle = VecDeque::new();
         }

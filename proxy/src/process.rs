@@ -39,8 +39,8 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts the workers; they serve nothing yet.
-    pub(crate) fn start(workers: usize, access_log: Option<AccessLog>) -> io::Result<Process> {
-        let shared = Shared::new(workers, connections_max(raise_descriptor_limit()), access_log)?;
+    pub(crate) fn start(workers: usize, access_log: Option<AccessLog>, zone: Option<Box<str>>) -> io::Result<Process> {
+        let shared = Shared::new(workers, connections_max(raise_descriptor_limit()), access_log, zone)?;
         let mut threads = Vec::new();
         for id in 0..workers {
             let shared = shared.clone();

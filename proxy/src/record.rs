@@ -22,6 +22,8 @@ pub(crate) struct Record {
     pub(crate) rule: Option<Rc<RuleView>>,
     pub(crate) cluster: Option<Rc<ClusterView>>,
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Attempts at endpoints.
+    pub(crate) attempts: u32,
     /// Whether the last attempt used a pooled connection.
     pub(crate) reused: bool,
     pub(crate) status: u16,
@@ -44,6 +46,7 @@ impl Record {
             rule: None,
             cluster: None,
             endpoint: None,
+            attempts: 0,
             reused: false,
             status: 0,
             flag: "-",

@@ -2,24 +2,26 @@
 //! does to it, the target, the attempt, the answer, the record. Every decision of that way is made here;
 //! helpers compute. Hot.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use config::snapshot::{Filter, ListenerSettings};
 use filters::head::Known;
 use filters::{Entry, Head, Verdict};
+use smallvec::SmallVec;
 
 use crate::attempt::{self, Attempt, Deadlines};
 use crate::balance;
 use crate::buffer::LentHead;
 use crate::connection::Client;
-use crate::error::{Kind, ProxyError, Reached};
+use crate::error::{Kind, ProxyError};
 use crate::exchange::Pump;
 use crate::forwarded;
 use crate::h1::{Framing, Method, RequestMeta, encode_request};
 use crate::record::Record;
 use crate::reply::{self, Redirect};
+use crate::retry::{self, Again, Next};
 use crate::view::{self, ClusterView, RuleView};
 use crate::worker::{ConnectionGuard, Worker};
 
@@ -104,19 +106,49 @@ async fn forward(
         let cluster = &cluster.cluster;
         head.authority = head.append_with(|text| write_service(text, &cluster.service, &cluster.namespace));
     }
+    let _within = Within::take(&cluster)?;
     let started = worker.driver.now();
-    let deadlines = Deadlines {
-        request: after(started, met.rule.request_timeout),
-        attempt: after(started, met.rule.backend_request_timeout),
-        body_progress: settings.body_progress_timeout,
-    };
+    let request_deadline = after(started, met.rule.request_timeout);
     let mut request = first_of(head, meta, settings);
-    let mut fresh_only = false;
+    if meta.framing != Framing::None && meta.method.is_idempotent() && cluster.cluster.settings.retries.rewinds() {
+        request = request.keep();
+    }
+    cluster.state.budget.count(worker.id);
+    let mut retries = 0;
     let mut vanished = 0;
+    let mut again = Again::default();
+    let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     loop {
+        let now = worker.driver.now();
         let hash = balance::hash(&cluster.cluster.settings.hash_on, head, client_address);
-        let endpoint = cluster.pick(started, hash, || worker.dice()).ok_or(ProxyError::here(Kind::NoEndpoint))?.clone();
+        let zone = worker.shared.zone.as_deref();
+        let endpoint = cluster.pick(now, hash, &tried, zone, || worker.dice());
+        let endpoint = endpoint.ok_or(ProxyError::here(Kind::NoEndpoint))?.clone();
         record.endpoint = Some(endpoint.address);
+        record.attempts += 1;
+        let deadlines = Deadlines {
+            request: request_deadline,
+            attempt: after(now, met.rule.backend_request_timeout),
+            body_progress: settings.body_progress_timeout,
+        };
+        let policy = &cluster.cluster.settings.retries;
+        // A retry comes within the deadline of the whole, and is paid for.
+        let is_affordable = |retries: u32| {
+            let (now, worker) = (worker.driver.now(), &guard.worker);
+            if retries >= policy.attempts || now >= request_deadline {
+                return false;
+            }
+            let is_paid = cluster.state.budget.take(now, policy.budget_ratio, policy.budget_per_second);
+            let counter = if is_paid { &worker.stats().retries } else { &worker.stats().retries_over_budget };
+            counter.add(1);
+            is_paid
+        };
+        let as_sent = |request: &Pump, reused: bool, is_answered: bool| retry::Request {
+            is_idempotent: meta.method.is_idempotent(),
+            can_rewind: meta.framing == Framing::None || request.can_rewind(),
+            reused,
+            is_answered,
+        };
         let attempt = Attempt {
             guard,
             cluster: &cluster,
@@ -125,7 +157,12 @@ async fn forward(
             version: head.version,
             meta,
             deadlines,
-            fresh_only,
+            fresh_only: again.fresh,
+            retries_answer: &|answer, request| {
+                let retry_after = answer.known(Known::RetryAfter);
+                retry::on_status(answer.status, retry_after, as_sent(request, false, false), policy)
+                    && is_affordable(retries)
+            },
         };
         let outcome = attempt::run(attempt, client, &mut request, record).await;
         record.request_body_bytes = request.body_bytes;
@@ -133,22 +170,60 @@ async fn forward(
             Ok(after) => return Ok(after),
             Err(error) => error,
         };
-        // A pooled connection that the peer closed while the request was on its way to it: the peer has seen nothing
-        // of it, or may see it twice without harm (RFC 9110 9.2.2, RFC 9112 9.3.1). Once, on a fresh connection.
-        let stale = error.is_stale(record.reused);
-        let repeatable = meta.method.is_idempotent() && meta.framing == Framing::None;
-        match (error.kind, error.reached) {
-            (Kind::Vanished, _) if vanished < VANISHED_MAX => vanished += 1,
-            (_, Reached::Nothing) if stale => fresh_only = true,
-            (_, Reached::Sent) if stale && repeatable => {
-                fresh_only = true;
-                request = first_of(head, meta, settings);
+        worker.stats().upstream_stale.add(u64::from(error.is_stale(record.reused)));
+        match retry::after(error, as_sent(&request, record.reused, record.answer_started), policy) {
+            Next::Anew(_) if error.kind == Kind::Vanished && vanished == VANISHED_MAX => return Err(error),
+            Next::Anew(next) => {
+                vanished += u32::from(error.kind == Kind::Vanished);
+                again = next;
             }
-            _ => return Err(error),
+            // An answer that is followed by another attempt has been paid for already.
+            Next::Retry(next) if error.kind == Kind::Status || is_affordable(retries) => {
+                again = next;
+                if tried.contains(&endpoint.address) {
+                    // Everybody was asked: the next time comes a little later.
+                    let pause = retry::pause(retries, worker.dice()).min(request_deadline.saturating_sub(now));
+                    worker.driver.sleep_until(worker.driver.now() + pause).await;
+                }
+                retries += 1;
+                tried.push(endpoint.address);
+            }
+            Next::Retry(_) | Next::GiveUp => return Err(error),
         }
-        worker.stats().upstream_stale.add(u64::from(stale));
+        if again.rewind {
+            match request.can_rewind() {
+                true => request.rewind(),
+                false => request = first_of(head, meta, settings),
+            }
+        }
         // Picked anew, and from the revision that is in force now.
         cluster = worker.view().cluster(&cluster.cluster.name).ok_or(ProxyError::here(Kind::NoEndpoint))?;
+    }
+}
+
+/// A request's part of the bound on those to a cluster, for as long as it lives.
+struct Within {
+    cluster: Rc<ClusterView>,
+    max: Option<u32>,
+}
+
+impl Within {
+    fn take(cluster: &Rc<ClusterView>) -> Result<Within, ProxyError> {
+        let max = cluster.cluster.settings.bounds.requests_max;
+        if let Some(max) = max
+            && !cluster.credits.take(&cluster.state.requests, max)
+        {
+            return Err(ProxyError::here(Kind::Overflow));
+        }
+        Ok(Within { cluster: cluster.clone(), max })
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        if let Some(max) = self.max {
+            self.cluster.credits.give_back(&self.cluster.state.requests, max);
+        }
     }
 }
 
@@ -266,6 +341,8 @@ async fn fail(
     record: &mut Record,
 ) -> After {
     let answer = error.reply();
+    let is_overflow = matches!(error.kind, Kind::Overflow | Kind::PendingTimeout);
+    guard.worker.stats().overflows.add(u64::from(is_overflow));
     record.flag = answer.flag;
     record.detail = error.detail();
     if record.answer_started {

@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use config::Snapshot;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::cluster::{ClusterState, ClusterStates};
+use crate::driver::TaskId;
 use crate::log::AccessLog;
+use crate::slots::Waiter;
 use crate::stats::WorkerStats;
 
 /// What other threads tell a worker.
@@ -20,6 +23,10 @@ pub(crate) enum Mail {
     Snapshot { revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>, applied: std::sync::mpsc::Sender<usize> },
     /// Close idle connections to services: descriptors have run out.
     ShedIdle,
+    /// A task of this worker has got what it waited for.
+    Wake(TaskId),
+    /// Requests of other workers wait for a connection to this cluster: hand over idle ones.
+    HandOver(Arc<ClusterState>),
     /// A connection that another worker accepted and has not read from.
     Connection { bind: SocketAddr, descriptor: OwnedFd, peer: SocketAddr },
     /// Take no new connections, finish what is in flight, end at the deadline at the latest.
@@ -70,6 +77,12 @@ pub(crate) struct Shared {
     /// The most that the process may have, by its descriptors.
     pub(crate) connections_max: usize,
     pub(crate) stats: Vec<WorkerStats>,
+    /// What all workers know of clusters together.
+    pub(crate) clusters: ClusterStates,
+    /// Where this process stands.
+    pub(crate) zone: Option<Box<str>>,
+    /// Workers tell time from here.
+    pub(crate) origin: Instant,
     pub(crate) access_log: Option<AccessLog>,
 }
 
@@ -79,6 +92,7 @@ impl Shared {
         workers: usize,
         connections_max: usize,
         access_log: Option<AccessLog>,
+        zone: Option<Box<str>>,
     ) -> io::Result<Arc<Shared>> {
         let mailbox = |_| {
             let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
@@ -92,7 +106,21 @@ impl Shared {
             connections_max,
             stats: (0..workers).map(|_| WorkerStats::default()).collect(),
             access_log,
+            clusters: ClusterStates::default(),
+            zone,
+            origin: Instant::now(),
         }))
+    }
+
+    /// Lets a request go on that has got what it waited for.
+    pub(crate) fn wake(&self, waiter: &Waiter) {
+        self.mailboxes[waiter.worker].send(Mail::Wake(waiter.task));
+    }
+
+    /// Asks the other workers for idle connections to a cluster.
+    pub(crate) fn ask_for_connections(&self, worker: usize, state: &Arc<ClusterState>) {
+        let others = self.mailboxes.iter().enumerate().filter(|(id, _)| *id != worker);
+        others.for_each(|(_, mailbox)| mailbox.send(Mail::HandOver(state.clone())));
     }
 
     /// Lets every worker close its idle connections to services.

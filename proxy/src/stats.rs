@@ -136,6 +136,12 @@ pub(crate) struct WorkerStats {
     pub(crate) connections_handed: Counter,
     pub(crate) accept_errors: Counter,
     pub(crate) upstream_connections_opened: Counter,
+    /// Attempts after a failed one.
+    pub(crate) retries: Counter,
+    /// Those that were not made, since the budget was spent.
+    pub(crate) retries_over_budget: Counter,
+    /// Requests refused at a cluster's bounds.
+    pub(crate) overflows: Counter,
     /// Requests sent again on a fresh connection, since a pooled one had been closed.
     pub(crate) upstream_stale: Counter,
     pub(crate) requests_in_flight: Counter,

@@ -12,8 +12,11 @@ use config::Snapshot;
 use config::route::Found;
 use config::snapshot::{Backends, Bind, Cluster, ListenerSettings, Rule};
 
-use crate::balance::{Balancer, Load, below};
-use crate::pool::Pool;
+use crate::balance::{Balancer, Load, Question, below};
+use crate::choice::{self, Standing};
+use crate::cluster::{ClusterState, ClusterStates, EndpointState};
+use crate::credits::Credits;
+use crate::pool::{Link, Pool};
 use crate::stats::{Series, SeriesKey, WorkerStats};
 
 /// One revision on one worker.
@@ -24,9 +27,9 @@ pub(crate) struct View {
     /// The rules of each bind by their number, for the same reason; each since it was first met.
     rules: Vec<Vec<OnceCell<Rc<RuleView>>>>,
     pub(crate) clusters: Vec<Rc<ClusterView>>,
+    by_name: HashMap<Arc<str>, usize, foldhash::fast::RandomState>,
     /// Where requests are counted that reached no cluster.
     pub(crate) nowhere: Rc<SeriesCache>,
-    endpoints: HashMap<SocketAddr, Rc<EndpointView>, foldhash::fast::RandomState>,
 }
 
 /// A rule on one worker, where a request finds it with one step. Streams may outlive the snapshot and keep only this.
@@ -39,21 +42,38 @@ impl std::ops::Deref for RuleView {
     }
 }
 
-/// A cluster on one worker.
+/// A cluster on one worker. One that a new revision does not change is the same in its view.
 pub(crate) struct ClusterView {
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) state: Arc<ClusterState>,
     pub(crate) endpoints: Vec<Rc<EndpointView>>,
-    balancer: Balancer,
-    pub(crate) series: SeriesCache,
+    groups: Vec<GroupView>,
+    /// What this worker has of the process's bound on requests.
+    pub(crate) credits: Credits,
+    pub(crate) series: Rc<SeriesCache>,
 }
 
-/// An endpoint on one worker. The same address in two clusters is one endpoint: its connections fit both.
+/// An endpoint of a cluster on one worker.
 pub(crate) struct EndpointView {
     pub(crate) address: SocketAddr,
     pub(crate) pool: Pool,
     pub(crate) load: Load,
+    pub(crate) state: Arc<EndpointState>,
     /// The newest view no longer has it: its connections are closed instead of pooled.
     pub(crate) removed: Cell<bool>,
+}
+
+/// How requests of one lane are shared now.
+struct GroupView {
+    made: RefCell<Rc<Made>>,
+}
+
+/// A choice, ready to be used by requests.
+struct Made {
+    /// That of the cluster when it was made.
+    epoch: u64,
+    until: Duration,
+    tiers: Vec<(f64, Balancer)>,
 }
 
 /// The series of one destination, found again without asking the registry.
@@ -81,48 +101,43 @@ impl SeriesCache {
     }
 }
 
+/// What a worker's views are made with.
+pub(crate) struct Making<'m> {
+    pub(crate) states: &'m ClusterStates,
+    pub(crate) workers: usize,
+    pub(crate) now: Duration,
+}
+
 impl View {
     /// The view of a worker that has no configuration.
     pub(crate) fn empty() -> View {
-        View::new(Arc::new(Snapshot::default()), None, || 0)
+        View {
+            snapshot: Arc::default(),
+            settings: Vec::new(),
+            rules: Vec::new(),
+            clusters: Vec::new(),
+            by_name: HashMap::default(),
+            nowhere: Rc::new(SeriesCache::new("unknown".into(), "unknown".into())),
+        }
     }
 
     /// The view of a snapshot, taking over from the view before it. What vanished is marked, and its idle
     /// connections are closed here.
-    pub(crate) fn new(snapshot: Arc<Snapshot>, before: Option<&View>, dice: impl Fn() -> u64) -> View {
-        let mut endpoints: HashMap<SocketAddr, Rc<EndpointView>, _> = HashMap::default();
-        let mut clusters = Vec::with_capacity(snapshot.clusters.len());
-        for cluster in &snapshot.clusters {
-            let views = cluster.endpoints.iter().map(|endpoint| {
-                let known = before.and_then(|before| before.endpoints.get(&endpoint.address));
-                endpoints
-                    .entry(endpoint.address)
-                    .or_insert_with(|| known.cloned().unwrap_or_else(|| Rc::new(EndpointView::new(endpoint.address))))
-                    .clone()
-            });
-            clusters.push(Rc::new(ClusterView {
-                endpoints: views.collect(),
-                balancer: Balancer::new(cluster, dice()),
-                series: SeriesCache::new(cluster.service.clone(), cluster.namespace.clone()),
-                cluster: cluster.clone(),
-            }));
-        }
-        if let Some(before) = before {
-            for (address, endpoint) in &before.endpoints {
-                if !endpoints.contains_key(address) {
-                    endpoint.removed.set(true);
-                    endpoint.pool.clear();
-                }
-            }
-        }
-        let nowhere = match before {
-            Some(before) => before.nowhere.clone(),
-            None => Rc::new(SeriesCache::new("unknown".into(), "unknown".into())),
+    pub(crate) fn new(snapshot: Arc<Snapshot>, before: &View, making: &Making<'_>) -> View {
+        let cluster = |cluster: &Arc<Cluster>| match before.cluster(&cluster.name) {
+            Some(same) if same.cluster == *cluster => same,
+            known => Rc::new(ClusterView::new(cluster.clone(), known.as_deref(), making)),
         };
+        let clusters: Vec<Rc<ClusterView>> = snapshot.clusters.iter().map(cluster).collect();
+        let by_name: HashMap<_, _, _> =
+            clusters.iter().enumerate().map(|(index, cluster)| (cluster.cluster.name.clone(), index)).collect();
+        for gone in before.clusters.iter().filter(|known| !by_name.contains_key(&known.cluster.name)) {
+            gone.endpoints.iter().for_each(|endpoint| endpoint.remove());
+        }
         let settings = snapshot.binds.iter().map(|bind| Rc::new(ListenerSettings::clone(&bind.settings))).collect();
         let rules = |bind: &Bind| vec![OnceCell::new(); bind.table.rules().len()];
         let rules = snapshot.binds.iter().map(rules).collect();
-        View { snapshot, settings, rules, clusters, nowhere, endpoints }
+        View { snapshot, settings, rules, clusters, by_name, nowhere: before.nowhere.clone() }
     }
 
     /// A rule that was found in a bind's table.
@@ -132,31 +147,134 @@ impl View {
 
     /// The cluster of that name, if it is still there.
     pub(crate) fn cluster(&self, name: &str) -> Option<Rc<ClusterView>> {
-        self.clusters.iter().find(|cluster| &*cluster.cluster.name == name).cloned()
+        self.by_name.get(name).map(|index| self.clusters[*index].clone())
     }
 
-    /// All endpoints, each once.
+    /// The endpoints of all clusters.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Rc<EndpointView>> {
-        self.endpoints.values()
+        self.clusters.iter().flat_map(|cluster| &cluster.endpoints)
     }
 }
 
 impl EndpointView {
-    fn new(address: SocketAddr) -> EndpointView {
-        EndpointView { address, pool: Pool::default(), load: Load::default(), removed: Cell::new(false) }
+    /// The newest view no longer has it.
+    fn remove(&self) {
+        self.removed.set(true);
+        self.pool.clear();
     }
 }
 
 impl ClusterView {
-    /// The endpoint for one attempt. `hash` is the request's, where the balance is by hash.
+    fn new(cluster: Arc<Cluster>, before: Option<&ClusterView>, making: &Making<'_>) -> ClusterView {
+        let (state, states) = making.states.join(&cluster, making.workers, making.now);
+        let mut known: HashMap<SocketAddr, Rc<EndpointView>, foldhash::fast::RandomState> = before
+            .iter()
+            .flat_map(|before| before.endpoints.iter())
+            .map(|endpoint| (endpoint.address, endpoint.clone()))
+            .collect();
+        let endpoints = cluster.endpoints.iter().zip(states).map(|(endpoint, state)| {
+            known.remove(&endpoint.address).unwrap_or_else(|| {
+                Rc::new(EndpointView {
+                    address: endpoint.address,
+                    pool: Pool::default(),
+                    load: Load::default(),
+                    state,
+                    removed: Cell::new(false),
+                })
+            })
+        });
+        let endpoints: Vec<_> = endpoints.collect();
+        known.values().for_each(|gone| gone.remove());
+        let made = || Rc::new(Made { epoch: 0, until: Duration::ZERO, tiers: Vec::new() });
+        ClusterView {
+            endpoints,
+            groups: cluster.groups.iter().map(|_| GroupView { made: RefCell::new(made()) }).collect(),
+            credits: Credits::new(making.workers),
+            series: match before {
+                Some(before) => before.series.clone(),
+                None => Rc::new(SeriesCache::new(cluster.service.clone(), cluster.namespace.clone())),
+            },
+            state,
+            cluster,
+        }
+    }
+
+    /// The endpoint for one attempt; None if the lane has none. `hash` is the request's, where the balance is by hash;
+    /// endpoints in `tried` are taken only if there is no other.
     pub(crate) fn pick(
         &self,
         now: Duration,
         hash: Option<u64>,
-        dice: impl FnMut() -> u64,
+        tried: &[SocketAddr],
+        zone: Option<&str>,
+        mut dice: impl FnMut() -> u64,
     ) -> Option<&Rc<EndpointView>> {
-        let load = |index: usize| &self.endpoints[index].load;
-        self.balancer.pick(&self.cluster, load, now, hash, dice).map(|index| &self.endpoints[index])
+        let group = &self.cluster.groups[0];
+        let made = self.made(0, now, zone, &mut dice);
+        let tier = match &made.tiers[..] {
+            [only] => only,
+            several => {
+                let mut point = dice() as f64 / u64::MAX as f64;
+                several
+                    .iter()
+                    .find(|(share, _)| {
+                        point -= share;
+                        point < 0.0
+                    })
+                    .or(several.last())?
+            }
+        };
+        let question = Question {
+            now,
+            hash: hash.map(|hash| (hash, group)),
+            is_tried: &|member| tried.contains(&self.endpoints[member as usize].address),
+            is_retry: !tried.is_empty(),
+        };
+        let member = tier.1.pick(&question, |member| &self.endpoints[member as usize].load, dice);
+        Some(&self.endpoints[member as usize])
+    }
+
+    /// The endpoint of an address, if it is still there.
+    pub(crate) fn endpoint(&self, address: SocketAddr) -> Option<Rc<EndpointView>> {
+        self.endpoints.iter().find(|endpoint| endpoint.address == address).cloned()
+    }
+
+    /// One idle connection to any of the endpoints.
+    pub(crate) fn take_idle(&self, now: Duration) -> Option<(&Rc<EndpointView>, Link)> {
+        self.endpoints.iter().find_map(|endpoint| Some((endpoint, endpoint.pool.take(now)?)))
+    }
+
+    /// Hands idle connections to requests of any worker that wait for one.
+    pub(crate) fn hand_over_idle(&self, now: Duration) {
+        while self.state.connections.waiting() > 0
+            && let Some((endpoint, Link { socket, slot })) = self.take_idle(now)
+        {
+            if let Some(slot) = slot {
+                // Nobody waits any more: then nobody misses this one either.
+                let _ = slot.hand_over(socket, endpoint.address);
+            }
+        }
+    }
+
+    /// The choice that is right now.
+    fn made(&self, group: usize, now: Duration, zone: Option<&str>, dice: &mut impl FnMut() -> u64) -> Rc<Made> {
+        let epoch = self.state.epoch();
+        let before = self.groups[group].made.borrow().clone();
+        if before.epoch == epoch && now < before.until {
+            return before;
+        }
+        let cluster = &self.cluster;
+        let members = &cluster.groups[group].members;
+        let standing = |member: u32| Standing::of(&self.endpoints[member as usize].state);
+        let choice = choice::choose(&cluster.endpoints, members, standing, &cluster.settings.usage, zone, now);
+        let tiers =
+            choice.tiers.into_iter().filter(|tier| !tier.members.is_empty()).enumerate().map(|(index, tier)| {
+                let before = before.tiers.get(index).map(|(_, balancer)| balancer);
+                (tier.share, Balancer::new(cluster.settings.balance, &tier.members, before, dice()))
+            });
+        let made = Rc::new(Made { epoch, until: choice.until, tiers: tiers.collect() });
+        self.groups[group].made.replace(made.clone());
+        made
     }
 }
 

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use config::Snapshot;
 
+use crate::check::{self, Checks};
 use crate::connection;
 use crate::driver::{Driver, Socket, TaskId};
 use crate::listen;
 use crate::log::http_date;
 use crate::shared::{Mail, Opened, Shared};
 use crate::stats::WorkerStats;
-use crate::view::View;
+use crate::view::{Making, View};
 
 /// How often idle connections are looked through when nothing is heard of them.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,6 +64,7 @@ pub(crate) struct Worker {
     idle_until: Cell<Duration>,
     /// From when on no connection is taken, once the worker finishes.
     accept_until: Cell<Duration>,
+    pub(crate) checks: Checks,
     /// The task that hears of idle upstream connections.
     keeper: Cell<TaskId>,
     dice: Cell<u64>,
@@ -74,7 +76,7 @@ pub(crate) struct Worker {
 pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
     let worker = Rc::new(Worker {
         id,
-        driver: Driver::new()?,
+        driver: Driver::new(shared.origin)?,
         view: RefCell::new(Rc::new(View::empty())),
         binds: RefCell::default(),
         leaving: RefCell::default(),
@@ -82,6 +84,7 @@ pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
         finishing: Cell::new(false),
         idle_until: Cell::new(Duration::MAX),
         accept_until: Cell::new(Duration::MAX),
+        checks: Checks::default(),
         keeper: Cell::new(0),
         dice: Cell::new(seed | 1),
         date: RefCell::default(),
@@ -172,7 +175,9 @@ impl Worker {
 
     /// Puts a revision in force: from here on no request, connection or retry goes to what it removed.
     fn apply(self: &Rc<Self>, revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>) {
-        let view = Rc::new(View::new(snapshot.clone(), Some(&self.view.borrow()), || self.dice()));
+        let making =
+            Making { states: &self.shared.clusters, workers: self.shared.mailboxes.len(), now: self.driver.now() };
+        let view = Rc::new(View::new(snapshot.clone(), &self.view.borrow(), &making));
         let before = self.view.replace(view);
         for opened in opened {
             // An address that comes back takes over at once from what is left of it.
@@ -207,6 +212,7 @@ impl Worker {
         if self.binds.borrow().len() < known {
             self.wake_connections();
         }
+        check::renew(self);
         self.stats().revision.set(revision);
     }
 
@@ -313,6 +319,12 @@ async fn read_mail(worker: Rc<Worker>) {
                             worker.shared.connections.fetch_sub(1, Relaxed);
                             worker.shared.loads[worker.id].fetch_sub(1, Relaxed);
                         }
+                    }
+                }
+                Mail::Wake(task) => worker.driver.wake(task),
+                Mail::HandOver(state) => {
+                    if let Some(cluster) = worker.view().cluster(&state.name) {
+                        cluster.hand_over_idle(worker.driver.now());
                     }
                 }
                 Mail::ShedIdle => worker.view().endpoints().for_each(|endpoint| endpoint.pool.clear()),

@@ -130,14 +130,7 @@ fn cluster(service: &Object<Spec>, port: &ServicePort, settings: ClusterSettings
 }
 
 fn group(lane: Option<Arc<str>>, members: Vec<u32>, endpoints: &[Endpoint], balance: Balance) -> Group {
-    let consistent = |build: fn(&[&Endpoint]) -> Consistent| {
-        let members: Vec<&Endpoint> = members.iter().map(|member| &endpoints[*member as usize]).collect();
-        Some(Arc::new(build(&members)))
-    };
-    let consistent = match balance {
-        Balance::RingHash => consistent(Consistent::ring),
-        Balance::Maglev => consistent(Consistent::maglev),
-        Balance::PeakEwma | Balance::RoundRobin | Balance::LeastRequest => None,
-    };
+    let chosen: Vec<&Endpoint> = members.iter().map(|member| &endpoints[*member as usize]).collect();
+    let consistent = Consistent::of(balance, &chosen).map(Arc::new);
     Group { lane, members, consistent }
 }

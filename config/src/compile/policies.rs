@@ -86,7 +86,7 @@ fn settings(spec: &Spec) -> ListenerSettings {
 }
 
 /// The types' own bounds are far below, so that nothing is lost.
-fn saturate(number: u64) -> u32 {
+pub(crate) fn saturate(number: u64) -> u32 {
     number.try_into().unwrap_or(u32::MAX)
 }
 

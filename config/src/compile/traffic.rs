@@ -4,10 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::compile::policies::conflict;
+use crate::compile::policies::saturate;
 use crate::model::Documents;
-use crate::model::traffic_policy::{HashOn, LoadBalancer, Policy, Spec};
+use crate::model::traffic_policy::{
+    Connections, HashOn, LoadBalancer, LocalityMode, Policy, Retries as WrittenRetries, RetryOn, Spec,
+};
 use crate::problem::Problems;
-use crate::snapshot::{Balance, ClusterSettings, HashKey};
+use crate::snapshot::{
+    Balance, Bounds, ClusterSettings, HashKey, HealthCheck, Locality, Outlier, Retries, SlowStart, Usage,
+};
 
 /// The settings of Services that a policy names, by namespace and name.
 pub(crate) type Settings<'d> = HashMap<(&'d str, &'d str), ClusterSettings>;
@@ -32,14 +37,14 @@ pub(crate) fn settings<'d>(documents: &'d Documents, problems: &mut Problems) ->
                 conflict("TrafficPolicy", winner, target.place, field, problems);
             } else {
                 winners.insert(key, policy.metadata.to_string());
-                settings.insert(key, of(&policy.spec));
+                settings.insert(key, of(&policy.spec, key));
             }
         }
     }
     settings
 }
 
-fn of(spec: &Spec) -> ClusterSettings {
+fn of(spec: &Spec, service: (&str, &str)) -> ClusterSettings {
     let defaults = ClusterSettings::default();
     let timeouts = spec.timeouts.as_ref();
     ClusterSettings {
@@ -55,6 +60,66 @@ fn of(spec: &Spec) -> ClusterSettings {
             .flat_map(|list| list.iter())
             .filter_map(hash_key)
             .collect(),
+        usage: usage(spec, service),
+        bounds: spec.connections.as_ref().map_or(defaults.bounds, bounds),
+        retries: spec.retries.as_ref().map_or(defaults.retries, retries),
+    }
+}
+
+fn usage(spec: &Spec, (namespace, service): (&str, &str)) -> Usage {
+    Usage {
+        locality: spec.locality.as_ref().map(|written| {
+            let LocalityMode::SameZoneFirst = written.mode;
+            let failover = written.failover.iter().map(|zone| zone.as_str().into()).collect();
+            Locality { local_share_min: written.min_local_share.0, failover }
+        }),
+        outlier: spec.outlier_detection.as_ref().map(|written| Outlier {
+            failures: saturate(written.consecutive_errors.0),
+            interval: written.interval.0,
+            ejection: written.base_ejection_time.0,
+            ejected_percent_max: saturate(written.max_ejection_percent.0),
+        }),
+        slow_start: spec.slow_start.as_ref().map(|written| SlowStart {
+            window: written.window.0,
+            weight_min: written.min_weight_percent.0 as f64 / 100.0,
+            aggression: written.aggression.0,
+            guard: written.overload_guard_percent.0 as f64 / 100.0,
+        }),
+        health_check: spec.health_check.as_ref().map(|written| HealthCheck {
+            target: written.path.as_str().into(),
+            host: match &written.host {
+                Some(host) => host.as_str().into(),
+                None => format!("{service}.{namespace}").into(),
+            },
+            interval: written.interval.0,
+            timeout: written.timeout.0,
+            healthy_threshold: saturate(written.healthy_threshold.0),
+            unhealthy_threshold: saturate(written.unhealthy_threshold.0),
+        }),
+    }
+}
+
+fn bounds(written: &Connections) -> Bounds {
+    let defaults = Bounds::default();
+    Bounds {
+        connections_max: written.max.map(|max| saturate(max.0)),
+        pending_max: written.max_pending.as_ref().map_or(defaults.pending_max, |max| saturate(max.value.0)),
+        requests_max: written.max_requests.map(|max| saturate(max.0)),
+    }
+}
+
+fn retries(written: &WrittenRetries) -> Retries {
+    let defaults = Retries::default();
+    let has = |on: RetryOn| written.on.contains(&on);
+    let budget = written.budget.as_ref();
+    Retries {
+        attempts: saturate(written.attempts.0),
+        connect_failure: has(RetryOn::ConnectFailure),
+        reset: has(RetryOn::Reset),
+        timeout: has(RetryOn::Timeout),
+        codes: written.codes.iter().filter_map(|code| code.0.try_into().ok()).collect(),
+        budget_ratio: budget.map_or(defaults.budget_ratio, |budget| budget.ratio.0),
+        budget_per_second: budget.map_or(defaults.budget_per_second, |budget| saturate(budget.min_per_second.0)),
     }
 }
 

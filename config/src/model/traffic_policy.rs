@@ -1,10 +1,15 @@
-//! TrafficPolicy: the upstream side of a Service: timeouts, and how its instances share the requests. Pure, Cold.
+//! TrafficPolicy: the upstream side of a Service: timeouts, how its instances share the requests, which of them are
+//! in use, and what is tried again. Pure, Cold.
+
+use std::time::Duration;
 
 use crate::decode::{At, List, Path};
 use crate::model::listener_policy::Mode;
 use crate::object::{exactly_one, object, words};
 use crate::problem::Problems;
-use crate::value::{Group, HeaderName, Kind, Line, ObjectName, Period};
+use crate::value::{
+    Decimal, Group, HeaderName, Kind, LabelValue, Line, ObjectName, Period, PreciseHostname, RequestTarget, Whole,
+};
 
 object! {
     /// How requests reach the instances of a Service. What is absent has its default.
@@ -17,10 +22,21 @@ object! {
         optional timeouts: Timeouts = "timeouts",
         /// Which instance a request goes to.
         optional load_balancer: LoadBalancer = "loadBalancer",
+        /// Prefer instances that are near.
+        optional locality: Locality = "locality",
+        /// Instances that fail are left alone for a while.
+        optional outlier_detection: OutlierDetection = "outlierDetection",
+        /// An instance that is new gets less at first.
+        optional slow_start: SlowStart = "slowStart",
+        /// How much at the same time, over all workers of the process.
+        optional connections: Connections = "connections",
+        /// Asks instances whether they are well.
+        optional health_check: HealthCheck = "healthCheck",
+        /// Which failures are followed by another attempt; only those that never reached an instance if absent.
+        optional retries: Retries = "retries",
     }
-    refused {
-        "effectiveTime", "retries", "locality", "outlierDetection", "slowStart", "connections", "healthCheck",
-    }
+    refused { "effectiveTime" }
+    check hashing_has_no_zones;
 }
 
 object! {
@@ -90,6 +106,144 @@ object! {
         optional client_address: At<bool> = "clientAddress",
     }
     check one_thing_to_hash;
+}
+
+object! {
+    /// Prefer instances that are near. Where a proxy stands is told by its `--zone`.
+    Locality {
+        /// The only way so far.
+        required mode: LocalityMode = "mode",
+        /// The own zone is preferred where it has at least this part of the ready weight; 0.2 if absent.
+        defaulted min_local_share: Decimal<0, 1000> = "minLocalShare" or Decimal(0.2),
+        /// Zones that take over, in this order; those not named come last and together.
+        defaulted failover: List<LabelValue, 0, 64> = "failover" or List::default(),
+    }
+}
+
+words! {
+    /// How the zone counts.
+    LocalityMode {
+        /// The own zone as far as it is well, then the others.
+        SameZoneFirst = "sameZoneFirst",
+    }
+}
+
+object! {
+    /// Instances that fail are left alone for a while.
+    OutlierDetection {
+        /// So many failures in a row: a status of 500 and above, no connection, no answer; 5 if absent.
+        defaulted consecutive_errors: Whole<1, 10_000> = "consecutive5xxErrors" or Whole(5),
+        /// As long as an instance has to be well for the next time to be one step shorter; 10s if absent.
+        defaulted interval: Period<1> = "interval" or Period(Duration::from_secs(10)),
+        /// How long the first time takes; each time in a row takes once more as long; 30s if absent.
+        defaulted base_ejection_time: Period<1> = "baseEjectionTime" or Period(Duration::from_secs(30)),
+        /// Of a Service's instances at most; at least one may be ejected, but never all; 50 if absent.
+        defaulted max_ejection_percent: Whole<0, 100> = "maxEjectionPercent" or Whole(50),
+    }
+}
+
+object! {
+    /// An instance that is new, or well again, gets less at first.
+    SlowStart {
+        /// How long until it gets all of its share.
+        required window: Period<1> = "window",
+        /// What it gets at once, in percent of its share; 10 if absent.
+        defaulted min_weight_percent: Whole<1, 100> = "minWeightPercent" or Whole(10),
+        /// 1 is a straight line; more gives more at the beginning.
+        defaulted aggression: Decimal<100, 10_000> = "aggression" or Decimal(1.0),
+        /// Where so many percent of the instances are new, none is spared; 50 if absent.
+        defaulted overload_guard_percent: Whole<1, 100> = "overloadGuardPercent" or Whole(50),
+    }
+}
+
+object! {
+    /// How much at the same time, over all workers of the process.
+    Connections {
+        /// Connections open to all instances together, idle ones too.
+        optional max: Whole<1, 1_000_000> = "max",
+        /// Requests that wait for a connection because of `max`; 1024 if absent.
+        optional max_pending: At<Whole<0, 1_000_000>> = "maxPending",
+        /// Requests under way.
+        optional max_requests: Whole<1, 10_000_000> = "maxRequests",
+    }
+    check pending_needs_a_bound;
+}
+
+object! {
+    /// Asks instances whether they are well, from each process once: a GET that is to be answered with a status of 200 to
+    /// 299.
+    HealthCheck {
+        /// What is asked for.
+        required path: RequestTarget = "path",
+        /// What is said in `Host`; the Service's name if absent.
+        optional host: PreciseHostname = "host",
+        /// From one question to the next; 5s if absent.
+        defaulted interval: Period<10> = "interval" or Period(Duration::from_secs(5)),
+        /// How long an answer may take; 1s if absent.
+        defaulted timeout: Period<1> = "timeout" or Period(Duration::from_secs(1)),
+        /// Good answers in a row after which it is well again; 2 if absent.
+        defaulted healthy_threshold: Whole<1, 1_000> = "healthyThreshold" or Whole(2),
+        /// Bad ones in a row after which it is not; 3 if absent.
+        defaulted unhealthy_threshold: Whole<1, 1_000> = "unhealthyThreshold" or Whole(3),
+    }
+}
+
+object! {
+    /// Which failures are followed by another attempt, at another instance where there is one. A request that may have
+    /// been executed is repeated only if its method allows it (RFC 9110 9.2.2).
+    Retries {
+        /// Attempts after the first; 0 is none at all, not even where no instance was reached.
+        required attempts: Whole<0, 10> = "attempts",
+        /// `connectFailure` if absent.
+        defaulted on: List<RetryOn, 0, 8> = "on" or List::of([RetryOn::ConnectFailure]),
+        /// Answers with these statuses, too.
+        defaulted codes: List<Whole<400, 599>, 0, 16> = "codes" or List::default(),
+        /// How much of the traffic may be retries.
+        optional budget: Budget = "budget",
+    }
+}
+
+words! {
+    /// A failure.
+    RetryOn {
+        /// No connection: no instance has seen anything of the request.
+        ConnectFailure = "connectFailure",
+        /// The connection ended before an answer.
+        Reset = "reset",
+        /// The instance said that it did nothing (HTTP/2); has no meaning before that is spoken.
+        RefusedStream = "refusedStream",
+        /// No answer within the time of one attempt.
+        Timeout = "timeout",
+    }
+}
+
+object! {
+    /// How much of the traffic may be retries, over all workers of the process.
+    Budget {
+        /// In parts of the requests; 0.2 if absent.
+        defaulted ratio: Decimal<0, 1000> = "ratio" or Decimal(0.2),
+        /// Beside that; 10 if absent.
+        defaulted min_per_second: Whole<0, 1_000_000> = "minPerSecond" or Whole(10),
+    }
+}
+
+fn hashing_has_no_zones(spec: &Spec, path: &Path<'_>, problems: &mut Problems) {
+    let hashes = |balancer: &LoadBalancer| matches!(balancer.policy.value, Policy::RingHash | Policy::Maglev);
+    if let Some(locality) = &spec.locality
+        && let Some(balancer) = spec.load_balancer.as_ref().filter(|balancer| hashes(balancer))
+    {
+        let reason = format!("means nothing with {}", balancer.policy.value.word());
+        let hint = "alike requests go to one instance, wherever it stands";
+        problems.error_with_hint(locality.place, path.field("locality"), reason, hint);
+    }
+}
+
+fn pending_needs_a_bound(connections: &Connections, path: &Path<'_>, problems: &mut Problems) {
+    if let Some(pending) = &connections.max_pending
+        && connections.max.is_none()
+    {
+        problems.error(pending.place, path.field("maxPending"), "means nothing without max: nobody ever waits");
+    }
 }
 
 fn target_is_a_service(target: &TargetRef, path: &Path<'_>, problems: &mut Problems) {

@@ -106,6 +106,34 @@ impl<const MIN: u64, const MAX: u64> Decode for Whole<MIN, MAX> {
     }
 }
 
+/// A number from MIN to MAX, both told in thousandths, with a fraction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Decimal<const MIN: u64, const MAX: u64>(pub f64);
+
+impl<const MIN: u64, const MAX: u64> Decode for Decimal<MIN, MAX> {
+    fn decode(node: &Node<'_>, path: &Path<'_>, problems: &mut Problems) -> Option<Self> {
+        let (min, max) = (MIN as f64 / 1000.0, MAX as f64 / 1000.0);
+        let text = match node.word() {
+            Some(Word::Integer(_) | Word::Float) => node.text().unwrap_or_default(),
+            _ => {
+                refuse_shape(node, path, "a number", problems);
+                return None;
+            }
+        };
+        match text.parse::<f64>() {
+            Ok(number) if (min..=max).contains(&number) => Some(Decimal(number)),
+            _ => {
+                problems.error(node.place, path, format!("{text} is not a number from {min} to {max}"));
+                None
+            }
+        }
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "number", "minimum": MIN as f64 / 1000.0, "maximum": MAX as f64 / 1000.0})
+    }
+}
+
 /// A port number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Port(u16);

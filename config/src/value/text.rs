@@ -47,6 +47,14 @@ pub(super) fn kind(text: &str) -> Result<Box<str>, String> {
     }
 }
 
+pub(super) fn request_target(text: &str) -> Result<Box<str>, String> {
+    let is_target = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    match is_target && text.len() <= 1024 {
+        true => Ok(text.into()),
+        false => Err(format!("{text:?} is not a path with or without query (from '/' on, visible ASCII, no '#')")),
+    }
+}
+
 pub(super) fn hostname(text: &str) -> Result<Box<str>, String> {
     let rest = text.strip_prefix("*.").unwrap_or(text);
     match is_subdomain(rest) && text.len() <= 253 && !is_address(text) {

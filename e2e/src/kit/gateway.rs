@@ -229,6 +229,15 @@ impl Gateway {
         self.document("/stats")
     }
 
+    /// `/endpoints`: the states of those of one service's port, in the order of the rules.
+    pub fn endpoint_states(&self, cluster: &str) -> Vec<String> {
+        let clusters = self.document("/endpoints");
+        let found = clusters.as_array().expect("a list").iter().find(|known| known["name"] == *cluster);
+        let endpoints = found.map(|found| found["endpoints"].as_array().expect("a list").iter());
+        let state = |endpoint: &Value| endpoint["state"].as_str().expect("a word").to_owned();
+        endpoints.map_or_else(Vec::new, |endpoints| endpoints.map(state).collect())
+    }
+
     /// One figure of `/stats` of each worker.
     pub fn stat(&self, name: &str) -> Vec<u64> {
         let stats = self.stats();

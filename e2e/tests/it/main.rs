@@ -3,6 +3,7 @@
 mod bad_bodies;
 mod bad_input;
 mod balancing;
+mod bounds;
 mod client_gone;
 mod commands;
 mod connects;
@@ -12,6 +13,8 @@ mod large_bodies;
 mod passing;
 mod process;
 mod reload;
+mod retries;
 mod routing;
 mod service_faults;
 mod tidy;
+mod usage;

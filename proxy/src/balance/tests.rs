@@ -2,29 +2,24 @@
 
 use std::sync::Arc;
 
-use config::snapshot::{ClusterSettings, Endpoint, Group};
+use config::consistent::Consistent;
+use config::snapshot::Endpoint;
 
 use super::*;
 use crate::error::{Kind, Reached};
 
-fn cluster(balance: Balance, weights: &[u32]) -> Cluster {
-    let endpoint = |(index, weight): (usize, &u32)| Endpoint {
-        address: ([10, 0, 0, index as u8 + 1], 80).into(),
-        weight: *weight,
-        zone: None,
-        labels: Default::default(),
-    };
-    let name: Arc<str> = "default/web:80".into();
-    Cluster {
-        name: name.clone(),
-        namespace: name.clone(),
-        service: name,
-        port: 80,
-        endpoints: weights.iter().enumerate().map(endpoint).collect(),
-        groups: vec![Group { lane: None, members: (0..weights.len() as u32).collect(), consistent: None }],
-        settings: ClusterSettings { balance, ..ClusterSettings::default() },
-        policies: Arc::default(),
-    }
+fn balancer(balance: Balance, weights: &[u32]) -> Balancer {
+    let members: Vec<(u32, u64)> = (0..).zip(weights.iter().map(|weight| u64::from(*weight))).collect();
+    Balancer::new(balance, &members, None, 0)
+}
+
+fn endpoint(number: u8) -> Endpoint {
+    Endpoint { address: ([10, 0, 0, number], 80).into(), weight: 1, zone: None, labels: Default::default() }
+}
+
+/// A request that has not been tried.
+fn question(now: Duration) -> Question<'static> {
+    Question { now, hash: None, is_tried: &|_| false, is_retry: false }
 }
 
 /// xorshift64* of a seed.
@@ -54,10 +49,9 @@ impl Simulation {
     }
 
     fn run(&self, per_second: u64, seconds: u64, from: u64) -> (Vec<f64>, Vec<f64>) {
-        let cluster = cluster(self.balance, &self.weights);
         let loads: Vec<Load> = self.weights.iter().map(|_| Load::default()).collect();
         let mut dice = dice(42);
-        let balancer = Balancer::new(&cluster, dice());
+        let balancer = balancer(self.balance, &self.weights);
         let mut counts = vec![0u64; loads.len()];
         let mut latencies = Vec::new();
         // By the time of their end.
@@ -72,7 +66,7 @@ impl Simulation {
                 guards.remove(&ended);
                 loads[index].measured(end, took, self.fails[index]);
             }
-            let index = balancer.pick(&cluster, |index| &loads[index], now, None, &mut dice).expect("there are some");
+            let index = balancer.pick(&question(now), |member| &loads[member as usize], &mut dice) as usize;
             // Times differ by a half, so that averages have something to do.
             let spread = 0.75 + (dice() % 1_000) as f64 / 2_000.0;
             let took = if self.fails[index] { 0.1 } else { self.latency_ms[index] * spread };
@@ -114,11 +108,9 @@ fn shares_follow_weights() {
 
 #[test]
 fn turns_are_spread_and_not_in_blocks() {
-    let cluster = cluster(Balance::RoundRobin, &[3, 1]);
-    let (balancer, loads) = (Balancer::new(&cluster, 0), [Load::default(), Load::default()]);
-    let picks: Vec<usize> = (0..8)
-        .map(|_| balancer.pick(&cluster, |index| &loads[index], Duration::ZERO, None, || 0).expect("there are some"))
-        .collect();
+    let (balancer, loads) = (balancer(Balance::RoundRobin, &[3, 1]), [Load::default(), Load::default()]);
+    let pick = || balancer.pick(&question(Duration::ZERO), |member| &loads[member as usize], || 0);
+    let picks: Vec<u32> = (0..8).map(|_| pick()).collect();
     assert_eq!(picks.iter().filter(|pick| **pick == 1).count(), 2, "{picks:?}");
     assert!(!picks.windows(2).any(|two| two == [1, 1]), "{picks:?}");
 }
@@ -143,13 +135,57 @@ fn an_endpoint_that_fails_fast_is_not_the_best() {
 
 #[test]
 fn turns_go_on_after_any_number_of_requests() {
-    let cluster = cluster(Balance::RoundRobin, &[2, 1]);
-    let (balancer, loads) = (Balancer::new(&cluster, 0), [Load::default(), Load::default()]);
+    let (balancer, loads) = (balancer(Balance::RoundRobin, &[2, 1]), [Load::default(), Load::default()]);
     // As far as some 30 million requests bring it.
     let far = |Reverse((at, weight, index))| Reverse((at + u128::from(u64::MAX - 5), weight, index));
     balancer.turns.replace_with(|turns| Turns { next: 0, queue: turns.queue.drain().map(far).collect() });
-    let pick = || balancer.pick(&cluster, |index| &loads[index], Duration::ZERO, None, || 0);
-    assert_eq!((0..300).filter(|_| pick() == Some(1)).count(), 100);
+    let pick = || balancer.pick(&question(Duration::ZERO), |member| &loads[member as usize], || 0);
+    assert_eq!((0..300).filter(|_| pick() == 1).count(), 100);
+}
+
+#[test]
+fn turns_go_on_when_weights_change() {
+    // Made anew before each request, as while an endpoint warms up: nobody is always the first.
+    for weights in [[4, 4, 4, 4], [4, 4, 4, 1]] {
+        let members: Vec<(u32, u64)> = (0..).zip(weights).collect();
+        let loads: [Load; 4] = Default::default();
+        let mut balancer = Balancer::new(Balance::RoundRobin, &members, None, 0);
+        let mut counts = [0; 4];
+        for _ in 0..1300 {
+            balancer = Balancer::new(Balance::RoundRobin, &members, Some(&balancer), 0);
+            counts[balancer.pick(&question(Duration::ZERO), |member| &loads[member as usize], || 0) as usize] += 1;
+        }
+        let total: u64 = weights.iter().sum();
+        for (weight, count) in weights.iter().zip(counts) {
+            assert!((count as u64).abs_diff(1300 * weight / total) <= 2, "{weights:?}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn another_endpoint_is_tried_before_the_same_again() {
+    let endpoints: Vec<Endpoint> = (1..=4).map(endpoint).collect();
+    let consistent =
+        Arc::new(Consistent::of(Balance::RingHash, &endpoints.iter().collect::<Vec<_>>()).expect("a ring"));
+    let group = Group { lane: None, members: vec![0, 1, 2, 3], consistent: Some(consistent) };
+    for policy in [Balance::PeakEwma, Balance::RoundRobin, Balance::LeastRequest, Balance::RingHash] {
+        let (balancer, loads) = (balancer(policy, &[1; 4]), <[Load; 4]>::default());
+        let mut dice = dice(7);
+        for request in 0..100_u64 {
+            let mut tried: Vec<u32> = Vec::new();
+            for _ in 0..4 {
+                let question = Question {
+                    now: Duration::ZERO,
+                    hash: Some((request << 57, &group)),
+                    is_tried: &|member| tried.contains(&member),
+                    is_retry: !tried.is_empty(),
+                };
+                let picked = balancer.pick(&question, |member| &loads[member as usize], &mut dice);
+                assert!(!tried.contains(&picked), "{policy:?}: {tried:?} {picked}");
+                tried.push(picked);
+            }
+        }
+    }
 }
 
 #[test]

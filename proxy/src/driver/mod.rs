@@ -63,8 +63,8 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// A loop without tasks.
-    pub(crate) fn new() -> io::Result<Rc<Driver>> {
+    /// A loop without tasks, whose time begins at `origin`.
+    pub(crate) fn new(origin: Instant) -> io::Result<Rc<Driver>> {
         Ok(Rc::new(Driver {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             slots: RefCell::default(),
@@ -75,7 +75,7 @@ impl Driver {
             turn: Cell::new(0),
             current: Cell::new(0),
             wheel: RefCell::default(),
-            origin: Instant::now(),
+            origin,
             now: Cell::new(Duration::ZERO),
             stopped: Cell::new(false),
             panics: Cell::new(0),

@@ -209,6 +209,17 @@ impl Socket {
         self.readiness().has(Readiness::BROKEN)
     }
 
+    /// Whether the peer is known to send no more, or to have reset the connection; as `is_broken` knows it.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.readiness().has(Readiness::PEER_CLOSED)
+    }
+
+    /// The connection without what this worker knew of it, for another worker to take over.
+    pub(crate) fn into_descriptor(self) -> io::Result<OwnedFd> {
+        self.unregister();
+        self.descriptor.try_clone()
+    }
+
     /// Whether the peer's end or an error has been seen, or anything at all that can be read: for an idle
     /// connection each of them means that it cannot be used.
     pub(crate) fn has_news(&self) -> bool {

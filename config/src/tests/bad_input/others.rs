@@ -84,12 +84,12 @@ fn services_policies_and_grants() {
     check_spec(
         "TrafficPolicy",
         &format!(
-            "{target}, mode: shadow, retries: {{}}, timeouts: {{connect: 0s, firstByte: 5}}, \
+            "{target}, mode: shadow, effectiveTime: {{}}, timeouts: {{connect: 0s, firstByte: 5}}, \
              loadBalancer: {{policy: random, hashOn: [{{header: 'a b'}}, {{}}]}}"
         ),
         &[
             "f:2: spec.mode: shadow is not enforced by this build",
-            "f:2: spec.retries: is not enforced by this build",
+            "f:2: spec.effectiveTime: is not enforced by this build",
             "f:2: spec.timeouts.connect: must be at least 1ms",
             "f:2: spec.timeouts.firstByte: must be a duration, not the number 5 (write 5s for seconds)",
             "f:2: spec.loadBalancer.policy: \"random\" is not one of peakEwma, roundRobin, leastRequest, ringHash, maglev",
@@ -117,6 +117,67 @@ fn services_policies_and_grants() {
     ] {
         let problem = format!("f:2: {problem}");
         check_spec("TrafficPolicy", &format!("{target}, loadBalancer: {{{balancer}}}"), &[&problem]);
+    }
+    for (fields, problems) in [
+        (
+            "outlierDetection: {consecutive5xxErrors: 0, interval: 0s, baseEjectionTime: 0s, maxEjectionPercent: 101}",
+            &[
+                "outlierDetection.consecutive5xxErrors: 0 is not a number from 1 to 10000",
+                "outlierDetection.interval: must be at least 1ms",
+                "outlierDetection.baseEjectionTime: must be at least 1ms",
+                "outlierDetection.maxEjectionPercent: 101 is not a number from 0 to 100",
+            ][..],
+        ),
+        (
+            "slowStart: {window: 0s, minWeightPercent: 0, aggression: 0, overloadGuardPercent: 101}",
+            &[
+                "slowStart.window: must be at least 1ms",
+                "slowStart.minWeightPercent: 0 is not a number from 1 to 100",
+                "slowStart.aggression: 0 is not a number from 0.1 to 10",
+                "slowStart.overloadGuardPercent: 101 is not a number from 1 to 100",
+            ],
+        ),
+        ("slowStart: {}", &["slowStart.window: is missing"]),
+        (
+            "connections: {max: 0, maxRequests: many}",
+            &[
+                "connections.max: 0 is not a number from 1 to 1000000",
+                "connections.maxRequests: must be a number, not a text",
+            ],
+        ),
+        ("connections: {maxPending: 5}", &["connections.maxPending: means nothing without max: nobody ever waits"]),
+        (
+            "healthCheck: {path: 'a b', timeout: 0s, interval: 1ms}",
+            &[
+                "healthCheck.path: \"a b\" is not a path with or without query (from '/' on, visible ASCII, no '#')",
+                "healthCheck.timeout: must be at least 1ms",
+                "healthCheck.interval: must be at least 10ms",
+            ],
+        ),
+        (
+            "retries: {attempts: 11, on: [always], codes: [200], budget: {ratio: 1.5}}",
+            &[
+                "retries.attempts: 11 is not a number from 0 to 10",
+                "retries.on[0]: \"always\" is not one of connectFailure, reset, refusedStream, timeout",
+                "retries.codes[0]: 200 is not a number from 400 to 599",
+                "retries.budget.ratio: 1.5 is not a number from 0 to 1",
+            ],
+        ),
+        (
+            "locality: {mode: nearest, minLocalShare: high}",
+            &[
+                "locality.mode: \"nearest\" must be sameZoneFirst",
+                "locality.minLocalShare: must be a number, not a text",
+            ],
+        ),
+        (
+            "loadBalancer: {policy: maglev, hashOn: [{header: a}]}, locality: {mode: sameZoneFirst}",
+            &["locality: means nothing with maglev (alike requests go to one instance, wherever it stands)"],
+        ),
+    ] {
+        let problems: Vec<String> = problems.iter().map(|problem| format!("f:2: spec.{problem}")).collect();
+        let problems: Vec<&str> = problems.iter().map(String::as_str).collect();
+        check_spec("TrafficPolicy", &format!("{target}, {fields}"), &problems);
     }
     check_spec(
         "TrafficPolicy",

@@ -1,0 +1,153 @@
+//! Bounds of a TrafficPolicy hold over all workers of the process, and who waits at one is served in turn.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, until};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn rules(backends: &[SocketAddr], connections: &str) -> Rules {
+    let traffic = format!("connections: {{{connections}}}");
+    Rules::new().service("web", backends).rule("backendRefs: [{name: web, port: 80}]").traffic("web", &traffic)
+}
+
+/// How many connections are open at once, and the most that ever were.
+#[derive(Clone, Default)]
+struct Meter(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Meter {
+    fn most(&self) -> usize {
+        self.0.1.load(SeqCst)
+    }
+
+    /// A service that counts its connections.
+    fn backend(&self) -> Backend {
+        let meter = self.clone();
+        Backend::start(move |served| {
+            let (open, most) = &*meter.0;
+            most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+            while served.request().is_some() && served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") {}
+            open.fetch_sub(1, SeqCst);
+        })
+    }
+}
+
+/// A service that answers when it is told to.
+fn patient() -> (Backend, std::sync::mpsc::Sender<()>) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let backend = Backend::start(move |served| {
+        while served.request().is_some() {
+            let told = told.lock().expect("no holder of this lock panics").recv();
+            if told.is_err() || !served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") {
+                return;
+            }
+        }
+    });
+    (backend, tell)
+}
+
+fn waiting(gateway: &Gateway) -> f64 {
+    gateway.metric("evenkeel_waiting{cluster=\"default/web:80\"}")
+}
+
+#[test]
+fn one_connection_is_one_with_four_workers_and_two_endpoints() {
+    let meter = Meter::default();
+    let backends = [meter.backend(), meter.backend()];
+    let addresses = [backends[0].address(), backends[1].address()];
+    let gateway = Launch::new(rules(&addresses, "max: 1").yaml()).workers(4).start();
+    let clients: Vec<_> = (0..12)
+        .map(|_| {
+            let mut client = gateway.connect();
+            std::thread::spawn(move || {
+                for _ in 0..25 {
+                    client.send(GET);
+                    assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+                }
+            })
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().expect("all are served"));
+    assert_eq!(backends.iter().map(|backend| backend.requests().len()).sum::<usize>(), 300);
+    // The gateway closes one before it opens the next; the service may see it a moment later.
+    assert!(meter.most() <= 2, "{} at once", meter.most());
+    assert_eq!(gateway.metric("evenkeel_connections{cluster=\"default/web:80\"}"), 1.0);
+    assert_eq!(waiting(&gateway), 0.0);
+    // Those that waited took over connections that were there, also from other workers.
+    let opened: usize = backends.iter().map(Backend::connections).sum();
+    assert!(opened <= 60, "{opened} connections for 300 requests");
+}
+
+#[test]
+fn the_line_has_a_bound_and_the_dead_leave_it() {
+    let (backend, tell) = patient();
+    let gateway = Gateway::start(&rules(&[backend.address()], "max: 1, maxPending: 2"));
+    let send = || {
+        let mut client = gateway.connect();
+        client.send(GET);
+        client
+    };
+    let mut first = send();
+    until("a request at the service", || (backend.requests().len() == 1).then_some(()));
+    let second = send();
+    until("one in the line", || (waiting(&gateway) == 1.0).then_some(()));
+    let mut third = send();
+    until("two in the line", || (waiting(&gateway) == 2.0).then_some(()));
+    assert_eq!(send().read().map(|answer| answer.status()), Ok(503), "the line is full");
+    assert_eq!(gateway.metric("evenkeel_overflows_total"), 1.0);
+    drop(second);
+    until("one in the line again", || (waiting(&gateway) == 1.0).then_some(()));
+    let mut fifth = send();
+    until("two in the line", || (waiting(&gateway) == 2.0).then_some(()));
+    for client in [&mut first, &mut third, &mut fifth] {
+        tell.send(()).expect("the service lives");
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+    }
+    assert_eq!((backend.requests().len(), backend.connections()), (3, 1));
+}
+
+#[test]
+fn who_waits_too_long_is_told_so() {
+    let (backend, _tell) = patient();
+    let rules = Rules::new()
+        .service("web", &[backend.address()])
+        .rule("backendRefs: [{name: web, port: 80}]")
+        .traffic("web", "connections: {max: 1}\n  timeouts: {connect: 50ms}");
+    let gateway = Gateway::start(&rules);
+    let mut first = gateway.connect();
+    first.send(GET);
+    until("a request at the service", || (backend.requests().len() == 1).then_some(()));
+    let mut second = gateway.connect();
+    second.send(GET);
+    assert_eq!(second.read().map(|answer| answer.status()), Ok(503));
+    assert!(gateway.metric("istio_requests_total{reporter=\"source\",destination_service=\"web.default\"") >= 1.0);
+}
+
+#[test]
+fn requests_at_the_same_time_have_a_bound() {
+    let (backend, tell) = patient();
+    let gateway = Launch::new(rules(&[backend.address()], "maxRequests: 3").yaml()).workers(4).start();
+    let mut under_way: Vec<Peer> = (1..=3)
+        .map(|count| {
+            let mut client = gateway.connect();
+            client.send(GET);
+            until("a request at the service", || (backend.requests().len() == count).then_some(()));
+            client
+        })
+        .collect();
+    for _ in 0..4 {
+        let mut client = gateway.connect();
+        client.send(GET);
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(503));
+    }
+    // Each in turn, whoever of them the service happens to hear first.
+    (0..3).for_each(|_| tell.send(()).expect("the service lives"));
+    assert!(under_way.iter_mut().all(|client| client.read().map(|answer| answer.status()) == Ok(200)));
+    tell.send(()).expect("the service lives");
+    let mut client = gateway.connect();
+    client.send(GET);
+    assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+}

@@ -1,0 +1,274 @@
+//! What all workers know of a cluster together: which endpoints failed too often or said that they are not well, who is
+//! new, how many requests and connections there are, and how much may be retried. It outlives revisions: a cluster that
+//! stays keeps it. Hot where a request touches it, which writes nothing that others read unless something is wrong.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use config::snapshot::{Cluster, Endpoint, Outlier};
+
+use crate::budget::Budget;
+use crate::log::event;
+use crate::slots::Slots;
+
+/// An ejection is no longer than this, however often it was repeated, unless a single one is.
+const EJECTION_MAX: Duration = Duration::from_secs(300);
+
+/// What the process knows of one cluster.
+pub(crate) struct ClusterState {
+    pub(crate) name: Arc<str>,
+    /// Moves whenever something changes that the choice of an endpoint depends on.
+    epoch: AtomicU64,
+    endpoints: Mutex<HashMap<SocketAddr, Weak<EndpointState>>>,
+    /// Requests under way, lent to workers in part.
+    pub(crate) requests: AtomicI64,
+    /// Connections.
+    pub(crate) connections: Slots,
+    pub(crate) budget: Budget,
+}
+
+/// What the process knows of one endpoint of a cluster. Times are in nanoseconds since the process's start, 0 is never.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointState {
+    /// In a row.
+    failures: AtomicU32,
+    ejected_until: AtomicU64,
+    /// How many times in a row it was ejected.
+    ejections: AtomicU32,
+    /// Since when it may be used; 0 for one that was there from the beginning.
+    ready_since: AtomicU64,
+    health: AtomicU8,
+    /// Over all time, for people.
+    pub(crate) ejections_total: AtomicU64,
+}
+
+/// What active checks say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Health {
+    /// Nothing yet.
+    Unproven,
+    /// It is well.
+    Well,
+    /// It is not.
+    Unwell,
+}
+
+/// All clusters that workers know, by name.
+#[derive(Default)]
+pub(crate) struct ClusterStates(Mutex<HashMap<Arc<str>, Weak<ClusterState>>>);
+
+impl ClusterStates {
+    /// The state of a cluster of that name and of its endpoints, those that are known already or new ones. Endpoints that
+    /// come with the cluster itself are not new: there is nobody who could spare them.
+    pub(crate) fn join(
+        &self,
+        cluster: &Cluster,
+        workers: usize,
+        now: Duration,
+    ) -> (Arc<ClusterState>, Vec<Arc<EndpointState>>) {
+        let mut known = self.0.lock().expect("no holder of this lock can panic");
+        let (state, is_first) = match known.get(&cluster.name).and_then(Weak::upgrade) {
+            Some(state) => (state, false),
+            None => {
+                known.retain(|_, state| state.strong_count() > 0);
+                let state = Arc::new(ClusterState {
+                    name: cluster.name.clone(),
+                    epoch: AtomicU64::new(1),
+                    endpoints: Mutex::default(),
+                    requests: AtomicI64::new(0),
+                    connections: Slots::default(),
+                    budget: Budget::new(workers),
+                });
+                known.insert(cluster.name.clone(), Arc::downgrade(&state));
+                (state, true)
+            }
+        };
+        let mut endpoints = state.endpoints.lock().expect("no holder of this lock can panic");
+        let joined = cluster.endpoints.iter().map(|endpoint| {
+            if let Some(known) = endpoints.get(&endpoint.address).and_then(Weak::upgrade) {
+                return known;
+            }
+            let fresh = Arc::new(EndpointState::default());
+            if !is_first {
+                fresh.ready_since.store(nanos(now), Relaxed);
+            }
+            endpoints.insert(endpoint.address, Arc::downgrade(&fresh));
+            fresh
+        });
+        let joined: Vec<_> = joined.collect();
+        endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+        drop(endpoints);
+        (state, joined)
+    }
+
+    /// The state of a cluster that workers know, with that of its endpoints.
+    pub(crate) fn find(&self, cluster: &Cluster) -> Option<(Arc<ClusterState>, Vec<Arc<EndpointState>>)> {
+        let state = self.0.lock().expect("no holder of this lock can panic").get(&cluster.name)?.upgrade()?;
+        let known = state.endpoints.lock().expect("no holder of this lock can panic");
+        let of = |endpoint: &Endpoint| known.get(&endpoint.address)?.upgrade();
+        let endpoints = cluster.endpoints.iter().map(of).collect::<Option<Vec<_>>>()?;
+        drop(known);
+        Some((state, endpoints))
+    }
+}
+
+impl ClusterState {
+    /// Whoever chose at another epoch has to look again.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+
+    fn changed(&self) {
+        self.epoch.fetch_add(1, Relaxed);
+    }
+
+    /// An attempt at an endpoint ended well or not.
+    pub(crate) fn tell(
+        &self,
+        endpoint: &EndpointState,
+        address: SocketAddr,
+        failed: bool,
+        now: Duration,
+        settings: &Outlier,
+    ) {
+        if !failed {
+            // Most of the time this reads what nobody writes.
+            if endpoint.failures.load(Relaxed) != 0 {
+                endpoint.failures.store(0, Relaxed);
+            }
+            return;
+        }
+        let failures = endpoint.failures.fetch_add(1, Relaxed) + 1;
+        if failures < settings.failures || endpoint.is_ejected(now) {
+            return;
+        }
+        let endpoints = self.endpoints.lock().expect("no holder of this lock can panic");
+        let all = || endpoints.values().filter_map(Weak::upgrade);
+        let (count, ejected) = (all().count(), all().filter(|other| other.is_ejected(now)).count());
+        if endpoint.is_ejected(now) || !may_eject(count, ejected, settings.ejected_percent_max) {
+            return;
+        }
+        let until = Duration::from_nanos(endpoint.ejected_until.load(Relaxed));
+        let times = ejections_in_a_row(endpoint.ejections.load(Relaxed), until, now, settings.interval);
+        let length = ejection_length(times, settings.ejection);
+        endpoint.failures.store(0, Relaxed);
+        endpoint.ejections.store(times, Relaxed);
+        endpoint.ejections_total.fetch_add(1, Relaxed);
+        endpoint.ejected_until.store(nanos(now + length).max(1), Relaxed);
+        drop(endpoints);
+        self.changed();
+        let name = &self.name;
+        event("warn", &format!("{name}: {address} is ejected for {length:?} after {failures} failures in a row"));
+    }
+
+    /// What active checks say now of an endpoint.
+    pub(crate) fn checked(&self, endpoint: &EndpointState, address: SocketAddr, health: Health, now: Duration) {
+        let before = endpoint.health();
+        if before == health {
+            return;
+        }
+        endpoint.health.store(health as u8, Relaxed);
+        if health == Health::Well && before == Health::Unwell {
+            endpoint.ready_since.store(nanos(now).max(1), Relaxed);
+        }
+        self.changed();
+        match health {
+            Health::Unwell => event("warn", &format!("{}: {address} is not well: it is not used", self.name)),
+            Health::Well if before == Health::Unwell => {
+                event("info", &format!("{}: {address} is well again", self.name))
+            }
+            Health::Well | Health::Unproven => {}
+        }
+    }
+}
+
+impl EndpointState {
+    /// Until when it is left alone; in the past if it is not.
+    pub(crate) fn ejected_until(&self) -> Duration {
+        Duration::from_nanos(self.ejected_until.load(Relaxed))
+    }
+
+    /// Whether it is left alone.
+    pub(crate) fn is_ejected(&self, now: Duration) -> bool {
+        self.ejected_until() > now
+    }
+
+    /// Since when it may be used.
+    pub(crate) fn ready_since(&self) -> Option<Duration> {
+        Some(self.ready_since.load(Relaxed)).filter(|since| *since > 0).map(Duration::from_nanos)
+    }
+
+    /// What active checks say.
+    pub(crate) fn health(&self) -> Health {
+        match self.health.load(Relaxed) {
+            1 => Health::Well,
+            2 => Health::Unwell,
+            _ => Health::Unproven,
+        }
+    }
+}
+
+/// Whether one more of `count` endpoints may be ejected: one always, as long as another is left.
+fn may_eject(count: usize, ejected: usize, percent_max: u32) -> bool {
+    let most = (count * percent_max as usize / 100).max(usize::from(percent_max > 0)).min(count.saturating_sub(1));
+    ejected < most
+}
+
+/// Which time in a row the next ejection is: each `interval` without one since the last takes one off.
+fn ejections_in_a_row(before: u32, until: Duration, now: Duration, interval: Duration) -> u32 {
+    let well = now.saturating_sub(until).as_nanos() / interval.as_nanos().max(1);
+    before.saturating_sub(well.try_into().unwrap_or(u32::MAX)) + 1
+}
+
+fn ejection_length(times: u32, first: Duration) -> Duration {
+    first.saturating_mul(times).min(EJECTION_MAX.max(first))
+}
+
+/// Enough for five centuries.
+fn nanos(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_may_be_ejected_but_never_all() {
+        for (count, percent, expected) in [
+            (1, 100, 0),
+            (2, 50, 1),
+            (2, 10, 1),
+            (3, 50, 1),
+            (10, 50, 5),
+            (10, 100, 9),
+            (10, 5, 1),
+            (10, 0, 0),
+            (0, 50, 0),
+        ] {
+            let most = (0..=count).find(|ejected| !may_eject(count, *ejected, percent));
+            assert_eq!(most, Some(expected), "{count} endpoints, {percent} %");
+        }
+    }
+
+    #[test]
+    fn ejections_in_a_row_grow_and_are_forgotten() {
+        let s = Duration::from_secs;
+        for (before, until, now, times, length) in [
+            (0, 0, 100, 1, 30),
+            (1, 130, 131, 2, 60),
+            (2, 190, 199, 3, 90),
+            (2, 190, 200, 2, 60),
+            (2, 190, 1000, 1, 30),
+            (20, 190, 191, 21, 300),
+        ] {
+            let row = ejections_in_a_row(before, s(until), s(now), s(10));
+            assert_eq!((row, ejection_length(row, s(30))), (times, s(length)), "{before} {until} {now}");
+        }
+        assert_eq!(ejection_length(1, s(1000)), s(1000));
+    }
+}
