@@ -5,8 +5,10 @@
 
 pub mod head;
 pub mod headers;
+pub mod lane;
 pub mod path;
 pub mod redirect;
+pub mod rules;
 
 pub use head::Head;
 
