@@ -5,8 +5,10 @@
 mod actions;
 mod backends;
 mod filters;
+mod lanes;
 mod listeners;
 mod policies;
+mod protection;
 mod routes;
 mod shadow;
 #[cfg(test)]
@@ -15,24 +17,36 @@ mod traffic;
 
 use std::collections::HashMap;
 
+use crate::compile::lanes::Lanes;
+use crate::compile::protection::Protection;
+use crate::consistent::Tables;
 use crate::model::Documents;
 use crate::problem::Problems;
 use crate::route::Expressions;
 use crate::snapshot::Snapshot;
 
+/// What is costly to make and stays from one configuration to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    expressions: Expressions,
+    tables: Tables,
+}
+
 /// Resolves everything. The result is of use only if no error was told.
-pub(crate) fn compile(documents: &Documents, expressions: &mut Expressions, problems: &mut Problems) -> Snapshot {
+pub(crate) fn compile(documents: &Documents, kept: &mut Kept, problems: &mut Problems) -> Snapshot {
+    let Kept { expressions, tables } = kept;
     expressions.renew();
+    tables.renew();
     check_identities(documents, problems);
     let mut listeners = listeners::gather(documents, problems);
     policies::attach(documents, &mut listeners, problems);
-    let mut backends = backends::Resolver::new(documents, traffic::settings(documents, problems));
+    let lanes = Lanes::gather(documents, &mut listeners, expressions, problems);
+    let protection = Protection::gather(documents, problems);
+    let settings = traffic::settings(documents, problems);
+    let mut backends = backends::Resolver::new(documents, settings, &protection, &lanes, tables);
     routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
-    Snapshot {
-        binds: listeners::into_binds(listeners, problems),
-        clusters: backends.into_clusters(),
-        lane_groups: Vec::new(),
-    }
+    let clusters = backends.into_clusters();
+    Snapshot { binds: listeners::into_binds(listeners, problems), clusters, lane_groups: lanes.groups }
 }
 
 fn check_identities(documents: &Documents, problems: &mut Problems) {

@@ -1,6 +1,12 @@
 //! Consistent hashing: which endpoint a hash belongs to, so that few requests move when endpoints come and go. Every
 //! proxy builds the same tables from the same endpoints. Pure; building is Cold, looking up Hot.
 
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::snapshot::{Balance, Endpoint};
@@ -18,7 +24,8 @@ pub fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Endpoints by hash.
-#[derive(Debug, Clone, PartialEq)]
+// `Eq` makes `Arc`s of it compare by address first, which is what most comparisons of two snapshots come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Consistent {
     /// Points in order of their hash, each with the index of its endpoint.
     Ring(Box<[(u64, u32)]>),
@@ -56,32 +63,24 @@ impl Consistent {
     /// (Eisenbud et al., "Maglev", NSDI 2016, section 3.4; weights as Envoy has them).
     fn maglev(endpoints: &[&Endpoint]) -> Consistent {
         const FREE: u32 = u32::MAX;
+        // A place without an endpoint would be nobody's index.
+        if endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+            return Consistent::Maglev(Box::default());
+        }
         let mut table = vec![FREE; PLACES].into_boxed_slice();
-        let heaviest = endpoints.iter().map(|endpoint| endpoint.weight).max().unwrap_or(0);
-        // Each endpoint's next place, the step to the one after, and the turns that its weight has earned.
-        let mut seats: Vec<(usize, usize, f64)> = endpoints
-            .iter()
-            .map(|endpoint| {
-                let name = endpoint.address.to_string();
-                let offset = xxh3_64_with_seed(name.as_bytes(), 1) as usize % PLACES;
-                let step = xxh3_64_with_seed(name.as_bytes(), 2) as usize % (PLACES - 1) + 1;
-                (offset, step, 0.0)
-            })
-            .collect();
-        let mut filled = 0;
-        while filled < PLACES && heaviest > 0 {
-            for (index, (place, step, turns)) in seats.iter_mut().enumerate() {
-                *turns += f64::from(endpoints[index].weight) / f64::from(heaviest);
-                if *turns < 1.0 || filled == PLACES {
-                    continue;
-                }
-                *turns -= 1.0;
-                while table[*place] != FREE {
-                    *place = (*place + *step) % PLACES;
-                }
-                table[*place] = index as u32;
-                filled += 1;
+        // Each endpoint's next place, and the step to the one after.
+        let seat = |endpoint: &&Endpoint| {
+            let name = endpoint.address.to_string();
+            let offset = xxh3_64_with_seed(name.as_bytes(), 1) as usize % PLACES;
+            (offset, xxh3_64_with_seed(name.as_bytes(), 2) as usize % (PLACES - 1) + 1)
+        };
+        let mut seats: Vec<(usize, usize)> = endpoints.iter().map(seat).collect();
+        for index in turns(endpoints).take(PLACES) {
+            let (place, step) = &mut seats[index];
+            while table[*place] != FREE {
+                *place = (*place + *step) % PLACES;
             }
+            table[*place] = index as u32;
         }
         Consistent::Maglev(table)
     }
@@ -96,6 +95,60 @@ impl Consistent {
             Consistent::Ring(points) => points[place % length].1 as usize,
             Consistent::Maglev(table) => table[place % length] as usize,
         })
+    }
+}
+
+/// Whose turn it is, again and again: the heaviest has one in each round, one of a third of its weight in each third.
+/// What this costs follows the number of turns, whatever the weights.
+fn turns<'e>(endpoints: &'e [&Endpoint]) -> Box<dyn Iterator<Item = usize> + 'e> {
+    let heaviest = endpoints.iter().map(|endpoint| endpoint.weight).max().unwrap_or(0);
+    if endpoints.iter().all(|endpoint| endpoint.weight == heaviest) {
+        return Box::new((0..endpoints.len()).cycle());
+    }
+    // A round, in which several have their turn in their order; whose it is; and which of its turns.
+    let round =
+        move |index: usize, turn: u64| (turn * u64::from(heaviest)).div_ceil(u64::from(endpoints[index].weight));
+    let with_weight = (0..endpoints.len()).filter(|index| endpoints[*index].weight > 0);
+    let mut next: BinaryHeap<_> = with_weight.map(|index| Reverse((round(index, 1), index, 1))).collect();
+    Box::new(std::iter::from_fn(move || {
+        let mut first = next.peek_mut()?;
+        let Reverse((_, index, turn)) = *first;
+        *first = Reverse((round(index, turn + 1), index, turn + 1));
+        Some(index)
+    }))
+}
+
+/// Builds tables, each once, and keeps those of one configuration for the next: most stay the same, and building one
+/// costs as much as reading a thousand endpoints.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    known: HashMap<Members, Arc<Consistent>, RandomState>,
+    /// Those of the configuration before.
+    before: HashMap<Members, Arc<Consistent>, RandomState>,
+}
+
+/// All that a table depends on.
+type Members = (Balance, Box<[(SocketAddr, u32)]>);
+
+impl Tables {
+    /// Starts a configuration.
+    pub(crate) fn renew(&mut self) {
+        self.before = std::mem::take(&mut self.known);
+    }
+
+    /// The table of these endpoints in this order; None if that way to balance needs none.
+    pub(crate) fn table(&mut self, balance: Balance, endpoints: &[&Endpoint]) -> Option<Arc<Consistent>> {
+        if !matches!(balance, Balance::RingHash | Balance::Maglev) {
+            return None;
+        }
+        let members = (balance, endpoints.iter().map(|endpoint| (endpoint.address, endpoint.weight)).collect());
+        if let Some(known) = self.known.get(&members) {
+            return Some(known.clone());
+        }
+        let kept = self.before.remove(&members);
+        let table = kept.or_else(|| Consistent::of(balance, endpoints).map(Arc::new))?;
+        self.known.insert(members, table.clone());
+        Some(table)
     }
 }
 
@@ -156,6 +209,70 @@ mod tests {
             let most = if matches!(old, Consistent::Ring(_)) { 0 } else { KEYS as usize / 25 };
             assert!(moved <= most, "{moved} of {KEYS} moved");
         }
+    }
+
+    #[test]
+    fn maglev_is_filled_round_by_round() {
+        // The same by the words of the paper, round by round and with exact fractions.
+        let by_rounds = |endpoints: &[Endpoint]| {
+            let heaviest = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).max().expect("there are some");
+            let mut table = vec![u32::MAX; PLACES];
+            let mut earned = vec![0; endpoints.len()];
+            let mut next: Vec<usize> = vec![0; endpoints.len()];
+            let mut free = PLACES;
+            while free > 0 {
+                for (index, endpoint) in endpoints.iter().enumerate() {
+                    earned[index] += u64::from(endpoint.weight);
+                    if earned[index] < heaviest || free == 0 {
+                        continue;
+                    }
+                    earned[index] -= heaviest;
+                    let name = endpoint.address.to_string();
+                    let offset = xxh3_64_with_seed(name.as_bytes(), 1) as usize % PLACES;
+                    let step = xxh3_64_with_seed(name.as_bytes(), 2) as usize % (PLACES - 1) + 1;
+                    let mut place = (offset + step * next[index]) % PLACES;
+                    while table[place] != u32::MAX {
+                        next[index] += 1;
+                        place = (offset + step * next[index]) % PLACES;
+                    }
+                    table[place] = index as u32;
+                    free -= 1;
+                }
+            }
+            Consistent::Maglev(table.into())
+        };
+        for weights in [&[1, 1, 1][..], &[3, 1, 2], &[7], &[1000, 1, 999, 333], &[1_000_000, 1]] {
+            let endpoints = endpoints(weights);
+            let built = Consistent::maglev(&endpoints.iter().collect::<Vec<_>>());
+            assert!(built == by_rounds(&endpoints), "{weights:?}");
+        }
+        for nobody in [Consistent::ring(&[]), Consistent::maglev(&[])] {
+            assert_eq!(nobody.at(42).next(), None);
+        }
+    }
+
+    #[test]
+    fn tables_are_kept_as_long_as_a_configuration_needs_them() {
+        let endpoints = endpoints(&[1, 2, 3]);
+        let all: Vec<&Endpoint> = endpoints.iter().collect();
+        let mut tables = Tables::default();
+        let first = tables.table(Balance::Maglev, &all).expect("a table");
+        assert!(Arc::ptr_eq(&first, &tables.table(Balance::Maglev, &all).expect("a table")));
+        for other in [
+            tables.table(Balance::RingHash, &all).expect("a table"),
+            tables.table(Balance::Maglev, &all[1..]).expect("a table"),
+        ] {
+            assert!(first != other);
+        }
+        tables.renew();
+        assert!(Arc::ptr_eq(&first, &tables.table(Balance::Maglev, &all).expect("a table")));
+        assert_eq!((tables.known.len(), tables.before.len()), (1, 2));
+        tables.renew();
+        tables.renew();
+        assert!(
+            !Arc::ptr_eq(&first, &tables.table(Balance::Maglev, &all).expect("a table"))
+                && Arc::strong_count(&first) == 1
+        );
     }
 
     #[test]

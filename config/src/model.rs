@@ -1,11 +1,17 @@
 //! The kinds of document that people write, one file each, and the reading of one document: its kind
 //! decides what its `spec` may hold. What documents mean together is `compile`'s business. Pure, Cold.
 
+pub(crate) mod circuit_breaker;
+pub(crate) mod concurrency_limit;
+pub(crate) mod fault_injection;
 pub(crate) mod gateway;
 pub(crate) mod http_filter;
 pub(crate) mod http_route;
+pub(crate) mod lane_group;
 pub(crate) mod listener_policy;
 pub(crate) mod metadata;
+pub(crate) mod policy;
+pub(crate) mod rate_limit;
 pub(crate) mod reference_grant;
 pub(crate) mod service;
 pub(crate) mod traffic_policy;
@@ -90,6 +96,16 @@ kinds! {
     ListenerPolicy(listener_policy::Spec) in "evenkeel.dev/v1alpha1" => listener_policies,
     /// The upstream side of a Service: timeouts and the choice among its instances.
     TrafficPolicy(traffic_policy::Spec) in "evenkeel.dev/v1alpha1" => traffic_policies,
+    /// Lanes through the services of a namespace, as for canaries.
+    LaneGroup(lane_group::Spec) in "evenkeel.dev/v1alpha1" => lane_groups,
+    /// So many requests in a time.
+    RateLimit(rate_limit::Spec) in "evenkeel.dev/v1alpha1" => rate_limits,
+    /// So many requests at the same time.
+    ConcurrencyLimit(concurrency_limit::Spec) in "evenkeel.dev/v1alpha1" => concurrency_limits,
+    /// Calls that would fail are not made.
+    CircuitBreaker(circuit_breaker::Spec) in "evenkeel.dev/v1alpha1" => circuit_breakers,
+    /// Trouble on purpose.
+    FaultInjection(fault_injection::Spec) in "evenkeel.dev/v1alpha1" => fault_injections,
 }
 
 /// A document of one kind.

@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::compile::compile;
+use crate::compile::{Kept, compile};
 use crate::files::{self, Source};
 use crate::model::{self, Documents};
 use crate::problem::{Origins, Place, Problem, Problems};
-use crate::route::Expressions;
 use crate::snapshot::Snapshot;
 use crate::tree;
 
@@ -44,13 +43,13 @@ pub fn read(sources: &[Source]) -> Result<Checked, Vec<Problem>> {
 /// Readings in which a document may be missing, as while files are half-written, before it is forgotten.
 const READINGS_KEPT: u64 = 4;
 
-/// Reads configurations one after the other. Documents and regular expressions that stay the same cost
-/// next to nothing the second time; what comes out is the same as with a new one.
+/// Reads configurations one after the other. Documents, regular expressions and tables of consistent hashing that
+/// stay the same cost next to nothing the second time; what comes out is the same as with a new one.
 #[derive(Debug, Default)]
 pub struct Reader {
     known: HashMap<Box<str>, Known>,
     origins: Origins,
-    expressions: Expressions,
+    kept: Kept,
     reading: u64,
 }
 
@@ -92,7 +91,7 @@ impl Reader {
         // With documents missing, every reference to them would look wrong: one kind of mistake at a time.
         let snapshot = match problems.has_errors() {
             true => Snapshot::default(),
-            false => compile(&documents, &mut self.expressions, &mut problems),
+            false => compile(&documents, &mut self.kept, &mut problems),
         };
         let is_refused = problems.has_errors();
         let (list, origins) = problems.into_sorted(sources.iter().map(|source| &source.name));

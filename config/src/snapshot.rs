@@ -120,7 +120,7 @@ pub struct Rule {
     /// Where the request goes. Rules with equal backends share them.
     pub backends: Arc<Backends>,
     /// Limits and faults that requests meet before a target is chosen: the Gateway's, the listener's, the route's and
-    /// the rule's, in this order.
+    /// the rule's, in this order. Any number of RateLimits; of each other kind one that acts and one in shadow at most.
     pub policies: Arc<[Arc<Policy>]>,
 }
 
@@ -381,7 +381,7 @@ impl Default for Retries {
 }
 
 /// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Balance {
     /// The better of two at random, by latency and requests in flight.
     #[default]

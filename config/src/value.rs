@@ -15,7 +15,7 @@ use crate::problem::Problems;
 use crate::tree::Node;
 
 pub(crate) use moment::Moment;
-pub(crate) use number::{Decimal, Period, Port, RedirectStatus, Size, Whole};
+pub(crate) use number::{Decimal, Percentage, Period, Port, Ratio, RedirectStatus, Size, Whole};
 pub(crate) use text::path as check_path;
 
 /// Defines a text with rules: a type around what `parse` makes of it, and its schema.
@@ -116,6 +116,24 @@ text! {
     /// Any text of up to 4,096 bytes without control characters.
     Line = text::line,
     json!({"type": "string", "minLength": 1, "maxLength": 4096})
+}
+
+text! {
+    /// A token (RFC 9110 5.6.2), as names of cookies and of members of `baggage` are.
+    Token = text::token,
+    json!({"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9!#$%&'*+\\-.^_`|~]+$"})
+}
+
+text! {
+    /// The name of a lane: one DNS label.
+    LaneName = text::lane_name,
+    json!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"})
+}
+
+text! {
+    /// The body of an answer, of up to 64 KiB.
+    Body = text::body,
+    json!({"type": "string", "maxLength": 65536})
 }
 
 text! {

@@ -23,6 +23,8 @@ enum Command {
     Up(cli::up::UpArgs),
     /// Run a gateway with rule files
     Gateway(proxy::GatewayArgs),
+    /// Tell what a request would meet at a running gateway: listener, lane, route, policies, endpoint
+    Explain(cli::explain::ExplainArgs),
     /// Tell all that is wrong with rule files, and change nothing
     Check(cli::check::CheckArgs),
     /// Print the JSON Schema of the rule language
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     match Args::parse().command {
         Command::Up(args) => cli::up::run(args),
         Command::Gateway(args) => proxy::run(args),
+        Command::Explain(args) => cli::explain::run(args),
         Command::Check(args) => cli::check::run(args),
         Command::Schema => cli::schema::run(),
     }

@@ -9,6 +9,7 @@ mod process;
 mod procfs;
 
 pub mod bench;
+pub mod explain;
 pub mod kit;
 pub mod load;
 pub mod oracles;

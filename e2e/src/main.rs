@@ -12,6 +12,8 @@ use clap::Parser;
 enum Command {
     /// Measure proxies beside each other
     Bench(e2e::bench::Arguments),
+    /// Hold what is explained against what is served
+    Explain(e2e::explain::Arguments),
     /// Ask llhttp, h11, HAProxy and nginx what they make of mutated requests
     Oracles(e2e::oracles::Arguments),
     /// Repeat what must never fail
@@ -21,6 +23,7 @@ enum Command {
 fn main() -> e2e::Outcome<ExitCode> {
     let good = match Command::parse() {
         Command::Bench(arguments) => e2e::bench::run(&arguments)?,
+        Command::Explain(arguments) => e2e::explain::run(&arguments)?,
         Command::Oracles(arguments) => e2e::oracles::run(&arguments)?,
         Command::Soak(arguments) => e2e::soak::run(&arguments)?,
     };

@@ -2,6 +2,8 @@
 //! gateway takes them, every second set invalid, under load on kept connections: no request may fail, no connection end,
 //! no worker stand still. Cold.
 
+pub mod downloads;
+
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,8 @@ const TOLD_WITHIN: Duration = Duration::from_millis(1_200);
 pub enum Name {
     /// Changes of rules under load.
     Reload,
+    /// 2,000 downloads through 6,000 changes of rules.
+    Downloads,
 }
 
 /// Arguments of `e2e soak`.
@@ -34,15 +38,19 @@ pub struct Arguments {
     /// What to repeat
     #[arg(value_enum)]
     name: Name,
-    /// For how long
+    /// For how long rules are reloaded
     #[arg(long, default_value_t = 30)]
     seconds: u64,
 }
 
 /// Runs and prints; false where a worker stood still for too long. A failed request or a lost connection is an error.
 pub fn run(arguments: &Arguments) -> Outcome<bool> {
-    let Name::Reload = arguments.name;
     let launch = |yaml: String| Launch::new(yaml).on(CPU_PROXY);
+    if arguments.name == Name::Downloads {
+        let found = downloads::run(launch, 2_000, 6_000)?;
+        println!("{found}");
+        return Ok(found.is_good());
+    }
     // Built before this thread is pinned.
     crate::kit::evenkeel();
     pin_to(CPU_LOAD)?;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,8 +23,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::census::{self, Census};
+use crate::explain::Question;
+use crate::guards;
 use crate::log::event;
-use crate::shared::Shared;
+use crate::shared::{Mail, Shared};
 use crate::status::Status;
 
 /// Connections served at a time by one door; more wait in the kernel.
@@ -32,6 +34,10 @@ const CONNECTIONS_MAX: usize = 256;
 /// A head must arrive, and a connection end, in this time. Short, so that silent connections do not keep a probe out.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// The largest head that is explained, and how long a worker may take to.
+const HEAD_BYTES_MAX: usize = 1 << 20;
+const EXPLAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Where the admin door is: what changes or discloses is only for this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +157,12 @@ where
 async fn serve(door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, admin: Arc<Admin>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let admin = admin.clone();
-        async move { Ok::<_, Infallible>(respond(door, &request, &admin)) }
+        async move {
+            Ok::<_, Infallible>(match (door, request.method(), request.uri().path()) {
+                (Door::Admin, &Method::POST, "/explain") => explain(request, &admin).await,
+                _ => respond(door, &request, &admin),
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -175,8 +186,33 @@ impl Door {
         match self {
             Door::Probe => &["/live", "/ready"],
             Door::Metrics => &["/metrics"],
-            Door::Admin => &["/live", "/ready", "/metrics", "/config", "/endpoints", "/stats"],
+            Door::Admin => &["/live", "/ready", "/metrics", "/config", "/endpoints", "/policies", "/stats"],
         }
+    }
+}
+
+/// `POST /explain?port=PORT&client=ADDRESS`, with the head of a request as a client would send it: what it would meet.
+async fn explain(request: Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let part = |name: &str| query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    let problem = |reason: &str| text(StatusCode::BAD_REQUEST, format!("{reason}\n"));
+    let port = match part("port").map(str::parse).transpose() {
+        Ok(port) => port,
+        Err(_) => return problem("port is not a number"),
+    };
+    let client = match part("client").unwrap_or("127.0.0.1").parse() {
+        Ok(address) => SocketAddr::new(address, 0),
+        Err(_) => return problem("client is not an address"),
+    };
+    let Ok(head) = Limited::new(request.into_body(), HEAD_BYTES_MAX).collect().await else {
+        return problem("the head is too large");
+    };
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let question = Question { port, client, head: head.to_bytes().to_vec(), reply };
+    admin.shared.mailboxes[0].send(Mail::Explain(question));
+    match tokio::time::timeout(EXPLAIN_TIME_MAX, answer).await {
+        Ok(Ok(told)) => document(&told),
+        _ => text(StatusCode::SERVICE_UNAVAILABLE, "no worker answers\n".into()),
     }
 }
 
@@ -199,6 +235,7 @@ fn respond(door: Door, request: &Request<Incoming>, admin: &Admin) -> Response<F
             let census = admin.status.snapshot().map(|snapshot| census::take(&snapshot, &admin.shared));
             document(&census.iter().flatten().map(Census::document).collect())
         }
+        "/policies" => document(&admin.shared.guards().all().into_iter().map(guards::document).collect()),
         "/stats" => document(&stats(admin)),
         _ => {
             let mut response = text(StatusCode::OK, crate::metrics::text(&admin.registry));

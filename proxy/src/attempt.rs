@@ -12,15 +12,15 @@ use rustix::net::sockopt;
 
 use crate::balance;
 use crate::buffer::LentHead;
-use crate::connect::{Means, Obtained, connect, obtain};
+use crate::connect::{Means, Obtained, connect, obtain, pooled};
 use crate::connection::Client;
 use crate::driver::{Driver, Socket};
 use crate::error::{Kind, ProxyError, Reached};
 use crate::exchange::{Broken, Pump};
-use crate::h1::{self, Framing, HeadLimits, RequestMeta, ResponseMeta, answer_framing, encode_response};
+use crate::h1::{self, Framing, HeadLimits, ResponseMeta, answer_framing, encode_response};
 use crate::pool::{self, Link};
 use crate::record::Record;
-use crate::request::{After, Met};
+use crate::request::{After, Asked, Met};
 use crate::view::{ClusterView, EndpointView};
 use crate::wire::Wire;
 use crate::worker::ConnectionGuard;
@@ -49,9 +49,9 @@ pub(crate) struct Attempt<'a> {
     pub(crate) cluster: &'a ClusterView,
     pub(crate) endpoint: &'a Rc<EndpointView>,
     pub(crate) met: &'a Met,
+    pub(crate) asked: &'a Asked<'a>,
     /// The client's version of HTTP.
     pub(crate) version: Version,
-    pub(crate) meta: &'a RequestMeta,
     pub(crate) deadlines: Deadlines,
     /// No pooled connection: the last one had been closed by the peer.
     pub(crate) fresh_only: bool,
@@ -67,14 +67,19 @@ pub(crate) async fn run(
     request: &mut Pump,
     record: &mut Record,
 ) -> Result<After, ProxyError> {
-    let Attempt { version, meta, .. } = attempt;
+    let Attempt { version, asked, .. } = attempt;
+    let meta = asked.meta;
     let worker = &attempt.guard.worker;
     let settings = &attempt.cluster.cluster.settings;
-    let Obtained { endpoint, means } = obtain(&attempt, client).await?;
+    let Obtained { endpoint, means } = match pooled(&attempt) {
+        Some(obtained) => obtained,
+        None => obtain(&attempt, client).await?,
+    };
     let reused = matches!(means, Means::Pooled(_));
     record.reused = reused;
     record.endpoint = Some(endpoint.address);
     let started = worker.driver.now();
+    record.departed = started;
     let _in_flight = endpoint.load.begin();
     let measure = |outcome: Result<u16, &ProxyError>| {
         let Some(is_failure) = balance::judge(outcome, reused) else { return };
@@ -122,6 +127,14 @@ pub(crate) async fn run(
     }
     for filters in attempt.met.filters() {
         filters::on_response(filters, &mut answer);
+    }
+    if worker.has_lanes()
+        && let Some((view, index)) = worker.place(&attempt.guard.bind)
+    {
+        view.lanes.leave(&view.snapshot.binds[index].lanes, &mut answer);
+    }
+    if let Some(cookie) = &asked.issue {
+        answer.add("Set-Cookie", cookie);
     }
     let framing = answer_framing(answer_meta.framing, version);
     let keep_alive = keep_alive && framing != Framing::UntilClose;
@@ -207,7 +220,7 @@ async fn receive_head(
                 if let Some(bytes) = parsed {
                     server.consume(bytes);
                     scanned = 0;
-                    let answer_meta = h1::check_response(answer, attempt.meta.method).map_err(refused)?;
+                    let answer_meta = h1::check_response(answer, attempt.asked.meta.method).map_err(refused)?;
                     if answer.status >= 200 {
                         return Poll::Ready(Ok(answer_meta));
                     }

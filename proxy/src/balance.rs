@@ -59,6 +59,11 @@ impl Load {
         (-now.saturating_sub(self.measured_at.get()).as_secs_f64() / DECAY.as_secs_f64()).exp()
     }
 
+    /// For people: requests under way, and the latency that counts now.
+    pub(crate) fn told(&self, now: Duration) -> (u32, Duration) {
+        (self.in_flight.get(), Duration::from_nanos((self.latency_ns.get() * self.kept(now)) as u64))
+    }
+
     /// How long one more request would take, in no unit. One that nobody has measured is tried, by one request.
     fn cost(&self, now: Duration, weight: f64) -> f64 {
         let in_flight = f64::from(self.in_flight.get()) / weight;
@@ -70,7 +75,7 @@ impl Load {
 }
 
 /// How requests are shared among some of a cluster's endpoints, its members.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Balancer {
     policy: Balance,
     /// Places among the cluster's endpoints, in their order; never empty.
@@ -81,7 +86,7 @@ pub(crate) struct Balancer {
 }
 
 /// Weighted round robin: who has had the smallest share of its weight is next (stride scheduling, Waldspurger 1995).
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Turns {
     next: usize,
     /// How far each has come, in strides that no number of requests makes overflow, with its weight and its place among

@@ -89,7 +89,7 @@ impl Census {
 }
 
 /// What people call it.
-fn word(used: Use) -> &'static str {
+pub(crate) fn word(used: Use) -> &'static str {
     match used {
         Use::Ready(_) => "ready",
         Use::Unproven => "unproven",

@@ -52,8 +52,8 @@ pub(crate) struct Choice {
     pub(crate) panic: bool,
     /// When it has to be made again though nothing was told.
     pub(crate) until: Duration,
-    /// Of the members, as many as are ready.
-    pub(crate) ready: usize,
+    /// The weight of those that are ready, in the units in which weights are written.
+    pub(crate) ready_weight: f64,
 }
 
 /// Endpoints that are equally near.
@@ -107,7 +107,11 @@ pub(crate) fn choose(
         }
         _ => vec![Tier { share: 1.0, members: chosen }],
     };
-    Choice { tiers, panic, until, ready }
+    let ready_weight = match panic {
+        true => 0.0,
+        false => members.iter().zip(&uses).filter_map(|(member, one)| Some(weight(*member) * part(*one)?)).sum(),
+    };
+    Choice { tiers, panic, until, ready_weight }
 }
 
 /// What an endpoint's standing means.

@@ -37,16 +37,20 @@ pub(crate) enum Means {
     Open(Option<Slot>),
 }
 
-/// Finds a connection for the attempt, or the right to open one.
+/// A pooled connection for the attempt, which most have; nothing is waited for.
+pub(crate) fn pooled(attempt: &Attempt<'_>) -> Option<Obtained> {
+    if attempt.fresh_only {
+        return None;
+    }
+    let link = attempt.endpoint.pool.take(attempt.guard.worker.driver.now())?;
+    Some(Obtained { endpoint: attempt.endpoint.clone(), means: Means::Pooled(link) })
+}
+
+/// The right to open a connection for the attempt, or one that became free while it waited.
 pub(crate) async fn obtain(attempt: &Attempt<'_>, client: &Client) -> Result<Obtained, ProxyError> {
     let worker = &attempt.guard.worker;
     let now = worker.driver.now();
     let (endpoint, state) = (attempt.endpoint.clone(), &attempt.cluster.state);
-    if !attempt.fresh_only
-        && let Some(link) = endpoint.pool.take(now)
-    {
-        return Ok(Obtained { endpoint, means: Means::Pooled(link) });
-    }
     let Some(max) = attempt.cluster.cluster.settings.bounds.connections_max else {
         return Ok(Obtained { endpoint, means: Means::Open(None) });
     };

@@ -48,6 +48,8 @@ pub enum Kind {
     NoCluster,
     /// The backend has no endpoint.
     NoEndpoint,
+    /// The request's lane has no endpoint that is ready, and may not be left.
+    NoLane,
     /// No connection to the endpoint.
     Connect,
     /// The endpoint was removed while the connection to it was under way; it is not used.
@@ -125,6 +127,7 @@ impl ProxyError {
             (_, NoRoute) => (404, "no route for this host and path\n", "NR"),
             (_, NoCluster) => (500, "the route has no valid backend\n", "NC"),
             (_, NoEndpoint) => (503, "no endpoint is available\n", "UH"),
+            (_, NoLane) => (503, "the lane has no endpoint\n", "NL"),
             (_, Vanished) => (503, "no endpoint is available\n", "UH"),
             (_, Connect) => (503, "the service cannot be reached\n", "UF"),
             (_, ConnectTimeout) => (503, "the service cannot be reached in time\n", "UF"),
@@ -167,12 +170,15 @@ fn refused_body(status: u16) -> &'static str {
 pub(crate) fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        204 => "No Content",
         301 => "Moved Permanently",
         302 => "Found",
         303 => "See Other",
         307 => "Temporary Redirect",
         308 => "Permanent Redirect",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
@@ -180,6 +186,7 @@ pub(crate) fn reason_phrase(status: u16) -> &'static str {
         414 => "URI Too Long",
         417 => "Expectation Failed",
         421 => "Misdirected Request",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -205,6 +212,7 @@ mod tests {
         check(ProxyError::here(Kind::NoRoute), 404, "NR");
         check(ProxyError::here(Kind::NoCluster), 500, "NC");
         check(ProxyError::here(Kind::NoEndpoint), 503, "UH");
+        check(ProxyError::here(Kind::NoLane), 503, "NL");
         check(ProxyError::here(Kind::Exhausted), 503, "UO");
         check(ProxyError::here(Kind::Overflow), 503, "UO");
         check(ProxyError::here(Kind::PendingTimeout), 503, "UO");

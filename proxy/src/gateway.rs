@@ -52,6 +52,9 @@ pub struct GatewayArgs {
     /// The zone in which this gateway stands, for policies that prefer what is near
     #[arg(long, value_name = "ZONE", env = "EVENKEEL_ZONE")]
     pub zone: Option<String>,
+    /// How many gateways share what RateLimits with scope sharedByReplicas allow
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub replicas: u32,
     /// Told once requests are served.
     #[arg(skip)]
     pub ready: Option<std::sync::mpsc::Sender<()>>,
@@ -70,6 +73,7 @@ impl GatewayArgs {
             access_log_format: Format::Json,
             finish_within: FINISH_WITHIN_S,
             zone: None,
+            replicas: 1,
             ready: None,
         }
     }
@@ -114,6 +118,7 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     let workers = args.workers.map_or_else(cgroup::cores, usize::from);
     let mut process = Process::start(workers, access_log, args.zone.as_deref().map(Box::from))
         .map_err(|error| one(format!("cannot start workers: {error}")))?;
+    process.shared.states.set_replicas(args.replicas);
     // Where cores are short, reading rules and telling metrics give way to requests. On Linux this is the calling
     // thread's, and that of threads it starts from here on; the workers run already. Without it all still works.
     let _ = rustix::process::setpriority_process(None, MAIN_NICENESS);

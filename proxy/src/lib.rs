@@ -2,6 +2,7 @@
 
 mod admin;
 mod attempt;
+mod attempts;
 mod balance;
 mod budget;
 mod buffer;
@@ -16,12 +17,16 @@ mod credits;
 mod driver;
 mod error;
 mod exchange;
+mod explain;
 mod forwarded;
 mod gateway;
+mod guards;
 pub mod h1;
+mod lanes;
 mod listen;
 mod log;
 mod metrics;
+mod passage;
 mod pool;
 mod process;
 mod proxy_protocol;
@@ -39,4 +44,5 @@ mod watch;
 mod wire;
 mod worker;
 
+pub use admin::AdminAddress;
 pub use gateway::{GatewayArgs, run};

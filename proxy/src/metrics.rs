@@ -6,12 +6,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use filters::rules::{Figures, Phase};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::census::{self, Census};
+use crate::guards::Guards;
 use crate::shared::Shared;
 use crate::stats::{BOUNDS, Histogram, Series, SeriesKey, WorkerStats};
 use crate::status::Status;
@@ -109,7 +111,7 @@ impl Collector for Scrape {
         let total = |read: fn(&WorkerStats) -> u64| self.shared.stats.iter().map(read).sum::<u64>();
         let (applied, refused) = self.status.reloads();
         let dropped = self.shared.access_log.as_ref().map_or(0, |log| log.dropped());
-        let counters: [(&str, &str, u64); 13] = [
+        let counters: [(&str, &str, u64); 14] = [
             ("evenkeel_downstream_connections_opened", "Connections accepted", total(|s| s.connections_opened.get())),
             (
                 "evenkeel_downstream_connections_refused",
@@ -139,6 +141,11 @@ impl Collector for Scrape {
                 total(|s| s.retries_over_budget.get()),
             ),
             ("evenkeel_overflows", "Requests refused at a bound of a TrafficPolicy", total(|s| s.overflows.get())),
+            (
+                "evenkeel_lanes_differ",
+                "Requests whose header and baggage named different lanes",
+                total(|s| s.lanes_differ.get()),
+            ),
             ("evenkeel_panics", "Connections ended by a panic", total(|s| s.panics.get())),
             ("evenkeel_access_log_dropped", "Access log lines dropped", dropped),
             ("evenkeel_config_applied", "Revisions put in force", applied),
@@ -174,6 +181,8 @@ impl Collector for Scrape {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         let snapshot = self.status.snapshot();
+        self.encode_lanes(&mut encoder)?;
+        encode_rules(&mut encoder, &self.shared.guards())?;
         encode_clusters(&mut encoder, &snapshot.map_or(Vec::new(), |snapshot| census::take(&snapshot, &self.shared)))
     }
 }
@@ -212,6 +221,20 @@ fn encode_clusters(encoder: &mut DescriptorEncoder<'_>, all: &[Census]) -> fmt::
 }
 
 impl Scrape {
+    fn encode_lanes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut sums = BTreeMap::new();
+        for ((lane, cluster, reason), count) in self.shared.stats.iter().flat_map(WorkerStats::fallbacks) {
+            *sums.entry((lane, cluster, reason)).or_insert(0) += count;
+        }
+        let help = "Requests that went to the baseline since their lane was not there or not ready";
+        let mut family = encoder.encode_descriptor("evenkeel_lane_fallbacks", help, None, MetricType::Counter)?;
+        for ((lane, cluster, reason), count) in sums {
+            let labels = [("lane", lane.to_string()), ("cluster", cluster.to_string()), ("reason", reason.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        Ok(())
+    }
+
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>, sums: &BTreeMap<SeriesKey, Sum>) -> fmt::Result {
         let mut family =
             encoder.encode_descriptor("istio_requests", "Requests that have ended", None, MetricType::Counter)?;
@@ -237,8 +260,52 @@ impl Scrape {
     }
 }
 
+/// What the rules of traffic protection did, and how they stand.
+fn encode_rules(encoder: &mut DescriptorEncoder<'_>, guards: &Guards) -> fmt::Result {
+    type Figure = fn(&Figures) -> u64;
+    let all: Vec<(String, Figures)> =
+        guards.all().into_iter().map(|rule| (rule.policy().state_key.to_string(), rule.figures())).collect();
+    let results: [(&str, Figure); 5] = [
+        ("admitted", |figures| figures.admitted),
+        ("refused", |figures| figures.refused),
+        ("delayed", |figures| figures.delayed),
+        ("shadowRefused", |figures| figures.shadow_refused),
+        ("overflowed", |figures| figures.overflowed),
+    ];
+    let help = "Requests by what a policy did with them";
+    let mut family = encoder.encode_descriptor("evenkeel_policy_requests", help, None, MetricType::Counter)?;
+    for (policy, figures) in &all {
+        for (result, figure) in results {
+            let labels = [("policy", policy.clone()), ("result", result.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&figure(figures), None)?;
+        }
+    }
+    let gauges: [(&str, &str, Figure); 5] = [
+        ("evenkeel_policy_values", "Values that a RateLimit counts apart", |figures| figures.values),
+        ("evenkeel_policy_in_flight", "Requests under way within a ConcurrencyLimit", |figures| {
+            figures.in_flight.into()
+        }),
+        ("evenkeel_policy_limit", "Requests that a ConcurrencyLimit lets be under way", |figures| figures.limit.into()),
+        ("evenkeel_policy_waiting", "Requests that wait at a ConcurrencyLimit", |figures| figures.waiting.into()),
+        ("evenkeel_policy_open", "0: a breaker is closed, 1: it probes, 2: it is open", |figures| {
+            match figures.phase {
+                Phase::Closed => 0,
+                Phase::HalfOpen => 1,
+                Phase::Open => 2,
+            }
+        }),
+    ];
+    for (name, help, figure) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (policy, figures) in &all {
+            family.encode_family(&[("policy", policy.clone())])?.encode_gauge(&figure(figures))?;
+        }
+    }
+    Ok(())
+}
+
 /// Istio's labels, as far as a gateway knows them.
-fn labels(key: &SeriesKey) -> [(&'static str, String); 8] {
+fn labels(key: &SeriesKey) -> [(&'static str, String); 9] {
     [
         ("reporter", "source".into()),
         ("destination_service", format!("{}.{}", key.service, key.namespace)),
@@ -248,6 +315,7 @@ fn labels(key: &SeriesKey) -> [(&'static str, String); 8] {
         ("response_code", key.status.to_string()),
         ("response_flags", key.flag.into()),
         ("connection_security_policy", "none".into()),
+        ("lane", key.lane.as_deref().unwrap_or("-").into()),
     ]
 }
 
@@ -259,7 +327,7 @@ mod tests {
     fn workers_are_added_up_and_ended_series_expire() {
         let stats = [WorkerStats::default(), WorkerStats::default()];
         let expiry = Expiry::default();
-        let key = SeriesKey { service: "web".into(), namespace: "default".into(), status: 200, flag: "-" };
+        let key = SeriesKey { service: "web".into(), namespace: "default".into(), lane: None, status: 200, flag: "-" };
         let series: Vec<_> = stats.iter().map(|stats| stats.series(key.clone())).collect();
         for series in &series {
             series.duration_us.observe(700);
@@ -280,7 +348,7 @@ mod tests {
     #[test]
     fn the_last_bucket_has_the_name_that_prometheus_wants() {
         let shared = Shared::new(1, 1, None, None).expect("a mailbox");
-        let key = SeriesKey { service: "web".into(), namespace: "default".into(), status: 200, flag: "-" };
+        let key = SeriesKey { service: "web".into(), namespace: "default".into(), lane: None, status: 200, flag: "-" };
         shared.stats[0].series(key).duration_us.observe(700);
         let text = text(&registry(shared, Arc::new(Status::new())));
         let bucket = |line: &&str| line.starts_with("istio_request_duration_milliseconds_bucket{le=\"+Inf\"");

@@ -14,6 +14,7 @@ use config::Snapshot;
 use config::snapshot::ClientAddress;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::guards::Guards;
 use crate::listen;
 use crate::log::{AccessLog, event};
 use crate::shared::{Mail, Opened, Shared};
@@ -78,10 +79,12 @@ impl Process {
         }
         // From here on nothing can fail.
         self.revision += 1;
+        let guards = Arc::new(Guards::new(&snapshot, &self.shared.states));
+        *self.shared.guards.lock().expect("no holder of this lock can panic") = guards.clone();
         let (applied, replies) = mpsc::channel();
         for (mailbox, opened) in self.shared.mailboxes.iter().zip(opened) {
-            let (snapshot, applied) = (snapshot.clone(), applied.clone());
-            mailbox.send(Mail::Snapshot { revision: self.revision, snapshot, opened, applied });
+            let (snapshot, guards, applied) = (snapshot.clone(), guards.clone(), applied.clone());
+            mailbox.send(Mail::Snapshot { revision: self.revision, snapshot, guards, opened, applied });
         }
         drop(applied);
         for _ in 0..self.threads.len() {

@@ -2,12 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use filters::Head;
 use filters::head::{Known, Span};
+use filters::rules::Outcome;
 use serde_json::json;
 
+use crate::error::{ProxyError, Side};
+use crate::lanes::LaneView;
 use crate::log::{Format, timestamp};
 use crate::view::{ClusterView, RuleView};
 use crate::worker::Worker;
@@ -22,6 +26,11 @@ pub(crate) struct Record {
     pub(crate) rule: Option<Rc<RuleView>>,
     pub(crate) cluster: Option<Rc<ClusterView>>,
     pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) lane: Option<Rc<LaneView>>,
+    /// The policy that answered in place of a service.
+    pub(crate) policy: Option<Arc<str>>,
+    /// When the last attempt began.
+    pub(crate) departed: Duration,
     /// Attempts at endpoints.
     pub(crate) attempts: u32,
     /// Whether the last attempt used a pooled connection.
@@ -46,6 +55,9 @@ impl Record {
             rule: None,
             cluster: None,
             endpoint: None,
+            lane: None,
+            policy: None,
+            departed: now,
             attempts: 0,
             reused: false,
             status: 0,
@@ -62,13 +74,25 @@ impl Record {
         self.asked = (head.authority, head.path);
     }
 
+    /// What it says of the service, to the rules that protect it.
+    pub(crate) fn outcome(&self, now: Duration, error: Option<&ProxyError>) -> Outcome {
+        let took_ns = |until: Duration| until.saturating_sub(self.departed).as_nanos() as u64;
+        match (error, self.first_byte) {
+            (Some(error), _) if error.side == Side::Upstream => Outcome::Failed { took_ns: took_ns(now) },
+            (None, Some(at)) if self.status >= 500 => Outcome::Failed { took_ns: took_ns(at) },
+            (None, Some(at)) => Outcome::Served { took_ns: took_ns(at) },
+            _ => Outcome::Cancelled,
+        }
+    }
+
     /// Counts and logs it. `head` is None where none was understood.
     pub(crate) fn finish(self, worker: &Worker, client: IpAddr, head: Option<&Head>) {
         let duration = worker.driver.precise_now().saturating_sub(self.started);
         let stats = worker.stats();
+        let lane = self.lane.as_ref().map(|lane| &lane.name);
         let series = match &self.cluster {
-            Some(cluster) => cluster.series.get(stats, self.status, self.flag),
-            None => worker.view().nowhere.get(stats, self.status, self.flag),
+            Some(cluster) => cluster.series.get(stats, lane, self.status, self.flag),
+            None => worker.view().nowhere.get(stats, lane, self.status, self.flag),
         };
         series.duration_us.observe(duration.as_micros() as u64);
         series.request_bytes.observe(self.request_body_bytes);
@@ -93,6 +117,7 @@ impl Record {
             "query": head.filter(|head| head.has_query).map(|head| text(head.bytes(head.query))),
             "route": self.rule.as_ref().map(|rule| &*rule.name),
             "cluster": self.cluster.as_ref().map(|cluster| cluster.cluster.name.to_string()),
+            "lane": self.lane.as_ref().map(|lane| &*lane.name),
             "endpoint": self.endpoint.map(|endpoint| endpoint.to_string()),
             "status": self.status,
             "flag": self.flag,
@@ -102,6 +127,12 @@ impl Record {
             "response_bytes": self.response_body_bytes,
             "request_id": head.and_then(|head| head.known(Known::RequestId)).map(text),
         });
+        if self.attempts > 1 {
+            line["attempts"] = json!(self.attempts);
+        }
+        if let Some(policy) = &self.policy {
+            line["policy"] = json!(&**policy);
+        }
         if !self.detail.is_empty() {
             line["detail"] = json!(self.detail);
         }
@@ -120,8 +151,12 @@ impl Record {
         };
         let endpoint = self.endpoint.map_or("-".into(), |endpoint| endpoint.to_string());
         let rule = self.rule.as_ref().map_or("-", |rule| &rule.name);
+        let lane = self.lane.as_ref().map(|lane| format!(" lane={}", lane.name)).unwrap_or_default();
+        let policy = self.policy.as_ref().map(|policy| format!(" policy={policy:?}")).unwrap_or_default();
+        let attempts = if self.attempts > 1 { format!(" attempts={}", self.attempts) } else { String::new() };
         format!(
-            "{} {client} {method} {host}{path} {} {} {}us route={rule} endpoint={endpoint} in={} out={}{}{}\n",
+            "{} {client} {method} {host}{path} {} {} {}us route={rule}{lane} endpoint={endpoint}{attempts} in={} out={}\
+             {policy}{}{}\n",
             timestamp(),
             self.status,
             self.flag,

@@ -3,6 +3,7 @@
 use std::task::Poll;
 
 use config::snapshot::Filter;
+use filters::rules::Refusal;
 
 use crate::buffer::{LentHead, Output};
 use crate::connection::Client;
@@ -66,16 +67,35 @@ pub(crate) async fn send_redirect(
     send(guard, client, Asked::of(meta), text, record).await
 }
 
+/// Sends what a rule answers in place of a service.
+pub(crate) async fn send_answer(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    meta: &RequestMeta,
+    refusal: &Refusal<'_>,
+    record: &mut Record,
+) -> After {
+    let reply = refusal.reply;
+    let text = Text {
+        headers: &reply.headers,
+        retry_after: refusal.retry_after_seconds,
+        ..Text::of(reply.status, &reply.body)
+    };
+    send(guard, client, Asked::of(meta), text, record).await
+}
+
 struct Text<'a> {
     status: u16,
     location: Option<&'a str>,
     body: &'a str,
+    headers: &'a [(Box<str>, Box<str>)],
+    retry_after: Option<u32>,
     filters: [&'a [Filter]; 2],
 }
 
 impl Text<'_> {
     fn of(status: u16, body: &str) -> Text<'_> {
-        Text { status, location: None, body, filters: [&[]; 2] }
+        Text { status, location: None, body, headers: &[], retry_after: None, filters: [&[]; 2] }
     }
 }
 
@@ -125,22 +145,34 @@ async fn send(
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn write(out: &mut Vec<u8>, text: &Text<'_>, date: &[u8], keep_alive: bool, is_head: bool) {
-    let Text { status, location, body, filters } = text;
+    let Text { status, location, body, headers, retry_after, filters } = text;
     let mut head = LentHead::lend();
     head.add("Date", date);
     if let Some(location) = location {
         head.add("Location", location.as_bytes());
     }
-    if !body.is_empty() {
+    for (name, value) in headers.iter() {
+        head.add(name, value.as_bytes());
+    }
+    if let Some(seconds) = retry_after
+        && head.get("retry-after").is_none()
+    {
+        head.add("Retry-After", seconds.to_string().as_bytes());
+    }
+    if !body.is_empty() && !matches!(status, 204 | 304) && head.get("content-type").is_none() {
         head.add("Content-Type", b"text/plain");
     }
     filters.iter().for_each(|filters| filters::on_response(filters, &mut head));
     out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason_phrase(*status)).as_bytes());
     head.copy_fields(out, |_| true);
-    out.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    // RFC 9110 8.6: these have no content, and 204 says no length.
+    let has_content = !matches!(status, 204 | 304);
+    if has_content {
+        out.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    }
     // Said in both versions' words: HTTP/1.0 keeps a connection only where it is told so.
     out.extend_from_slice(if keep_alive { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" });
-    if !is_head {
+    if !is_head && has_content {
         out.extend_from_slice(body.as_bytes());
     }
 }

@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use config::Snapshot;
+use filters::rules::States;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::cluster::{ClusterState, ClusterStates};
 use crate::driver::TaskId;
+use crate::explain::Question;
+use crate::guards::Guards;
 use crate::log::AccessLog;
 use crate::slots::Waiter;
 use crate::stats::WorkerStats;
@@ -20,11 +23,19 @@ use crate::stats::WorkerStats;
 /// What other threads tell a worker.
 pub(crate) enum Mail {
     /// A new revision, with the sockets it opens. The worker replies when it is in force here.
-    Snapshot { revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>, applied: std::sync::mpsc::Sender<usize> },
+    Snapshot {
+        revision: u64,
+        snapshot: Arc<Snapshot>,
+        guards: Arc<Guards>,
+        opened: Vec<Opened>,
+        applied: std::sync::mpsc::Sender<usize>,
+    },
     /// Close idle connections to services: descriptors have run out.
     ShedIdle,
     /// A task of this worker has got what it waited for.
     Wake(TaskId),
+    /// What a request would meet here.
+    Explain(Question),
     /// Requests of other workers wait for a connection to this cluster: hand over idle ones.
     HandOver(Arc<ClusterState>),
     /// A connection that another worker accepted and has not read from.
@@ -79,6 +90,10 @@ pub(crate) struct Shared {
     pub(crate) stats: Vec<WorkerStats>,
     /// What all workers know of clusters together.
     pub(crate) clusters: ClusterStates,
+    /// What rules of traffic protection remember.
+    pub(crate) states: States,
+    /// Those of the newest snapshot.
+    pub(crate) guards: Mutex<Arc<Guards>>,
     /// Where this process stands.
     pub(crate) zone: Option<Box<str>>,
     /// Workers tell time from here.
@@ -107,9 +122,16 @@ impl Shared {
             stats: (0..workers).map(|_| WorkerStats::default()).collect(),
             access_log,
             clusters: ClusterStates::default(),
+            states: States::default(),
+            guards: Mutex::default(),
             zone,
             origin: Instant::now(),
         }))
+    }
+
+    /// The rules of traffic protection of the newest snapshot.
+    pub(crate) fn guards(&self) -> Arc<Guards> {
+        self.guards.lock().expect("no holder of this lock can panic").clone()
     }
 
     /// Lets a request go on that has got what it waited for.

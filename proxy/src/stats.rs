@@ -1,6 +1,7 @@
 //! What is counted, by one worker each: a worker writes its own counters with plain stores, the scrape on
 //! the main thread reads and adds them up. Names and labels are Istio's, so that dashboards fit. Hot.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -93,6 +94,8 @@ pub(crate) struct SeriesKey {
     pub(crate) service: Arc<str>,
     /// Its namespace, or `unknown`.
     pub(crate) namespace: Arc<str>,
+    /// The lane that the request was in; None: the baseline.
+    pub(crate) lane: Option<Arc<str>>,
     /// The status in the log: 499 for a client that went away.
     pub(crate) status: u16,
     /// The reason of a failure, `-` without one.
@@ -124,6 +127,9 @@ impl Series {
     }
 }
 
+/// A way out of a lane: the lane, the cluster and the reason.
+pub(crate) type Fallback = (Arc<str>, Arc<str>, &'static str);
+
 /// Everything that one worker counts.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerStats {
@@ -140,6 +146,10 @@ pub(crate) struct WorkerStats {
     pub(crate) retries: Counter,
     /// Those that were not made, since the budget was spent.
     pub(crate) retries_over_budget: Counter,
+    /// Requests whose header and baggage named different lanes.
+    pub(crate) lanes_differ: Counter,
+    /// Requests that left their lane.
+    fallbacks: Mutex<BTreeMap<Fallback, u64>>,
     /// Requests refused at a cluster's bounds.
     pub(crate) overflows: Counter,
     /// Requests sent again on a fresh connection, since a pooled one had been closed.
@@ -153,6 +163,17 @@ pub(crate) struct WorkerStats {
 }
 
 impl WorkerStats {
+    /// A request left its lane for the baseline.
+    pub(crate) fn fell_back(&self, lane: &Arc<str>, cluster: &Arc<str>, reason: &'static str) {
+        let mut fallbacks = self.fallbacks.lock().expect("no holder of this lock can panic");
+        *fallbacks.entry((lane.clone(), cluster.clone(), reason)).or_default() += 1;
+    }
+
+    /// How often that happened.
+    pub(crate) fn fallbacks(&self) -> BTreeMap<Fallback, u64> {
+        self.fallbacks.lock().expect("no holder of this lock can panic").clone()
+    }
+
     /// The series of that key, new or known; a worker asks once and keeps the answer.
     pub(crate) fn series(&self, key: SeriesKey) -> Arc<Series> {
         let mut all = self.series.lock().expect("no holder of this lock can panic");
@@ -189,7 +210,7 @@ mod tests {
     #[test]
     fn series_live_as_long_as_somebody_uses_them() {
         let stats = WorkerStats::default();
-        let key = SeriesKey { service: "web".into(), namespace: "default".into(), status: 200, flag: "-" };
+        let key = SeriesKey { service: "web".into(), namespace: "default".into(), lane: None, status: 200, flag: "-" };
         let series = stats.series(key.clone());
         assert!(Arc::ptr_eq(&series, &stats.series(key)));
         let count = || {

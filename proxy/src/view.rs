@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use config::Snapshot;
 use config::route::Found;
-use config::snapshot::{Backends, Bind, Cluster, ListenerSettings, Rule};
+use config::snapshot::{Backends, Bind, Cluster, Group, ListenerSettings, Rule};
+use filters::rules::Rule as Guard;
 
 use crate::balance::{Balancer, Load, Question, below};
-use crate::choice::{self, Standing};
+use crate::choice::{self, Choice, Standing};
 use crate::cluster::{ClusterState, ClusterStates, EndpointState};
 use crate::credits::Credits;
+use crate::guards::{self, Guards};
+use crate::lanes::{LaneView, Lanes};
 use crate::pool::{Link, Pool};
 use crate::stats::{Series, SeriesKey, WorkerStats};
 
@@ -27,18 +30,23 @@ pub(crate) struct View {
     /// The rules of each bind by their number, for the same reason; each since it was first met.
     rules: Vec<Vec<OnceCell<Rc<RuleView>>>>,
     pub(crate) clusters: Vec<Rc<ClusterView>>,
+    pub(crate) lanes: Lanes,
+    guards: Arc<Guards>,
     by_name: HashMap<Arc<str>, usize, foldhash::fast::RandomState>,
     /// Where requests are counted that reached no cluster.
     pub(crate) nowhere: Rc<SeriesCache>,
 }
 
 /// A rule on one worker, where a request finds it with one step. Streams may outlive the snapshot and keep only this.
-pub(crate) struct RuleView(Rule);
+pub(crate) struct RuleView {
+    rule: Rule,
+    pub(crate) protection: Box<[Guard]>,
+}
 
 impl std::ops::Deref for RuleView {
     type Target = Rule;
     fn deref(&self) -> &Rule {
-        &self.0
+        &self.rule
     }
 }
 
@@ -48,6 +56,9 @@ pub(crate) struct ClusterView {
     pub(crate) state: Arc<ClusterState>,
     pub(crate) endpoints: Vec<Rc<EndpointView>>,
     groups: Vec<GroupView>,
+    pub(crate) protection: Box<[Guard]>,
+    /// Whether some of them watch each endpoint.
+    pub(crate) guards_endpoints: bool,
     /// What this worker has of the process's bound on requests.
     pub(crate) credits: Credits,
     pub(crate) series: Rc<SeriesCache>,
@@ -69,10 +80,12 @@ struct GroupView {
 }
 
 /// A choice, ready to be used by requests.
+#[derive(Clone)]
 struct Made {
     /// That of the cluster when it was made.
     epoch: u64,
     until: Duration,
+    ready_weight: f64,
     tiers: Vec<(f64, Balancer)>,
 }
 
@@ -89,12 +102,20 @@ impl SeriesCache {
     }
 
     /// The series of a status and a flag: few for each destination, the usual one first.
-    pub(crate) fn get(&self, stats: &WorkerStats, status: u16, flag: &'static str) -> Arc<Series> {
+    pub(crate) fn get(
+        &self,
+        stats: &WorkerStats,
+        lane: Option<&Arc<str>>,
+        status: u16,
+        flag: &'static str,
+    ) -> Arc<Series> {
         let mut known = self.known.borrow_mut();
-        if let Some(series) = known.iter().find(|series| series.key.status == status && series.key.flag == flag) {
+        let is_it = |key: &SeriesKey| key.status == status && key.flag == flag && key.lane.as_ref() == lane;
+        if let Some(series) = known.iter().find(|series| is_it(&series.key)) {
             return series.clone();
         }
-        let key = SeriesKey { service: self.service.clone(), namespace: self.namespace.clone(), status, flag };
+        let (service, namespace) = (self.service.clone(), self.namespace.clone());
+        let key = SeriesKey { service, namespace, lane: lane.cloned(), status, flag };
         let series = stats.series(key);
         known.push(series.clone());
         series
@@ -116,6 +137,8 @@ impl View {
             settings: Vec::new(),
             rules: Vec::new(),
             clusters: Vec::new(),
+            lanes: Lanes::new(&Snapshot::default(), None),
+            guards: Arc::default(),
             by_name: HashMap::default(),
             nowhere: Rc::new(SeriesCache::new("unknown".into(), "unknown".into())),
         }
@@ -123,10 +146,10 @@ impl View {
 
     /// The view of a snapshot, taking over from the view before it. What vanished is marked, and its idle
     /// connections are closed here.
-    pub(crate) fn new(snapshot: Arc<Snapshot>, before: &View, making: &Making<'_>) -> View {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, guards: Arc<Guards>, before: &View, making: &Making<'_>) -> View {
         let cluster = |cluster: &Arc<Cluster>| match before.cluster(&cluster.name) {
             Some(same) if same.cluster == *cluster => same,
-            known => Rc::new(ClusterView::new(cluster.clone(), known.as_deref(), making)),
+            known => Rc::new(ClusterView::new(cluster.clone(), &guards, known.as_deref(), making)),
         };
         let clusters: Vec<Rc<ClusterView>> = snapshot.clusters.iter().map(cluster).collect();
         let by_name: HashMap<_, _, _> =
@@ -137,12 +160,17 @@ impl View {
         let settings = snapshot.binds.iter().map(|bind| Rc::new(ListenerSettings::clone(&bind.settings))).collect();
         let rules = |bind: &Bind| vec![OnceCell::new(); bind.table.rules().len()];
         let rules = snapshot.binds.iter().map(rules).collect();
-        View { snapshot, settings, rules, clusters, by_name, nowhere: before.nowhere.clone() }
+        let lanes = Lanes::new(&snapshot, Some(&before.lanes));
+        View { snapshot, settings, rules, clusters, lanes, guards, by_name, nowhere: before.nowhere.clone() }
     }
 
     /// A rule that was found in a bind's table.
     pub(crate) fn rule(&self, bind: usize, found: Found<'_>) -> Rc<RuleView> {
-        self.rules[bind][found.number].get_or_init(|| Rc::new(RuleView(Rule::clone(found.rule)))).clone()
+        let view = || {
+            let protection = self.guards.of(&found.rule.policies);
+            Rc::new(RuleView { rule: Rule::clone(found.rule), protection })
+        };
+        self.rules[bind][found.number].get_or_init(view).clone()
     }
 
     /// The cluster of that name, if it is still there.
@@ -165,7 +193,7 @@ impl EndpointView {
 }
 
 impl ClusterView {
-    fn new(cluster: Arc<Cluster>, before: Option<&ClusterView>, making: &Making<'_>) -> ClusterView {
+    fn new(cluster: Arc<Cluster>, guards: &Guards, before: Option<&ClusterView>, making: &Making<'_>) -> ClusterView {
         let (state, states) = making.states.join(&cluster, making.workers, making.now);
         let mut known: HashMap<SocketAddr, Rc<EndpointView>, foldhash::fast::RandomState> = before
             .iter()
@@ -185,8 +213,10 @@ impl ClusterView {
         });
         let endpoints: Vec<_> = endpoints.collect();
         known.values().for_each(|gone| gone.remove());
-        let made = || Rc::new(Made { epoch: 0, until: Duration::ZERO, tiers: Vec::new() });
+        let made = || Rc::new(Made { epoch: 0, until: Duration::ZERO, ready_weight: 0.0, tiers: Vec::new() });
         ClusterView {
+            protection: guards.of(&cluster.policies),
+            guards_endpoints: cluster.policies.iter().any(|policy| guards::is_per_endpoint(policy)),
             endpoints,
             groups: cluster.groups.iter().map(|_| GroupView { made: RefCell::new(made()) }).collect(),
             credits: Credits::new(making.workers),
@@ -199,18 +229,65 @@ impl ClusterView {
         }
     }
 
-    /// The endpoint for one attempt; None if the lane has none. `hash` is the request's, where the balance is by hash;
+    /// The group of a lane that this cluster has instances of.
+    pub(crate) fn lane(&self, lane: &LaneView) -> Option<usize> {
+        let is_its = |group: &Group| group.lane.as_ref() == Some(&lane.name);
+        let place = || self.cluster.groups.iter().position(is_its);
+        (*self.cluster.namespace == *lane.namespace()).then(place).flatten()
+    }
+
+    /// The weight of a group's endpoints that are ready.
+    pub(crate) fn ready_weight(&self, group: usize, now: Duration, zone: Option<&str>) -> f64 {
+        // Whose turn it is first makes no difference here.
+        self.made(group, now, zone, &mut || 0).ready_weight
+    }
+
+    /// The endpoint for one attempt; None if the group has none. `hash` is the request's, where the balance is by hash;
     /// endpoints in `tried` are taken only if there is no other.
     pub(crate) fn pick(
         &self,
+        group_place: usize,
         now: Duration,
         hash: Option<u64>,
         tried: &[SocketAddr],
         zone: Option<&str>,
         mut dice: impl FnMut() -> u64,
     ) -> Option<&Rc<EndpointView>> {
-        let group = &self.cluster.groups[0];
-        let made = self.made(0, now, zone, &mut dice);
+        let made = self.made(group_place, now, zone, &mut dice);
+        self.pick_of(&made, group_place, now, hash, tried, dice)
+    }
+
+    /// As `pick` would, without taking anybody's turn.
+    pub(crate) fn would_pick(
+        &self,
+        group_place: usize,
+        now: Duration,
+        hash: Option<u64>,
+        tried: &[SocketAddr],
+        zone: Option<&str>,
+        mut dice: impl FnMut() -> u64,
+    ) -> Option<&Rc<EndpointView>> {
+        let made = Made::clone(&self.made(group_place, now, zone, &mut dice));
+        self.pick_of(&made, group_place, now, hash, tried, dice)
+    }
+
+    /// Who is used of a group, and who is not.
+    pub(crate) fn choice(&self, group_place: usize, now: Duration, zone: Option<&str>) -> Choice {
+        let standing = |member: u32| Standing::of(&self.endpoints[member as usize].state);
+        let members = &self.cluster.groups[group_place].members;
+        choice::choose(&self.cluster.endpoints, members, standing, &self.cluster.settings.usage, zone, now)
+    }
+
+    fn pick_of(
+        &self,
+        made: &Made,
+        group_place: usize,
+        now: Duration,
+        hash: Option<u64>,
+        tried: &[SocketAddr],
+        mut dice: impl FnMut() -> u64,
+    ) -> Option<&Rc<EndpointView>> {
+        let group = &self.cluster.groups[group_place];
         let tier = match &made.tiers[..] {
             [only] => only,
             several => {
@@ -264,15 +341,14 @@ impl ClusterView {
             return before;
         }
         let cluster = &self.cluster;
-        let members = &cluster.groups[group].members;
-        let standing = |member: u32| Standing::of(&self.endpoints[member as usize].state);
-        let choice = choice::choose(&cluster.endpoints, members, standing, &cluster.settings.usage, zone, now);
+        let choice = self.choice(group, now, zone);
         let tiers =
             choice.tiers.into_iter().filter(|tier| !tier.members.is_empty()).enumerate().map(|(index, tier)| {
                 let before = before.tiers.get(index).map(|(_, balancer)| balancer);
                 (tier.share, Balancer::new(cluster.settings.balance, &tier.members, before, dice()))
             });
-        let made = Rc::new(Made { epoch, until: choice.until, tiers: tiers.collect() });
+        let made =
+            Rc::new(Made { epoch, until: choice.until, ready_weight: choice.ready_weight, tiers: tiers.collect() });
         self.groups[group].made.replace(made.clone());
         made
     }

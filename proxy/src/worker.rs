@@ -12,10 +12,13 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use config::Snapshot;
+use filters::rules::Waiter;
 
 use crate::check::{self, Checks};
 use crate::connection;
 use crate::driver::{Driver, Socket, TaskId};
+use crate::explain;
+use crate::guards::Guards;
 use crate::listen;
 use crate::log::http_date;
 use crate::shared::{Mail, Opened, Shared};
@@ -55,6 +58,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     view: RefCell<Rc<View>>,
     binds: RefCell<HashMap<SocketAddr, Rc<BindView>>>,
+    /// Whether the current view has lanes, or one that still serves a removed address.
+    has_lanes: Cell<bool>,
     /// Those that are gone and still served.
     leaving: RefCell<Vec<Rc<BindView>>>,
     /// Tasks of downstream connections, to be woken when the worker shall finish.
@@ -79,6 +84,7 @@ pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
         driver: Driver::new(shared.origin)?,
         view: RefCell::new(Rc::new(View::empty())),
         binds: RefCell::default(),
+        has_lanes: Cell::new(false),
         leaving: RefCell::default(),
         connections: RefCell::default(),
         finishing: Cell::new(false),
@@ -107,6 +113,11 @@ impl Worker {
         &self.shared.stats[self.id]
     }
 
+    /// Whether requests may have lanes.
+    pub(crate) fn has_lanes(&self) -> bool {
+        self.has_lanes.get()
+    }
+
     /// Whether connections shall end after the request they are at.
     pub(crate) fn is_finishing(&self) -> bool {
         self.finishing.get()
@@ -133,6 +144,14 @@ impl Worker {
         match bind.index.get() {
             Some(index) => Some((self.view(), index)),
             None => bind.last.borrow().clone(),
+        }
+    }
+
+    /// Lets a request of any worker go on, for which a rule has made room.
+    pub(crate) fn grant(&self, waiter: Waiter) {
+        match waiter.worker as usize {
+            id if id == self.id => self.driver.wake(waiter.task as TaskId),
+            id => self.shared.mailboxes[id].send(Mail::Wake(waiter.task as TaskId)),
         }
     }
 
@@ -174,11 +193,14 @@ impl Worker {
     }
 
     /// Puts a revision in force: from here on no request, connection or retry goes to what it removed.
-    fn apply(self: &Rc<Self>, revision: u64, snapshot: Arc<Snapshot>, opened: Vec<Opened>) {
+    fn apply(self: &Rc<Self>, revision: u64, snapshot: Arc<Snapshot>, guards: Arc<Guards>, opened: Vec<Opened>) {
         let making =
             Making { states: &self.shared.clusters, workers: self.shared.mailboxes.len(), now: self.driver.now() };
-        let view = Rc::new(View::new(snapshot.clone(), &self.view.borrow(), &making));
+        let view = Rc::new(View::new(snapshot.clone(), guards, &self.view.borrow(), &making));
+        let has_lanes = !view.lanes.is_empty();
         let before = self.view.replace(view);
+        // Addresses that this revision removes are served by the one before it for a moment.
+        self.has_lanes.set(has_lanes || !before.lanes.is_empty());
         for opened in opened {
             // An address that comes back takes over at once from what is left of it.
             for left in self.leaving.borrow().iter().filter(|left| left.address == opened.bind) {
@@ -220,6 +242,15 @@ impl Worker {
     fn idle_room(&self) -> usize {
         let share = self.shared.connections_max / self.shared.loads.len();
         2 * share.saturating_sub(self.shared.loads[self.id].load(Relaxed))
+    }
+
+    /// The binds that listen on a port, all of them if none is named.
+    pub(crate) fn binds_on(&self, port: Option<u16>) -> Vec<Rc<BindView>> {
+        let binds = self.binds.borrow();
+        let mut found: Vec<_> =
+            binds.values().filter(|bind| port.is_none_or(|port| bind.port == port)).cloned().collect();
+        found.sort_by_key(|bind| bind.address);
+        found
     }
 
     /// The bind of an address, also one that is gone and still served.
@@ -306,8 +337,8 @@ async fn read_mail(worker: Rc<Worker>) {
         let mail = worker.shared.mailboxes[worker.id].take();
         for mail in mail {
             match mail {
-                Mail::Snapshot { revision, snapshot, opened, applied } => {
-                    worker.apply(revision, snapshot, opened);
+                Mail::Snapshot { revision, snapshot, guards, opened, applied } => {
+                    worker.apply(revision, snapshot, guards, opened);
                     // Nobody waits for it any more: then nobody needs to know.
                     let _ = applied.send(worker.id);
                 }
@@ -321,6 +352,7 @@ async fn read_mail(worker: Rc<Worker>) {
                         }
                     }
                 }
+                Mail::Explain(question) => explain::answer(&worker, question),
                 Mail::Wake(task) => worker.driver.wake(task),
                 Mail::HandOver(state) => {
                     if let Some(cluster) = worker.view().cluster(&state.name) {

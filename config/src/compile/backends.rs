@@ -6,19 +6,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::compile::actions::Actions;
+use crate::compile::lanes::Lanes;
+use crate::compile::protection::Protection;
 use crate::compile::traffic::Settings;
-use crate::consistent::Consistent;
+use crate::consistent::Tables;
 use crate::model::http_route::BackendRef;
 use crate::model::metadata::Metadata;
 use crate::model::service::{ServicePort, Spec};
 use crate::model::{Documents, GATEWAY_GROUP, Object};
 use crate::problem::Problems;
-use crate::snapshot::{Balance, Cluster, ClusterSettings, Endpoint, Group};
+use crate::snapshot::{Balance, Cluster, Endpoint, Group};
 
 /// Finds Service ports, and remembers those that were asked for and what rules do with them.
 pub(crate) struct Resolver<'d> {
     documents: &'d Documents,
     settings: Settings<'d>,
+    pub(crate) protection: &'d Protection<'d>,
+    lanes: &'d Lanes<'d>,
+    tables: &'d mut Tables,
     services: HashMap<(&'d str, &'d str), &'d Object<Spec>>,
     indices: HashMap<(&'d str, &'d str, u16), usize>,
     clusters: Vec<Arc<Cluster>>,
@@ -27,12 +32,21 @@ pub(crate) struct Resolver<'d> {
 
 impl<'d> Resolver<'d> {
     /// Knows all Services and no cluster yet.
-    pub(crate) fn new(documents: &'d Documents, settings: Settings<'d>) -> Self {
+    pub(crate) fn new(
+        documents: &'d Documents,
+        settings: Settings<'d>,
+        protection: &'d Protection<'d>,
+        lanes: &'d Lanes<'d>,
+        tables: &'d mut Tables,
+    ) -> Self {
         let identity = |service: &'d Object<Spec>| (service.metadata.namespace(), service.metadata.name());
         let services = documents.services.iter().map(Arc::as_ref).map(|service| (identity(service), service)).collect();
         Resolver {
             documents,
             settings,
+            protection,
+            lanes,
+            tables,
             services,
             indices: HashMap::new(),
             clusters: Vec::new(),
@@ -77,7 +91,21 @@ impl<'d> Resolver<'d> {
             return Some(*index);
         }
         let settings = self.settings.get(&(namespace, name)).cloned().unwrap_or_default();
-        let cluster = cluster(service, service_port, settings);
+        let policies = self.actions.policies(self.protection.of_service(namespace, name));
+        let endpoints = endpoints(service, service_port);
+        let members = self.lanes.members(namespace, &endpoints);
+        let group = |(lane, members)| group(lane, members, &endpoints, settings.balance, self.tables);
+        let groups = members.into_iter().map(group).collect();
+        let cluster = Cluster {
+            name: format!("{namespace}/{name}:{port}").into(),
+            namespace: namespace.into(),
+            service: name.into(),
+            port,
+            groups,
+            endpoints,
+            settings,
+            policies,
+        };
         if cluster.endpoints.is_empty() {
             let reason =
                 format!("port {port} of Service {namespace}/{name} has no endpoint: requests are answered 503");
@@ -106,7 +134,7 @@ impl<'d> Resolver<'d> {
     }
 }
 
-fn cluster(service: &Object<Spec>, port: &ServicePort, settings: ClusterSettings) -> Cluster {
+fn endpoints(service: &Object<Spec>, port: &ServicePort) -> Vec<Endpoint> {
     let endpoints = service.spec.endpoints.iter().filter(|endpoint| endpoint.weight.0 > 0).filter_map(|endpoint| {
         Some(Endpoint {
             address: SocketAddr::new(endpoint.address.0, endpoint.ports.get(&port.name.value)?.number()),
@@ -115,22 +143,17 @@ fn cluster(service: &Object<Spec>, port: &ServicePort, settings: ClusterSettings
             labels: endpoint.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
         })
     });
-    let endpoints: Vec<Endpoint> = endpoints.collect();
-    let (namespace, name) = (service.metadata.namespace(), service.metadata.name());
-    Cluster {
-        name: format!("{namespace}/{name}:{}", port.port.number()).into(),
-        namespace: namespace.into(),
-        service: name.into(),
-        port: port.port.number(),
-        groups: vec![group(None, (0..endpoints.len() as u32).collect(), &endpoints, settings.balance)],
-        endpoints,
-        settings,
-        policies: Arc::default(),
-    }
+    endpoints.collect()
 }
 
-fn group(lane: Option<Arc<str>>, members: Vec<u32>, endpoints: &[Endpoint], balance: Balance) -> Group {
+fn group(
+    lane: Option<Arc<str>>,
+    members: Vec<u32>,
+    endpoints: &[Endpoint],
+    balance: Balance,
+    tables: &mut Tables,
+) -> Group {
     let chosen: Vec<&Endpoint> = members.iter().map(|member| &endpoints[*member as usize]).collect();
-    let consistent = Consistent::of(balance, &chosen).map(Arc::new);
+    let consistent = tables.table(balance, &chosen);
     Group { lane, members, consistent }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Listener<'d> {
     pub addresses: Vec<SocketAddr>,
     /// What its policy says.
     pub settings: Arc<ListenerSettings>,
+    /// What it does about lanes.
+    pub lanes: LaneRole,
     /// The matches of all routes attached to it.
     pub entries: Vec<RouteEntry>,
 }
@@ -66,7 +68,8 @@ pub(crate) fn gather<'d>(documents: &'d Documents, problems: &mut Problems) -> V
             let port = written.port.number();
             let addresses = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
             let settings = Arc::default();
-            listeners.push(Listener { gateway, written, index, addresses, settings, entries: Vec::new() });
+            let lanes = LaneRole::Strip;
+            listeners.push(Listener { gateway, written, index, addresses, settings, lanes, entries: Vec::new() });
         }
     }
     check_distinct(&listeners, problems);
@@ -167,13 +170,20 @@ pub(crate) fn into_binds(listeners: Vec<Listener<'_>>, problems: &mut Problems) 
                 let hint = "let one policy target the whole Gateway, or each of these listeners";
                 problems.error_with_hint(other.place(), other.field("port"), reason, hint);
             }
+            if other.lanes != first.lanes {
+                // A lane is decided before the host is looked at.
+                let reason =
+                    format!("shares port {} with {} and needs the same part in lanes", address.port(), first.name());
+                let hint = "let the LaneGroup name both of them, or the whole Gateway";
+                problems.error_with_hint(other.place(), other.field("port"), reason, hint);
+            }
         }
         let table = Table::new(sharing.iter().map(|listener| (listener.hostname(), listener.entries.as_slice())));
         binds.push(Bind {
             address,
             name: first.name().into(),
             settings: first.settings.clone(),
-            lanes: LaneRole::Strip,
+            lanes: first.lanes.clone(),
             table,
         });
     }

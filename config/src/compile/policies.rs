@@ -17,7 +17,7 @@ type Target<'d> = (&'d str, &'d str, Option<&'d str>);
 pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], problems: &mut Problems) {
     let mut policies: Vec<_> = documents.listener_policies.iter().map(Arc::as_ref).collect();
     policies.sort_by_cached_key(|policy| policy.metadata.seniority());
-    let mut winners: HashMap<Target<'_>, (String, Arc<ListenerSettings>)> = HashMap::new();
+    let mut winners: HashMap<Target<'_>, (Claim, Arc<ListenerSettings>)> = HashMap::new();
     for policy in policies {
         let namespace = policy.metadata.namespace();
         let settings = Arc::new(settings(&policy.spec));
@@ -40,7 +40,8 @@ pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], prob
                 conflict("ListenerPolicy", winner, target.place, field, problems);
                 continue;
             }
-            winners.insert(key, (policy.metadata.to_string(), settings.clone()));
+            let claim = Claim { name: policy.metadata.to_string(), place: target.place };
+            winners.insert(key, (claim, settings.clone()));
         }
     }
     for listener in listeners {
@@ -54,9 +55,18 @@ pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], prob
     }
 }
 
+/// Who has a target, and where that is written.
+pub(crate) struct Claim {
+    /// `namespace/name`.
+    pub name: String,
+    /// The reference to the target.
+    pub place: Place,
+}
+
 /// Tells that a policy does not act on a target, since another one does (GEP-713).
-pub(crate) fn conflict(kind: &str, winner: &str, place: Place, field: String, problems: &mut Problems) {
-    let reason = format!("Conflicted: {kind} {winner} has the same target and is older, or first by name");
+pub(crate) fn conflict(kind: &str, winner: &Claim, place: Place, field: String, problems: &mut Problems) {
+    let (name, at) = (&winner.name, problems.name(winner.place));
+    let reason = format!("Conflicted: {kind} {name}, at {at}, has the same target and is older, or first by name");
     problems.warning(place, field, reason, Some("one policy for each target"));
 }
 

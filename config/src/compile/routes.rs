@@ -1,6 +1,8 @@
 //! Which routes attach to which listeners, and what their rules do: parents, host names, matches in order
 //! of precedence, backends. Pure, Cold.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::compile::backends::Resolver;
@@ -13,6 +15,7 @@ use crate::model::http_route::{
 use crate::model::{Documents, Object};
 use crate::problem::{Place, Problems};
 use crate::route::{Condition, Conditions, Expressions, PathCondition, Rank, RouteEntry, ValueTest};
+use crate::snapshot::policy::Policy;
 use crate::snapshot::{Backends, Choice, Rule};
 
 /// Adds the matches of every route to the listeners that it attaches to.
@@ -27,25 +30,68 @@ pub(crate) fn attach<'d>(
     routes.sort_by_cached_key(|route| route.metadata.seniority());
     for (age, route) in routes.iter().enumerate() {
         let entries = entries(route, age as u32, backends, expressions, problems);
+        let mut forms = Forms { route, entries, by_policies: HashMap::new() };
         let parents = &route.spec.parent_refs;
         if parents.is_empty() {
             problems.warning(route.place, "spec.parentRefs", "is attached to no Gateway and serves nothing", None);
         }
         for (index, parent) in parents.iter().enumerate() {
-            attach_to(route, parent, index, &entries, listeners, problems);
+            attach_to(parent, index, &mut forms, listeners, backends, problems);
         }
     }
     shadow::warn(&routes, listeners, problems);
 }
 
+/// A route's entries, whose rules have other policies at other listeners.
+struct Forms<'d> {
+    route: &'d Object<Spec>,
+    /// Without policies.
+    entries: Vec<RouteEntry>,
+    /// Each rule once for each list of policies, by its index and the list's address.
+    by_policies: HashMap<(u16, usize), Arc<Rule>>,
+}
+
+impl Forms<'_> {
+    /// The entries as they are at a listener.
+    fn at(&mut self, listener: &Listener<'_>, backends: &mut Resolver<'_>) -> Cow<'_, [RouteEntry]> {
+        let protection = backends.protection;
+        if protection.is_empty() {
+            return Cow::Borrowed(&self.entries);
+        }
+        let (route, gateway) = (&self.route.metadata, &listener.gateway.metadata);
+        let gateway = (gateway.namespace(), gateway.name(), listener.written.name.as_str());
+        let rules: Vec<Option<&str>> = match &self.route.spec.rules {
+            Some(rules) => rules.iter().map(WrittenRule::section_name).collect(),
+            None => vec![None],
+        };
+        let lists: Vec<Arc<[Arc<Policy>]>> = rules
+            .into_iter()
+            .map(|rule| protection.of_rule(gateway, (route.namespace(), route.name(), rule)))
+            .map(|policies| backends.actions.policies(policies))
+            .collect();
+        let at_listener = |entry: &RouteEntry| {
+            let index = entry.rank().rule;
+            let Some(policies) = lists.get(usize::from(index)).filter(|policies| !policies.is_empty()) else {
+                return entry.clone();
+            };
+            let form = self.by_policies.entry((index, policies.as_ptr().addr()));
+            let form =
+                form.or_insert_with(|| Arc::new(Rule { policies: policies.clone(), ..(**entry.rule()).clone() }));
+            entry.for_rule(form.clone())
+        };
+        Cow::Owned(self.entries.iter().map(at_listener).collect())
+    }
+}
+
 fn attach_to(
-    route: &Object<Spec>,
     parent: &ParentRef,
     index: usize,
-    entries: &[RouteEntry],
+    forms: &mut Forms<'_>,
     listeners: &mut [Listener<'_>],
+    backends: &mut Resolver<'_>,
     problems: &mut Problems,
 ) {
+    let route = forms.route;
     let namespace = parent.namespace.as_ref().map_or(route.metadata.namespace(), |namespace| namespace.as_str());
     let name = parent.name.as_str();
     let field = format!("spec.parentRefs[{index}]");
@@ -81,6 +127,7 @@ fn attach_to(
             .map(|hostname| hostname.as_str())
             .filter(|hostname| listener.hostname().is_none_or(|listener| intersect(listener, hostname)))
             .collect();
+        let entries = forms.at(listener, backends);
         if hostnames.is_empty() {
             is_attached = true;
             listener.entries.extend(entries.iter().cloned());
@@ -234,7 +281,8 @@ fn path_condition(
     }
 }
 
-fn expression(
+/// The expression of a pattern, or a problem.
+pub(crate) fn expression(
     pattern: &str,
     place: Place,
     field: String,

@@ -2,7 +2,9 @@
 
 mod actions;
 mod attachment;
+mod lanes;
 mod matching;
+mod protection;
 
 use crate::route::tests::Request;
 use crate::snapshot::{Bind, ClientAddress, Filter, Rule, Snapshot};

@@ -3,8 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::compile::policies::conflict;
-use crate::compile::policies::saturate;
+use crate::compile::policies::{Claim, conflict, saturate};
 use crate::model::Documents;
 use crate::model::traffic_policy::{
     Connections, HashOn, LoadBalancer, LocalityMode, Policy, Retries as WrittenRetries, RetryOn, Spec,
@@ -23,7 +22,7 @@ pub(crate) fn settings<'d>(documents: &'d Documents, problems: &mut Problems) ->
     policies.sort_by_cached_key(|policy| policy.metadata.seniority());
     let services: HashSet<(&str, &str)> =
         documents.services.iter().map(|service| (service.metadata.namespace(), service.metadata.name())).collect();
-    let mut winners: HashMap<(&str, &str), String> = HashMap::new();
+    let mut winners: HashMap<(&str, &str), Claim> = HashMap::new();
     let mut settings = Settings::new();
     for policy in policies {
         let namespace = policy.metadata.namespace();
@@ -36,7 +35,7 @@ pub(crate) fn settings<'d>(documents: &'d Documents, problems: &mut Problems) ->
             } else if let Some(winner) = winners.get(&key) {
                 conflict("TrafficPolicy", winner, target.place, field, problems);
             } else {
-                winners.insert(key, policy.metadata.to_string());
+                winners.insert(key, Claim { name: policy.metadata.to_string(), place: target.place });
                 settings.insert(key, of(&policy.spec, key));
             }
         }

@@ -128,7 +128,7 @@ pub(crate) use crate::value::{PathText, RedirectStatus};
 
 /// Fields that frame a message or belong to one hop (RFC 9110 7.6.1): a rule that changed them would make
 /// two readers disagree on where a message ends.
-const FRAMING: &[&str] = &[
+pub(crate) const FRAMING: &[&str] = &[
     "connection",
     "content-length",
     "expect",

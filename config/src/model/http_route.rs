@@ -61,6 +61,13 @@ object! {
     check http_filter::suit_their_rule;
 }
 
+impl Rule {
+    /// How policies name it.
+    pub(crate) fn section_name(&self) -> Option<&str> {
+        self.name.as_ref().map(|name| name.as_str())
+    }
+}
+
 object! {
     /// Conditions that must all hold.
     Match {

@@ -27,6 +27,16 @@ impl RouteEntry {
         RouteEntry { host: Some(hostname.into()), ..self.clone() }
     }
 
+    /// The same for another form of its rule, such as one listener gives it.
+    pub(crate) fn for_rule(&self, rule: Arc<Rule>) -> Self {
+        RouteEntry { rule, ..self.clone() }
+    }
+
+    /// The rule it leads to.
+    pub(crate) fn rule(&self) -> &Arc<Rule> {
+        &self.rule
+    }
+
     /// The host it is for; None for all.
     pub(crate) fn host(&self) -> Option<&str> {
         self.host.as_deref()

@@ -1,7 +1,9 @@
 //! What people get wrong, and what they are told, word for word.
 
 mod filters;
+mod lanes;
 mod others;
+mod protection;
 mod routes;
 
 use crate::{Source, read};

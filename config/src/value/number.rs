@@ -106,27 +106,52 @@ impl<const MIN: u64, const MAX: u64> Decode for Whole<MIN, MAX> {
     }
 }
 
-/// A number from MIN to MAX, both told in thousandths, with a fraction.
+/// A percentage from 0 to 100 with at most two decimals, kept in hundredths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Percentage(pub u32);
+
+impl Percentage {
+    /// As a share of 1.
+    pub(crate) fn share(self) -> f64 {
+        f64::from(self.0) / 10_000.0
+    }
+}
+
+impl Decode for Percentage {
+    fn decode(node: &Node<'_>, path: &Path<'_>, problems: &mut Problems) -> Option<Self> {
+        decimal(node, path, "is not a percentage (0 to 100, two decimals at most)", hundredths, problems)
+            .map(Percentage)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "number", "minimum": 0, "maximum": 100})
+    }
+}
+
+/// A share above 0 and at most 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Ratio(pub f64);
+
+impl Decode for Ratio {
+    fn decode(node: &Node<'_>, path: &Path<'_>, problems: &mut Problems) -> Option<Self> {
+        let ratio = |text: &str| text.parse().ok().filter(|ratio| *ratio > 0.0 && *ratio <= 1.0);
+        decimal(node, path, "is not a share (above 0, 1 at most)", ratio, problems).map(Ratio)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+    }
+}
+
+/// A number from MIN to MAX, both told in thousandths, that need not be whole.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Decimal<const MIN: u64, const MAX: u64>(pub f64);
 
 impl<const MIN: u64, const MAX: u64> Decode for Decimal<MIN, MAX> {
     fn decode(node: &Node<'_>, path: &Path<'_>, problems: &mut Problems) -> Option<Self> {
         let (min, max) = (MIN as f64 / 1000.0, MAX as f64 / 1000.0);
-        let text = match node.word() {
-            Some(Word::Integer(_) | Word::Float) => node.text().unwrap_or_default(),
-            _ => {
-                refuse_shape(node, path, "a number", problems);
-                return None;
-            }
-        };
-        match text.parse::<f64>() {
-            Ok(number) if (min..=max).contains(&number) => Some(Decimal(number)),
-            _ => {
-                problems.error(node.place, path, format!("{text} is not a number from {min} to {max}"));
-                None
-            }
-        }
+        let within = |text: &str| text.parse().ok().filter(|number| (min..=max).contains(number));
+        decimal(node, path, &format!("is not a number from {min} to {max}"), within, problems).map(Decimal)
     }
 
     fn schema() -> serde_json::Value {
@@ -181,6 +206,41 @@ fn integer(
             None
         }
     }
+}
+
+/// A number that need not be whole, read from its text: no rounding on the way to what counts.
+fn decimal<T>(
+    node: &Node<'_>,
+    path: &Path<'_>,
+    complaint: &str,
+    parse: impl Fn(&str) -> Option<T>,
+    problems: &mut Problems,
+) -> Option<T> {
+    let Some(Word::Integer(_) | Word::Float) = node.word() else {
+        refuse_shape(node, path, "a number", problems);
+        return None;
+    };
+    let text = node.text().unwrap_or_default();
+    let number = parse(text);
+    if number.is_none() {
+        problems.error(node.place, path, format!("{text} {complaint}"));
+    }
+    number
+}
+
+fn hundredths(text: &str) -> Option<u32> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_digits(whole)
+        || !is_digits(decimals)
+        || !(1..=3).contains(&whole.len())
+        || !(1..=2).contains(&decimals.len())
+    {
+        return None;
+    }
+    let tens = if decimals.len() == 1 { 10 } else { 1 };
+    let hundredths = whole.parse::<u32>().ok()? * 100 + decimals.parse::<u32>().ok()? * tens;
+    (hundredths <= 10_000).then_some(hundredths)
 }
 
 fn period(text: &str) -> Result<Duration, String> {

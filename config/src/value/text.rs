@@ -29,6 +29,13 @@ pub(super) fn label(text: &str) -> Result<Box<str>, String> {
     }
 }
 
+pub(super) fn lane_name(text: &str) -> Result<Box<str>, String> {
+    match is_label(text) {
+        true => Ok(text.into()),
+        false => Err(format!("{text:?} is not a lane name (lower case letters, digits and '-')")),
+    }
+}
+
 pub(super) fn group(text: &str) -> Result<Box<str>, String> {
     match text.is_empty() || is_subdomain(text) {
         true => Ok(text.into()),
@@ -75,12 +82,29 @@ fn is_address(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()
 }
 
+fn is_token(text: &str) -> bool {
+    (1..=256).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
 pub(super) fn header_name(text: &str) -> Result<Box<str>, String> {
-    let is_token = (1..=256).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-    match is_token {
+    match is_token(text) {
         true => Ok(text.into()),
         false => Err(format!("{text:?} is not a header name")),
+    }
+}
+
+pub(super) fn token(text: &str) -> Result<Box<str>, String> {
+    match is_token(text) {
+        true => Ok(text.into()),
+        false => Err(format!("{text:?} is not a token (letters, digits and some of the signs, such as '-' and '.')")),
+    }
+}
+
+pub(super) fn body(text: &str) -> Result<Box<str>, String> {
+    match text.len() <= 65_536 {
+        true => Ok(text.into()),
+        false => Err("is longer than 65536 bytes".to_owned()),
     }
 }
 

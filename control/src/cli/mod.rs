@@ -2,5 +2,6 @@
 
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod schema;
 pub mod up;

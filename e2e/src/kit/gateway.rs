@@ -209,6 +209,21 @@ impl Gateway {
         peer.read().ok()
     }
 
+    /// Tells the admin door something, and what it answers.
+    pub fn post(&self, path: &str, body: &str) -> Option<Message> {
+        let mut peer = Peer::try_connect(self.doors).ok()?;
+        let length = body.len();
+        peer.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        ));
+        peer.read().ok()
+    }
+
+    /// Where the admin door is.
+    pub fn admin(&self) -> SocketAddr {
+        self.doors
+    }
+
     fn document(&self, path: &str) -> Value {
         let answer = self.get(path).unwrap_or_else(|| panic!("no answer to {path}:\n{}", self.stderr()));
         serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.text()))
@@ -236,6 +251,13 @@ impl Gateway {
         let endpoints = found.map(|found| found["endpoints"].as_array().expect("a list").iter());
         let state = |endpoint: &Value| endpoint["state"].as_str().expect("a word").to_owned();
         endpoints.map_or_else(Vec::new, |endpoints| endpoints.map(state).collect())
+    }
+
+    /// `/policies`: the figures of one, such as `RateLimit default/users`.
+    pub fn policy(&self, key: &str) -> Value {
+        let all = self.document("/policies");
+        let found = all.as_array().expect("a list").iter().find(|known| known["policy"] == *key);
+        found.unwrap_or_else(|| panic!("no {key} in {all}")).clone()
     }
 
     /// One figure of `/stats` of each worker.

@@ -67,6 +67,22 @@ impl Rules {
         self
     }
 
+    /// A policy of `evenkeel.dev` on targets, such as `RateLimit` on [`Rules::ROUTE`] with `limits: [...]`.
+    pub fn protect(mut self, kind: &str, name: &str, target: &str, spec: &str) -> Rules {
+        write!(
+            self.services,
+            "---\napiVersion: evenkeel.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  \
+             targetRefs: [{target}]\n  {spec}\n"
+        )
+        .expect("a String takes all");
+        self
+    }
+
+    /// The route, as a policy's target.
+    pub const ROUTE: &'static str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}";
+    /// The Service `web`, as a policy's target.
+    pub const WEB: &'static str = "{group: \"\", kind: Service, name: web}";
+
     /// The YAML, with a place for the port.
     pub fn yaml(&self) -> String {
         let mut yaml = format!(

@@ -356,3 +356,11 @@ fn what_is_no_regular_file_is_refused_and_never_waited_for() {
     std::fs::remove_file(&pipe).expect("a file");
     until("an end of the refusal", || gateway.config()["refused"].is_null().then_some(()));
 }
+
+#[test]
+fn streams_outlive_revisions_and_keep_nothing_of_them() {
+    // The full count: cargo run --release -p e2e -- soak downloads
+    let found = e2e::soak::downloads::run(|yaml| Launch::new(yaml).workers(2), 50, 900).expect("no download has ended");
+    // Fifty downloads weigh little beside what allocators keep at hand.
+    assert!(found.revisions >= 50 && found.admitted == 50 && found.growth() <= 0.5, "{found}");
+}

@@ -53,8 +53,8 @@ fn policies() {
     // Of two on one target the oldest wins, then the first by name.
     let old = policy("name: z, creationTimestamp: '2020-01-01T00:00:00Z'", "name: shop", "maxConnections: 3");
     assert_eq!(connections(&format!("{of_gateway}{old}")), 3);
-    let conflict = "spec.targetRefs[0]: Conflicted: ListenerPolicy default/z has the same target and is older, or first \
-                    by name (one policy for each target)";
+    let conflict = "spec.targetRefs[0]: Conflicted: ListenerPolicy default/z, at rules.yaml:18, has the same target and is older, \
+                    or first by name (one policy for each target)";
     check_warnings(&format!("{of_gateway}{old}"), &[conflict]);
     check_warnings(
         &policy("name: a", "name: gone, sectionName: x", ""),

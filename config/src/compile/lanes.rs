@@ -1,0 +1,266 @@
+//! Lanes: what each listener does about them, and which endpoints are in which. What puts a request into one is
+//! `group`'s business. Pure, Cold.
+
+mod group;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::compile::listeners::Listener;
+use crate::compile::policies::Claim;
+use crate::decode::{At, Dictionary};
+use crate::model::lane_group::{Lane as WrittenLane, Spec};
+use crate::model::{Documents, Object};
+use crate::problem::Problems;
+use crate::route::Expressions;
+use crate::snapshot::Endpoint;
+use crate::snapshot::lanes::{LaneGroup, LaneRole};
+use crate::value::{LabelKey, LabelValue};
+
+/// All LaneGroups, and whose endpoints are whose.
+pub(crate) struct Lanes<'d> {
+    /// By namespace and name.
+    pub groups: Vec<Arc<LaneGroup>>,
+    namespaces: HashMap<&'d str, Namespace<'d>>,
+}
+
+/// The lanes of a namespace, of all of its LaneGroups.
+#[derive(Default)]
+struct Namespace<'d> {
+    /// What endpoints of no lane may be labelled with.
+    baselines: HashSet<&'d str>,
+    lanes: Vec<Known<'d>>,
+    /// Lanes by the first label of their selector: an endpoint is compared with few of ten thousand.
+    by_label: HashMap<(&'d str, &'d str), Vec<usize>>,
+}
+
+/// A lane and where it is written.
+struct Known<'d> {
+    lane: &'d WrittenLane,
+    group: &'d Object<Spec>,
+    index: usize,
+}
+
+/// Labels, as they are written.
+type Selector = Dictionary<LabelKey, LabelValue, 16>;
+
+impl<'d> Lanes<'d> {
+    /// Reads all LaneGroups and gives each listener its part in them.
+    pub(crate) fn gather(
+        documents: &'d Documents,
+        listeners: &mut [Listener<'_>],
+        expressions: &mut Expressions,
+        problems: &mut Problems,
+    ) -> Self {
+        let mut groups: Vec<_> = documents.lane_groups.iter().map(Arc::as_ref).collect();
+        groups.sort_by_cached_key(|group| group.metadata.seniority());
+        let compiled: Vec<Arc<LaneGroup>> =
+            groups.iter().map(|group| Arc::new(group::compile(group, expressions, problems))).collect();
+        assign_roles(&groups, &compiled, listeners, problems);
+        let mut pairs: Vec<_> = groups.into_iter().zip(compiled).collect();
+        pairs.sort_by_key(|(group, _)| (group.metadata.namespace(), group.metadata.name()));
+        let mut namespaces: HashMap<&str, Namespace<'d>> = HashMap::new();
+        for (group, _) in &pairs {
+            let namespace = namespaces.entry(group.metadata.namespace()).or_default();
+            namespace.baselines.insert(group.spec.baseline.as_str());
+            let lanes = group.spec.lanes.iter().enumerate();
+            namespace.lanes.extend(lanes.map(|(index, lane)| Known { lane, group, index }));
+        }
+        for namespace in namespaces.values_mut() {
+            namespace.check(problems);
+        }
+        let lanes = Lanes { groups: pairs.into_iter().map(|(_, compiled)| compiled).collect(), namespaces };
+        lanes.warn_of_unknown(documents, problems);
+        lanes
+    }
+
+    /// Which of a Service's endpoints serve whom: those of the baseline, then those of each lane that has any.
+    pub(crate) fn members(&self, namespace: &str, endpoints: &[Endpoint]) -> Vec<(Option<Arc<str>>, Vec<u32>)> {
+        let Some(namespace) = self.namespaces.get(namespace) else {
+            return vec![(None, (0..endpoints.len() as u32).collect())];
+        };
+        let mut baseline = Vec::new();
+        let mut lanes: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        for (index, endpoint) in (0..).zip(endpoints) {
+            let labels = || endpoint.labels.iter().map(|(key, value)| (&**key, &**value));
+            let of = namespace.taking(labels, |key| endpoint.labels.get(key).map(|value| &**value));
+            if of.is_empty() && endpoint.labels.get(LABEL).is_none_or(|name| namespace.baselines.contains(&**name)) {
+                baseline.push(index);
+            }
+            of.into_iter().for_each(|lane| lanes.entry(lane).or_default().push(index));
+        }
+        let name = |lane: usize| Some(namespace.lanes[lane].lane.name.as_str().into());
+        let lanes = lanes.into_iter().map(|(lane, members)| (name(lane), members));
+        std::iter::once((None, baseline)).chain(lanes).collect()
+    }
+
+    /// Endpoints and faults that name a lane which is not there.
+    fn warn_of_unknown(&self, documents: &Documents, problems: &mut Problems) {
+        for service in &documents.services {
+            let Some(namespace) = self.namespaces.get(service.metadata.namespace()) else {
+                continue;
+            };
+            for (index, endpoint) in service.spec.endpoints.iter().enumerate() {
+                let get = |key: &str| endpoint.labels.get(key).map(|value| value.value.as_str());
+                let labels = || endpoint.labels.iter().map(|(key, value)| (key.as_str(), value.value.as_str()));
+                let Some(label) = endpoint.labels.get(LABEL) else {
+                    continue;
+                };
+                if !namespace.baselines.contains(label.as_str()) && namespace.taking(labels, get).is_empty() {
+                    let field = format!("spec.endpoints[{index}].labels.{LABEL}");
+                    let reason = format!(
+                        "no LaneGroup of namespace {} has a lane or a baseline {:?}: the endpoint gets no request",
+                        service.metadata.namespace(),
+                        label.as_str()
+                    );
+                    problems.warning(label.place, field, reason, None);
+                }
+            }
+        }
+        for fault in &documents.fault_injections {
+            let namespace = fault.metadata.namespace();
+            for (index, one) in fault.spec.matches.iter().enumerate() {
+                for (lane_index, lane) in one.lanes.iter().enumerate() {
+                    let known = self.namespaces.get(namespace).map_or(&[][..], |known| &known.lanes);
+                    if !known.iter().any(|known| known.lane.name.as_str() == lane.as_str()) {
+                        let field = format!("spec.match[{index}].lanes[{lane_index}]");
+                        let reason = format!("no LaneGroup of namespace {namespace} has a lane {:?}", lane.as_str());
+                        problems.warning(lane.place, field, reason, None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The label of an instance that names its lane to people and tools.
+const LABEL: &str = "lane";
+
+impl<'d> Namespace<'d> {
+    /// The lanes whose selectors hold for an instance, in their order.
+    fn taking<'l, I: Iterator<Item = (&'l str, &'l str)>>(
+        &self,
+        labels: impl Fn() -> I,
+        get: impl Fn(&str) -> Option<&'l str>,
+    ) -> Vec<usize> {
+        let candidates = labels().filter_map(|label| self.by_label.get(&label)).flatten().copied();
+        let holds = |lane: &usize| {
+            let mut selector = self.lanes[*lane].lane.selector.iter();
+            selector.all(|(key, value)| get(key.as_str()) == Some(value.as_str()))
+        };
+        let mut found: Vec<usize> = candidates.filter(holds).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// Names are unique, and so are selectors. Indexes the lanes on the way.
+    fn check(&mut self, problems: &mut Problems) {
+        let mut names: HashMap<&str, &At<_>> = HashMap::new();
+        for known in &self.lanes {
+            let name = &known.lane.name;
+            let field = format!("spec.lanes[{}].name", known.index);
+            if self.baselines.contains(name.as_str()) {
+                let reason = format!("{:?} is the name of the baseline", name.as_str());
+                problems.error(name.place, field, reason);
+            } else if let Some(first) = names.get(name.as_str()) {
+                let at = problems.name(first.place);
+                let reason = format!("{:?} is a lane of this namespace already, at {at}", name.as_str());
+                problems.error(name.place, field, reason);
+            } else {
+                names.insert(name.as_str(), name);
+            }
+        }
+        for (number, known) in self.lanes.iter().enumerate() {
+            if let Some((key, value)) = known.lane.selector.iter().next() {
+                self.by_label.entry((key.as_str(), value.as_str())).or_default().push(number);
+            }
+        }
+        for (number, known) in self.lanes.iter().enumerate() {
+            let selector: &Selector = &known.lane.selector;
+            let labels = || selector.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+            let wider = self.taking(labels, |key| selector.get(key).map(|value| value.as_str()));
+            for other in wider.into_iter().filter(|other| *other != number) {
+                let other_known = &self.lanes[other];
+                let is_equal = other_known.lane.selector.len() == selector.len();
+                let place = known.lane.selector.place;
+                let field = format!("spec.lanes[{}].selector", known.index);
+                let (name, group) = (other_known.lane.name.as_str(), &other_known.group.metadata);
+                let at = problems.name(other_known.lane.selector.place);
+                if is_equal && other < number {
+                    let reason = format!("is that of lane {name:?} of {group}, at {at}: no instance would be its own");
+                    problems.error(place, field, reason);
+                } else if !is_equal {
+                    let reason =
+                        format!("all instances of this lane are also those of lane {name:?} of {group}, at {at}");
+                    problems.warning(place, field, reason, None);
+                }
+            }
+        }
+    }
+}
+
+/// A listener belongs to one group as an entry, or is internal to any number.
+fn assign_roles(
+    groups: &[&Object<Spec>],
+    compiled: &[Arc<LaneGroup>],
+    listeners: &mut [Listener<'_>],
+    problems: &mut Problems,
+) {
+    let mut claims: Vec<Option<(Claim, bool)>> = listeners.iter().map(|_| None).collect();
+    for (group, compiled) in groups.iter().zip(compiled) {
+        if group.spec.entries.is_empty() && group.spec.internal.is_empty() {
+            problems.warning(
+                group.place,
+                "spec",
+                "has neither entries nor internal: no request comes into its lanes",
+                None,
+            );
+        }
+        let entries = group.spec.entries.iter().enumerate().map(|target| ("entries", target));
+        let internal = group.spec.internal.iter().enumerate().map(|target| ("internal", target));
+        for (list, (index, target)) in entries.chain(internal) {
+            let is_entry = list == "entries";
+            let field = format!("spec.{list}[{index}]");
+            let section = target.section_name.as_ref().map(|section| section.as_str());
+            let (namespace, name) = (group.metadata.namespace(), target.name.as_str());
+            let mut is_there = false;
+            for (listener, claim) in listeners.iter_mut().zip(&mut claims) {
+                let gateway = &listener.gateway.metadata;
+                if (gateway.namespace(), gateway.name()) != (namespace, name)
+                    || section.is_some_and(|section| section != listener.written.name.as_str())
+                {
+                    continue;
+                }
+                is_there = true;
+                match (&mut listener.lanes, &*claim) {
+                    (role @ LaneRole::Strip, _) => {
+                        *role = match is_entry {
+                            true => LaneRole::Decide(compiled.clone()),
+                            false => LaneRole::Inherit(vec![compiled.clone()]),
+                        };
+                        *claim = Some((Claim { name: group.metadata.to_string(), place: target.place }, is_entry));
+                    }
+                    (LaneRole::Inherit(known), _) if !is_entry => {
+                        if !known.iter().any(|known| Arc::ptr_eq(known, compiled)) {
+                            known.push(compiled.clone());
+                        }
+                    }
+                    // A Gateway as a whole and one of its listeners may be named by the same group.
+                    (LaneRole::Decide(known), _) if is_entry && Arc::ptr_eq(known, compiled) => {}
+                    (_, Some((first, was_entry))) => {
+                        let role = if *was_entry { "an entry of" } else { "internal to" };
+                        let at = problems.name(first.place);
+                        let (listener, first) = (listener.name(), &first.name);
+                        let reason = format!("Conflicted: listener {listener} is {role} LaneGroup {first}, at {at}");
+                        problems.warning(target.place, field.as_str(), reason, Some("one group decides at an entry"));
+                    }
+                    (_, None) => {}
+                }
+            }
+            if !is_there {
+                let of = section.map_or_else(String::new, |section| format!(" with a listener {section:?}"));
+                problems.warning(target.place, field, format!("there is no Gateway {namespace}/{name}{of}"), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What a request would meet: the same functions as for one that comes, in the same order, but nothing is sent, nobody's
+//! turn is taken and nothing is counted. `request` and `attempts` are the originals. Cold.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use config::snapshot::ListenerSettings;
+use config::snapshot::policy::{Action, Effect, Mode};
+use filters::Verdict;
+use filters::rules::{Peek, Rule};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::attempts;
+use crate::balance;
+use crate::buffer::LentHead;
+use crate::census;
+use crate::choice::{self, Standing, Use};
+use crate::error::{Kind, ProxyError};
+use crate::h1::{self, HeadLimits, Method, Refusal, RequestMeta};
+use crate::passage::{self, facts};
+use crate::record::Record;
+use crate::request::{check, enter_lane, learn, meet, spend_hop};
+use crate::view::ClusterView;
+use crate::worker::{BindView, Worker};
+
+/// A request to be explained, as a client would send it.
+pub(crate) struct Question {
+    /// The listener's port; None: the only one there is.
+    pub(crate) port: Option<u16>,
+    pub(crate) client: SocketAddr,
+    /// Its head with the empty line.
+    pub(crate) head: Vec<u8>,
+    pub(crate) reply: oneshot::Sender<Value>,
+}
+
+/// Explains a request on the worker that would serve it; any would, but what is measured differs between them.
+pub(crate) fn answer(worker: &Rc<Worker>, question: Question) {
+    let Question { port, client, head, reply } = question;
+    let told = match &worker.binds_on(port)[..] {
+        [bind, ..] => explain(worker, bind, client, &head),
+        [] => json!({"problem": "nothing listens on that port"}),
+    };
+    // Who asked may have gone.
+    let _ = reply.send(told);
+}
+
+fn explain(worker: &Worker, bind: &BindView, client: SocketAddr, text: &[u8]) -> Value {
+    let Some((view, index)) = worker.place(bind) else { return json!({"problem": "the listener was removed"}) };
+    let settings = view.settings[index].clone();
+    let name = view.snapshot.binds[index].name.to_string();
+    let mut told = json!({"listener": {"name": name, "address": bind.address.to_string()}});
+    let mut head = LentHead::lend();
+    let meta = match read(text, &settings, &mut head) {
+        Ok(Some(meta)) => meta,
+        Ok(None) => return json!({"problem": "the head is not complete"}),
+        Err(refusal) => {
+            told["answer"] = json!({"status": refusal.status(), "flag": "DPE", "reason": refusal.reason()});
+            return told;
+        }
+    };
+    let mut request = Request {
+        worker,
+        client: learn(worker, &settings, client, &mut head),
+        head,
+        record: Record::start(worker.driver.now()),
+        told,
+    };
+    if let Err(error) = request.forward(bind, &settings, &meta) {
+        let reply = error.reply();
+        request.told["answer"] = json!({"status": reply.status, "flag": reply.flag, "reason": reply.body.trim()});
+    }
+    request.told
+}
+
+fn read(text: &[u8], settings: &ListenerSettings, head: &mut LentHead) -> Result<Option<RequestMeta>, Refusal> {
+    let limits =
+        HeadLimits { bytes_max: settings.head_bytes_max as usize, fields_max: usize::from(settings.header_count_max) };
+    match h1::parse_request(text, &mut 0, limits, head)? {
+        Some(_) => h1::check_request(head, settings.encoded_slash).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A request on its way, with what is told of it so far.
+struct Request<'w> {
+    worker: &'w Worker,
+    client: IpAddr,
+    head: LentHead,
+    record: Record,
+    told: Value,
+}
+
+impl Request<'_> {
+    /// As `request::forward`; what answers in place of a service stands under `answer`, the first of them counts.
+    fn forward(&mut self, bind: &BindView, settings: &ListenerSettings, meta: &RequestMeta) -> Result<(), ProxyError> {
+        let worker = self.worker;
+        self.told["client"] = json!(self.client.to_string());
+        let issue = enter_lane(worker, bind, self.client, &mut self.head, &mut self.record);
+        self.told["lane"] = json!(self.record.lane.as_ref().map(|lane| lane.name.to_string()));
+        if issue.is_some() {
+            self.told["laneCookie"] = json!("issued");
+        }
+        check(settings, &self.head, meta)?;
+        if matches!(meta.method, Method::Options | Method::Trace) && !spend_hop(&mut self.head) {
+            let status = if meta.method == Method::Options { 200 } else { 501 };
+            self.answer(json!({"status": status, "reason": "Max-Forwards is spent"}));
+            return Ok(());
+        }
+        let (mut met, cluster) = meet(worker, bind, &self.head, &mut self.record)?;
+        self.told["route"] = json!(met.rule.name.to_string());
+        let targets = met.rule.backends.choices.iter().map(|choice| {
+            let cluster = choice.cluster.and_then(|cluster| worker.view().clusters.get(cluster).cloned());
+            json!({"cluster": cluster.map(|cluster| cluster.cluster.name.to_string()), "weight": choice.weight})
+        });
+        self.told["targets"] = targets.collect();
+        let rule = met.rule.clone();
+        let of_route: Vec<&Rule> = rule.protection.iter().collect();
+        let mut policies = self.ask(&of_route);
+        if let Verdict::Redirect(status, location) = met.change(&mut self.head) {
+            self.told["policies"] = policies.into();
+            self.answer(json!({"status": status, "location": location, "reason": "redirect"}));
+            return Ok(());
+        }
+        let cluster = cluster.ok_or(ProxyError::here(Kind::NoCluster));
+        if let Ok(cluster) = &cluster {
+            let is_new = |rule: &&Rule| !of_route.iter().any(|known| passage::is_same(known, rule));
+            let of_cluster: Vec<&Rule> = cluster.protection.iter().filter(is_new).collect();
+            policies.extend(self.ask(&of_cluster));
+        }
+        self.told["policies"] = policies.into();
+        let cluster = cluster?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        self.told["upstream"] = json!({
+            "host": text(self.head.bytes(self.head.authority)),
+            "path": text(self.head.bytes(self.head.path)),
+            "cluster": cluster.cluster.name.to_string(),
+            "timeouts": {
+                "request": seconds(met.rule.request_timeout),
+                "attempt": seconds(met.rule.backend_request_timeout),
+                "connect": seconds(Some(cluster.cluster.settings.connect_timeout)),
+                "firstByte": seconds(Some(cluster.cluster.settings.first_byte_timeout)),
+            },
+            "retries": cluster.cluster.settings.retries.attempts,
+        });
+        self.choose(&cluster)
+    }
+
+    /// The endpoint, and why each other was passed over.
+    fn choose(&mut self, cluster: &ClusterView) -> Result<(), ProxyError> {
+        let worker = self.worker;
+        let (now, zone) = (worker.driver.now(), worker.shared.zone.as_deref());
+        let lane = self.record.lane.clone();
+        let chosen = attempts::group(cluster, lane.as_deref(), now, zone);
+        let group = chosen.as_ref().ok().map(|(group, _)| *group);
+        if let Ok((_, Some(reason))) = &chosen {
+            self.told["fallback"] = json!(reason);
+        }
+        let closed: Vec<SocketAddr> = cluster
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.address)
+            .filter(|address| is_closed(cluster, *address, now))
+            .collect();
+        let hash = balance::hash(&cluster.cluster.settings.hash_on, &self.head, self.client);
+        let pick = |group| cluster.would_pick(group, now, hash, &closed, zone, || worker.dice());
+        let picked = group.and_then(pick).map(|endpoint| endpoint.address);
+        let endpoints = (0..cluster.endpoints.len()).map(|place| {
+            let endpoint = &cluster.endpoints[place];
+            let (in_flight, latency) = endpoint.load.told(now);
+            json!({
+                "address": endpoint.address.to_string(),
+                "verdict": match Some(endpoint.address) == picked {
+                    true => "chosen".to_owned(),
+                    false => self.passed_over(cluster, place as u32, group, &closed, now),
+                },
+                "inFlight": in_flight,
+                "latencyMs": (latency.as_secs_f64() * 1e6).round() / 1e3,
+            })
+        });
+        let endpoints: Vec<Value> = endpoints.collect();
+        self.told["endpoints"] = endpoints.into();
+        chosen?;
+        let picked = picked.ok_or(ProxyError::here(Kind::NoEndpoint))?;
+        self.told["endpoint"] = json!(picked.to_string());
+        Ok(())
+    }
+
+    /// Why a request does not go to an endpoint; or that it might have.
+    fn passed_over(
+        &self,
+        cluster: &ClusterView,
+        place: u32,
+        group: Option<usize>,
+        closed: &[SocketAddr],
+        now: Duration,
+    ) -> String {
+        let groups = &cluster.cluster.groups;
+        let own = groups.iter().position(|group| group.members.contains(&place));
+        let Some(own) = own else {
+            let label = cluster.cluster.endpoints[place as usize].labels.get("lane");
+            return format!("no lane has its label {:?}", label.map_or("", |label| label));
+        };
+        if group != Some(own) {
+            return match &groups[own].lane {
+                Some(lane) => format!("it is in lane {lane}"),
+                None => "it is in the baseline".to_owned(),
+            };
+        }
+        let endpoint = &cluster.endpoints[place as usize];
+        let standing = Standing::of(&endpoint.state);
+        let zone = self.worker.shared.zone.as_deref();
+        let choice = cluster.choice(own, now, zone);
+        let usage = choice::usability(standing, &cluster.cluster.settings.usage, now);
+        let is_member = choice.tiers.iter().any(|tier| tier.members.iter().any(|(member, _)| *member == place));
+        match usage {
+            _ if closed.contains(&endpoint.address) => "its breaker is open".to_owned(),
+            Use::Ejected if !choice.panic => {
+                let left = standing.ejected_until.saturating_sub(now);
+                format!("it is ejected for {} more seconds", left.as_secs() + 1)
+            }
+            Use::Unwell | Use::Unproven if !is_member => format!("it is {}", census::word(usage)),
+            _ if !is_member => "its zone is farther away".to_owned(),
+            Use::Ready(part) if part < 1.0 => {
+                format!("another was chosen; it is new and has {:.0} % of its weight", part * 100.0)
+            }
+            _ => "another was chosen".to_owned(),
+        }
+    }
+
+    /// What rules would do, and the answer of the first that refuses.
+    fn ask(&mut self, rules: &[&Rule]) -> Vec<Value> {
+        let facts = facts(self.worker, self.client, &self.record);
+        let now_ns = facts.now_ns;
+        let peeks: Vec<Peek> = rules.iter().map(|rule| rule.peek(&self.head, &facts)).collect();
+        for (rule, peek) in rules.iter().zip(&peeks) {
+            let policy = rule.policy();
+            let refuses = matches!(peek, Peek::Refuse { .. }) || matches!(peek, Peek::Chance { abort: 1.0, .. });
+            if refuses && policy.mode == Mode::Enforce {
+                let flag = passage::flag(rule);
+                self.answer(json!({"status": status(rule), "flag": flag, "policy": policy.name.to_string()}));
+            }
+        }
+        rules.iter().zip(&peeks).map(|(rule, peek)| told(rule, peek, now_ns)).collect()
+    }
+
+    /// The first answer counts.
+    fn answer(&mut self, answer: Value) {
+        if self.told.get("answer").is_none() {
+            self.told["answer"] = answer;
+        }
+    }
+}
+
+/// What a rule would do.
+fn told(rule: &Rule, peek: &Peek, now_ns: u64) -> Value {
+    let policy = rule.policy();
+    let mut told = json!({
+        "policy": policy.state_key.to_string(),
+        "mode": if policy.mode == Mode::Shadow { "shadow" } else { "enforce" },
+    });
+    match peek {
+        Peek::NotConcerned => told["verdict"] = json!("notConcerned"),
+        Peek::Admit => told["verdict"] = json!("admit"),
+        Peek::Delay { until_ns } => {
+            told["verdict"] = json!("delay");
+            told["milliseconds"] = json!(until_ns.saturating_sub(now_ns) / 1_000_000);
+        }
+        Peek::Refuse { retry_after_seconds } => {
+            told["verdict"] = json!("refuse");
+            told["retryAfterSeconds"] = json!(retry_after_seconds);
+        }
+        Peek::Chance { delay, abort } => {
+            told["verdict"] = json!("chance");
+            (told["delayPercent"], told["abortPercent"]) = (json!(delay * 100.0), json!(abort * 100.0));
+        }
+    }
+    told
+}
+
+/// What a rule answers with.
+fn status(rule: &Rule) -> u16 {
+    match &rule.policy().action {
+        Action::RateLimit(limit) => match &limit.effect {
+            Effect::Reject(reply) | Effect::Queue { reply, .. } | Effect::WarmUp { reply, .. } => reply.status,
+        },
+        Action::ConcurrencyLimit(limit) => limit.reply.status,
+        Action::CircuitBreaker(breaker) => breaker.fallback.status,
+        Action::FaultInjection(fault) => fault.abort.as_ref().map_or(0, |abort| abort.reply.status),
+    }
+}
+
+/// Whether a rule that watches each endpoint has closed the way to this one.
+fn is_closed(cluster: &ClusterView, address: SocketAddr, now: Duration) -> bool {
+    cluster
+        .protection
+        .iter()
+        .any(|rule| rule.policy().mode == Mode::Enforce && rule.is_open(now.as_nanos() as u64, address))
+}
+
+fn seconds(time: Option<Duration>) -> Option<f64> {
+    time.map(|time| time.as_secs_f64())
+}
