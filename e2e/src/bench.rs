@@ -4,6 +4,7 @@
 mod callgrind;
 mod cell;
 mod gate;
+mod governed;
 mod machine;
 mod memory;
 mod ratio;
@@ -38,6 +39,9 @@ pub enum Name {
     Memory,
     /// 10,000 mixed routes used uniformly against 10; evenkeel only.
     Routes,
+    /// GET with everything on: a hundred routes, lanes, three rules, ejection, retries, metrics; evenkeel and one peer
+    /// that has nothing of it.
+    Governed,
     /// All of them.
     All,
 }
@@ -113,6 +117,13 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
     }
     if [Name::Memory, Name::All].contains(&arguments.name) {
         println!("{}", memory::run(&mut lab, &installed)?);
+    }
+    if [Name::Governed, Name::All].contains(&arguments.name) {
+        let cell_time = Duration::from_secs_f64(arguments.seconds);
+        let (row, moved) = governed::run(&mut lab, &installed, arguments.rounds, cell_time)?;
+        good &= row.is_whole() && moved.is_good();
+        println!("{}", table::ratios_table(std::slice::from_ref(&row)));
+        println!("{}{moved}", table::details(&[row]));
     }
     let ours = installed.iter().find(|installed| installed.kind == Kind::Evenkeel);
     match (arguments.name, ours) {

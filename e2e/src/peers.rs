@@ -19,7 +19,7 @@ use crate::process::{CPU_PROXY, Guard, Scratch};
 use crate::{Failure, Outcome, procfs};
 
 pub(crate) use programs::{program, version};
-pub(crate) use rules::{ROUTE_HOST, many_routes, ten_routes};
+pub(crate) use rules::{ROUTE_HOST, governed, many_routes, ten_routes};
 
 /// A kind of proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -52,6 +52,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) program: &'a Path,
     /// Replaces the rules that every peer has; evenkeel only. `{{port}}` and `{{backend}}` are filled in.
     pub(crate) rules: Option<&'a str>,
+    /// Where evenkeel opens its admin door.
+    pub(crate) admin: Option<SocketAddr>,
     /// Let the kernel keep a connection until its first bytes arrive, as evenkeel does.
     pub(crate) defer_accept: bool,
     /// Put in front of the command, such as a profiler; `{{scratch}}` is the directory of the proxy.
@@ -72,7 +74,7 @@ impl<'a> Launch<'a> {
     /// The shared work, nothing special.
     pub(crate) fn new(kind: Kind, program: &'a Path) -> Launch<'a> {
         let patience = Duration::from_secs(15);
-        Launch { kind, program, rules: None, defer_accept: false, wrapper: &[], probe: None, patience }
+        Launch { kind, program, rules: None, admin: None, defer_accept: false, wrapper: &[], probe: None, patience }
     }
 
     /// Starts it and waits until it answers.
@@ -105,7 +107,9 @@ impl<'a> Launch<'a> {
             Kind::Evenkeel => {
                 let template = self.rules.unwrap_or(include_str!("../peers/evenkeel.yaml"));
                 let file = scratch.write("evenkeel.yaml", &fill(template)?)?;
-                vec!["gateway".into(), "-f".into(), file.into(), "--workers".into(), "1".into()]
+                let admin = self.admin.iter().flat_map(|admin| ["--admin".into(), admin.to_string().into()]);
+                let words: [OsString; 5] = ["gateway".into(), "-f".into(), file.into(), "--workers".into(), "1".into()];
+                words.into_iter().chain(admin).collect()
             }
         };
         let guard = Guard::start(&mut self.command(&scratch, &arguments)?, CPU_PROXY)?;
@@ -180,6 +184,6 @@ fn log_of(scratch: &Scratch) -> PathBuf {
 }
 
 /// A port that nobody listens on. Another process may take it before the proxy does; then the proxy says so.
-fn free_port() -> Outcome<u16> {
+pub(crate) fn free_port() -> Outcome<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

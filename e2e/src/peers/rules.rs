@@ -40,6 +40,11 @@ pub(crate) fn many_routes(count: usize) -> (String, Vec<Request>) {
     (yaml, requests)
 }
 
+/// The work that every peer does, among a hundred routes, with lanes, limits, a breaker, ejection and retries.
+pub(crate) fn governed() -> String {
+    many_routes(99).0 + include_str!("../../peers/governed.yaml")
+}
+
 /// Ten mixed routes that take every request of `many_routes`. Both tables must see the same stream: 10,000 distinct
 /// requests alone cost a proxy that looks at none of them about 15 % more than ten do.
 pub(crate) fn ten_routes() -> String {

@@ -76,6 +76,15 @@ fn one_limit_for_four_workers_and_two_targets() {
 }
 
 #[test]
+fn replicas_share_a_limit() {
+    let backend = Backend::echo();
+    let limit = "limits: [{requests: 40, per: 1h}]\n  scope: {type: sharedByReplicas}";
+    let rules = Rules::to(backend.address()).protect("RateLimit", "all", Rules::ROUTE, limit);
+    let gateway = Launch::new(rules.yaml()).flags(&["--replicas", "10"]).start();
+    assert_eq!(statuses(&mut gateway.connect(), "", 6), [200, 200, 200, 200, 429, 429]);
+}
+
+#[test]
 fn counters_outlive_changes_of_other_rules() {
     let backend = Backend::echo();
     let limited = |per_hour: u32, more: &str| {
