@@ -248,6 +248,14 @@ impl Head {
         self.get_all(name).next()
     }
 
+    /// The value of a cookie (RFC 6265 4.2.1).
+    pub fn cookie(&self, name: &str) -> Option<&[u8]> {
+        self.get_all("cookie").flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
+            let equals = memchr::memchr(b'=', pair)?;
+            (pair[..equals].trim_ascii() == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
+        })
+    }
+
     /// The values of all live fields of that name, whatever its case.
     pub fn get_all<'h>(&'h self, name: &str) -> impl Iterator<Item = &'h [u8]> {
         let key = name_key(name.as_bytes());

@@ -27,8 +27,8 @@ use config::route::{RequestView, query_param};
 use config::snapshot::HashKey;
 use config::snapshot::lanes::{LaneGroup, LaneMatch, OnMissingKey, PathTest, Share, Text};
 
-use crate::Head;
 use crate::head::Known;
+use crate::{Head, alike};
 
 pub use tag::{Inherited, inherit, strip, tag};
 
@@ -72,7 +72,7 @@ pub fn decide<'g>(
         let Some(share) = lane.share.as_ref().filter(|share| share.basis_points > 0) else {
             continue;
         };
-        let key = match (sticky_key(&share.sticky_by, head, client), share.on_missing, &share.sticky_by) {
+        let key = match (alike::hash(&share.sticky_by, head, client), share.on_missing, &share.sticky_by) {
             (Some(key), ..) => key,
             (None, OnMissingKey::Random, _) => dice,
             (None, OnMissingKey::Issue, HashKey::Cookie(cookie)) => {
@@ -121,22 +121,6 @@ fn draw(share: &Share, lane: &str, key: u64, left: u32, guard: impl Fn() -> f64)
     Drawn::In
 }
 
-/// The hash of what makes a client stay in or out. An empty value is none.
-fn sticky_key(key: &HashKey, head: &Head, client: IpAddr) -> Option<u64> {
-    let value = match key {
-        HashKey::Header(name) => Cow::Borrowed(head.get(name)?),
-        HashKey::Cookie(name) => Cow::Borrowed(cookie(head, name)?),
-        HashKey::Query(name) => query_param(head.query(), name.as_bytes())?,
-        HashKey::ClientAddress => {
-            return Some(match client {
-                IpAddr::V4(address) => hash(&address.octets()),
-                IpAddr::V6(address) => hash(&address.octets()),
-            });
-        }
-    };
-    (!value.is_empty()).then(|| hash(&value))
-}
-
 fn holds(one: &LaneMatch, head: &Head, client: IpAddr) -> bool {
     let is_method = |method: &str| head.method() == method.as_bytes();
     (one.methods.is_empty() || one.methods.iter().any(|method| is_method(method)))
@@ -144,7 +128,7 @@ fn holds(one: &LaneMatch, head: &Head, client: IpAddr) -> bool {
         && one.path.as_ref().is_none_or(|path| path_holds(path, head.path()))
         && one.values.iter().all(|(key, text)| match key {
             HashKey::Header(name) => joined(head, name).is_some_and(|value| is(text, &value)),
-            HashKey::Cookie(name) => cookie(head, name).is_some_and(|value| is(text, value)),
+            HashKey::Cookie(name) => head.cookie(name).is_some_and(|value| is(text, value)),
             HashKey::Query(name) => query_param(head.query(), name.as_bytes()).is_some_and(|value| is(text, &value)),
             // Addresses are compared with networks.
             HashKey::ClientAddress => false,
@@ -179,14 +163,6 @@ fn joined<'h>(head: &'h Head, name: &str) -> Option<Cow<'h, [u8]>> {
         joined.extend_from_slice(value);
     }
     Some(joined)
-}
-
-/// The value of a cookie (RFC 6265 4.2.1).
-fn cookie<'h>(head: &'h Head, name: &str) -> Option<&'h [u8]> {
-    head.get_all("cookie").flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
-        let equals = memchr::memchr(b'=', pair)?;
-        (pair[..equals].trim_ascii() == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
-    })
 }
 
 impl<'g> Issue<'g> {

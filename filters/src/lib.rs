@@ -3,6 +3,7 @@
 //! sockets nor clocks.
 #![forbid(unsafe_code)]
 
+pub mod alike;
 pub mod head;
 pub mod headers;
 pub mod lane;

@@ -7,10 +7,8 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use config::consistent;
-use config::route::query_param;
 use config::snapshot::{Balance, Group, HashKey};
-use filters::Head;
+use filters::{Head, alike};
 
 use crate::error::{ProxyError, Side};
 
@@ -271,25 +269,7 @@ pub(crate) fn judge(outcome: Result<u16, &ProxyError>, reused: bool) -> Option<b
 
 /// The hash of the first of `keys` that a request has.
 pub(crate) fn hash(keys: &[HashKey], head: &Head, client: IpAddr) -> Option<u64> {
-    keys.iter().find_map(|key| match key {
-        HashKey::Header(name) => head.get(name).map(consistent::hash),
-        HashKey::Cookie(name) => cookie(head, name).map(consistent::hash),
-        HashKey::Query(name) => {
-            query_param(head.bytes(head.query), name.as_bytes()).map(|value| consistent::hash(&value))
-        }
-        HashKey::ClientAddress => Some(match client {
-            IpAddr::V4(address) => consistent::hash(&address.octets()),
-            IpAddr::V6(address) => consistent::hash(&address.octets()),
-        }),
-    })
-}
-
-/// The value of a cookie (RFC 6265 4.2.1).
-fn cookie<'h>(head: &'h Head, name: &str) -> Option<&'h [u8]> {
-    head.get_all("cookie").flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        (pair[..equals].trim_ascii() == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
-    })
+    keys.iter().find_map(|key| alike::hash(key, head, client))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -84,6 +85,34 @@ impl Backend {
             while let Some(request) = served.request() {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
                 if !served.peer.send([head.as_bytes(), &request.body].concat()) {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Answers each request when it is told to, and no more once the teller is gone.
+    pub fn patient() -> (Backend, Sender<()>) {
+        let (tell, told) = std::sync::mpsc::channel();
+        let told = Mutex::new(told);
+        let backend = Backend::start(move |served| {
+            while served.request().is_some() {
+                let told = told.lock().expect("no holder of this lock panics").recv();
+                if told.is_err() || !served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") {
+                    return;
+                }
+            }
+        });
+        (backend, tell)
+    }
+
+    /// Answers 200, or 503 as long as it is ill, both without a body.
+    pub fn ailing(is_ill: &Arc<AtomicBool>) -> Backend {
+        let is_ill = is_ill.clone();
+        Backend::start(move |served| {
+            while served.request().is_some() {
+                let status = if is_ill.load(SeqCst) { "503 Service Unavailable" } else { "200 OK" };
+                if !served.peer.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")) {
                     return;
                 }
             }

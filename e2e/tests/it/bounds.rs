@@ -34,21 +34,6 @@ impl Meter {
     }
 }
 
-/// A service that answers when it is told to.
-fn patient() -> (Backend, std::sync::mpsc::Sender<()>) {
-    let (tell, told) = std::sync::mpsc::channel();
-    let told = std::sync::Mutex::new(told);
-    let backend = Backend::start(move |served| {
-        while served.request().is_some() {
-            let told = told.lock().expect("no holder of this lock panics").recv();
-            if told.is_err() || !served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") {
-                return;
-            }
-        }
-    });
-    (backend, tell)
-}
-
 fn waiting(gateway: &Gateway) -> f64 {
     gateway.metric("evenkeel_waiting{cluster=\"default/web:80\"}")
 }
@@ -83,7 +68,7 @@ fn one_connection_is_one_with_four_workers_and_two_endpoints() {
 
 #[test]
 fn the_line_has_a_bound_and_the_dead_leave_it() {
-    let (backend, tell) = patient();
+    let (backend, tell) = Backend::patient();
     let gateway = Gateway::start(&rules(&[backend.address()], "max: 1, maxPending: 2"));
     let send = || {
         let mut client = gateway.connect();
@@ -111,7 +96,7 @@ fn the_line_has_a_bound_and_the_dead_leave_it() {
 
 #[test]
 fn who_waits_too_long_is_told_so() {
-    let (backend, _tell) = patient();
+    let (backend, _tell) = Backend::patient();
     let rules = Rules::new()
         .service("web", &[backend.address()])
         .rule("backendRefs: [{name: web, port: 80}]")
@@ -128,7 +113,7 @@ fn who_waits_too_long_is_told_so() {
 
 #[test]
 fn requests_at_the_same_time_have_a_bound() {
-    let (backend, tell) = patient();
+    let (backend, tell) = Backend::patient();
     let gateway = Launch::new(rules(&[backend.address()], "maxRequests: 3").yaml()).workers(4).start();
     let mut under_way: Vec<Peer> = (1..=3)
         .map(|count| {

@@ -121,24 +121,9 @@ fn a_queue_spreads_requests() {
     assert!(started.elapsed() >= Duration::from_millis(50 * (served as u64 - 1)), "{:?}", started.elapsed());
 }
 
-/// A service that answers when it is told to, and counts how many it has at once.
-fn patient() -> (Backend, std::sync::mpsc::Sender<()>) {
-    let (tell, told) = std::sync::mpsc::channel();
-    let told = std::sync::Mutex::new(told);
-    let backend = Backend::start(move |served| {
-        while served.request().is_some() {
-            let told = told.lock().expect("no holder of this lock panics").recv();
-            if told.is_err() || !served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") {
-                return;
-            }
-        }
-    });
-    (backend, tell)
-}
-
 #[test]
 fn a_queue_of_dead_clients_frees_its_slots() {
-    let (backend, tell) = patient();
+    let (backend, tell) = Backend::patient();
     let limit = "limit: {fixed: 1}\n  queue: {max: 3, timeout: 20s}\n  reply: {status: 503, body: full}";
     let key = "ConcurrencyLimit default/web on Service default/web";
     let rules = Rules::to(backend.address()).protect("ConcurrencyLimit", "web", Rules::WEB, limit);
@@ -169,30 +154,17 @@ fn a_queue_of_dead_clients_frees_its_slots() {
     assert_eq!(backend.requests().len(), 4, "the dead were never asked for");
 }
 
-/// Answers 200, or 500 as long as it is ill.
-fn ailing(is_ill: &Arc<AtomicBool>) -> Backend {
-    let is_ill = is_ill.clone();
-    Backend::start(move |served| {
-        while served.request().is_some() {
-            let status = if is_ill.load(SeqCst) { "500 Internal Server Error" } else { "200 OK" };
-            if !served.peer.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")) {
-                return;
-            }
-        }
-    })
-}
-
 #[test]
 fn a_breaker_opens_answers_in_place_and_closes_again() {
     let is_ill = Arc::new(AtomicBool::new(true));
-    let backend = ailing(&is_ill);
+    let backend = Backend::ailing(&is_ill);
     let breaker = "errors: {count: 3}\n  window: 10s\n  openFor: 300ms\n  halfOpenProbes: 2\n  \
                    fallback: {status: 200, body: '{\"price\":null}', headers: {content-type: application/json}}";
     let rules = Rules::to(backend.address()).protect("CircuitBreaker", "web", Rules::WEB, breaker);
     let gateway = Launch::new(rules.yaml()).workers(4).start();
     let key = "CircuitBreaker default/web on Service default/web";
     let mut client = gateway.connect();
-    assert_eq!(statuses(&mut client, "", 3), [500, 500, 500]);
+    assert_eq!(statuses(&mut client, "", 3), [503, 503, 503]);
     assert_eq!(gateway.policy(key)["phase"], "open");
     for _ in 0..20 {
         assert_eq!(ask(&mut gateway.connect(), "").text(), "{\"price\":null}");
@@ -210,7 +182,7 @@ fn a_breaker_opens_answers_in_place_and_closes_again() {
 #[test]
 fn a_breaker_of_each_endpoint_passes_over_the_one_that_fails() {
     let is_ill = Arc::new(AtomicBool::new(true));
-    let (ill, well) = (ailing(&is_ill), Backend::echo());
+    let (ill, well) = (Backend::ailing(&is_ill), Backend::echo());
     let rules = Rules::new()
         .service("web", &[ill.address(), well.address()])
         .rule("backendRefs: [{name: web, port: 80}]")
@@ -240,12 +212,12 @@ fn faults_are_made_on_purpose() {
 #[test]
 fn shadows_refuse_nobody_and_count() {
     let is_ill = Arc::new(AtomicBool::new(true));
-    let backend = ailing(&is_ill);
+    let backend = Backend::ailing(&is_ill);
     let rules = Rules::to(backend.address())
         .protect("RateLimit", "trial", Rules::ROUTE, "mode: shadow\n  limits: [{requests: 2, per: 1h}]")
         .protect("CircuitBreaker", "trial", Rules::WEB, "mode: shadow\n  errors: {count: 3}\n  openFor: 1h");
     let gateway = Gateway::start(&rules);
-    assert_eq!(statuses(&mut gateway.connect(), "", 10), [500; 10], "the service's own");
+    assert_eq!(statuses(&mut gateway.connect(), "", 10), [503; 10], "the service's own");
     assert_eq!(gateway.policy("RateLimit default/trial")["shadowRefused"], 8);
     let breaker = gateway.policy("CircuitBreaker default/trial on Service default/web");
     assert_eq!((&breaker["phase"], &breaker["mode"]), (&"open".into(), &"shadow".into()));

@@ -25,19 +25,6 @@ fn wait_for_states(gateway: &Gateway, expected: &[&str]) {
     until(&format!("endpoints that are {expected:?}"), || (states(gateway) == expected).then_some(()));
 }
 
-/// Answers 200, or 503 as long as it is ill.
-fn ailing(is_ill: &Arc<AtomicBool>) -> Backend {
-    let is_ill = is_ill.clone();
-    Backend::start(move |served| {
-        while served.request().is_some() {
-            let status = if is_ill.load(SeqCst) { "503 Service Unavailable" } else { "200 OK" };
-            if !served.peer.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")) {
-                return;
-            }
-        }
-    })
-}
-
 fn checks(backend: &Backend) -> usize {
     backend.requests().iter().filter(|request| request.start.starts_with("GET /healthz")).count()
 }
@@ -45,7 +32,7 @@ fn checks(backend: &Backend) -> usize {
 #[test]
 fn who_is_not_well_is_not_used_until_it_is() {
     let is_ill = Arc::new(AtomicBool::new(true));
-    let (ill, well) = (ailing(&is_ill), Backend::echo());
+    let (ill, well) = (Backend::ailing(&is_ill), Backend::echo());
     let check = "healthCheck: {path: /healthz, interval: 20ms, unhealthyThreshold: 2, healthyThreshold: 2}";
     let gateway = Gateway::start(&rules(&[&ill, &well], check));
     wait_for_states(&gateway, &["unwell", "ready"]);
@@ -82,7 +69,7 @@ fn one_process_asks_once() {
 #[test]
 fn nobody_well_is_better_than_nobody() {
     let is_ill = Arc::new(AtomicBool::new(true));
-    let ill = ailing(&is_ill);
+    let ill = Backend::ailing(&is_ill);
     let gateway = Gateway::start(&rules(&[&ill], "healthCheck: {path: /healthz, interval: 20ms}"));
     wait_for_states(&gateway, &["unwell"]);
     assert_eq!(ask(&mut gateway.connect()), 503);
@@ -93,7 +80,7 @@ fn nobody_well_is_better_than_nobody() {
 #[test]
 fn who_fails_is_left_alone_for_a_while() {
     let is_ill = Arc::new(AtomicBool::new(true));
-    let (ill, well) = (ailing(&is_ill), Backend::echo());
+    let (ill, well) = (Backend::ailing(&is_ill), Backend::echo());
     let policy = "loadBalancer: {policy: roundRobin}\n  \
                   outlierDetection: {consecutive5xxErrors: 3, baseEjectionTime: 300ms, maxEjectionPercent: 50}";
     // Four workers count together.
@@ -115,7 +102,7 @@ fn who_fails_is_left_alone_for_a_while() {
 #[test]
 fn a_change_of_other_rules_forgets_nothing() {
     let is_ill = Arc::new(AtomicBool::new(true));
-    let (ill, well) = (ailing(&is_ill), Backend::echo());
+    let (ill, well) = (Backend::ailing(&is_ill), Backend::echo());
     let policy = "loadBalancer: {policy: roundRobin}\n  outlierDetection: {consecutive5xxErrors: 2}";
     let gateway = Gateway::start(&rules(&[&ill, &well], policy));
     let mut client = gateway.connect();

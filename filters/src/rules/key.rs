@@ -41,7 +41,7 @@ impl<'h> Value<'h> {
             Key::Lane => facts.lane.map(text),
             Key::Caller => Some(facts.caller.map_or_else(|| Value::address(facts.client), text)),
             Key::Of(HashKey::Header(name)) => head.get(name).map(|value| Value::Bytes(Cow::Borrowed(value))),
-            Key::Of(HashKey::Cookie(name)) => cookie(head, name).map(|value| Value::Bytes(Cow::Borrowed(value))),
+            Key::Of(HashKey::Cookie(name)) => head.cookie(name).map(|value| Value::Bytes(Cow::Borrowed(value))),
             Key::Of(HashKey::Query(name)) => query_param(head.bytes(head.query), name.as_bytes()).map(Value::Bytes),
             Key::Of(HashKey::ClientAddress) => Some(Value::address(facts.client)),
         }
@@ -63,14 +63,6 @@ impl<'h> Value<'h> {
             IpAddr::V6(address) => Value::V6(address.octets()),
         }
     }
-}
-
-/// The value of a cookie (RFC 6265 4.2.1).
-fn cookie<'h>(head: &'h Head, name: &str) -> Option<&'h [u8]> {
-    head.get_all("cookie").flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        (pair[..equals].trim_ascii() == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
-    })
 }
 
 /// All values of a request that a limit looks at, as 128 bits: two requests with other values share them by chance

@@ -225,6 +225,6 @@ fn alike_requests_hash_alike() {
     assert_eq!(of(&[("Cookie", "a=b; sid=1")]), of(&[("Cookie", "x=y"), ("Cookie", "sid=1;z=")]));
     assert_eq!(of(&[("Cookie", "sidx=1")]), of(&[]));
     let query = hash(&[HashKey::Query("user".into())], &head(&[]), client);
-    assert_eq!(query, Some(consistent::hash(b"a b")));
+    assert_eq!(query, Some(config::consistent::hash(b"a b")));
     assert_eq!(hash(&[HashKey::Query("none".into())], &head(&[]), client), None);
 }
