@@ -14,7 +14,7 @@ use crate::admin::{Admin, AdminAddress, Doors};
 use crate::log::{AccessLog, Format, event};
 use crate::process::Process;
 use crate::status::Status;
-use crate::{admin, cgroup, metrics, watch};
+use crate::{admin, cgroup, log, metrics, watch};
 
 /// Kubernetes grants a pod 30 s by default.
 const FINISH_WITHIN_S: u64 = 25;
@@ -58,6 +58,9 @@ pub struct GatewayArgs {
     /// Told once requests are served.
     #[arg(skip)]
     pub ready: Option<std::sync::mpsc::Sender<()>>,
+    /// Told events in place of standard error, which may be a screen that others draw on.
+    #[arg(skip)]
+    pub events: Option<std::sync::mpsc::SyncSender<String>>,
 }
 
 impl GatewayArgs {
@@ -75,6 +78,7 @@ impl GatewayArgs {
             zone: None,
             replicas: 1,
             ready: None,
+            events: None,
         }
     }
 }
@@ -82,6 +86,9 @@ impl GatewayArgs {
 /// Runs a gateway until it is told to end. Exit code 1: the rules are wrong, or an address is taken.
 pub fn run(args: GatewayArgs) -> ExitCode {
     let started = Instant::now();
+    if let Some(events) = &args.events {
+        log::send_events_to(events.clone());
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&[format!("cannot start: {error}")]),

@@ -4,17 +4,37 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 /// Lines that may wait for the log's thread; more are dropped and counted.
 const RING_LINES: usize = 16 * 1024;
 
-/// Tells an event of the process: `time level message` on standard error.
+/// Who is told events in place of standard error.
+static LISTENER: OnceLock<SyncSender<String>> = OnceLock::new();
+
+/// Tells an event of the process: `time level message` on standard error, or to who listens in its place.
 pub fn event(level: &str, message: &str) {
-    // Nobody to tell that standard error is gone.
-    let _ = writeln!(io::stderr().lock(), "{} {level:5} {message}", timestamp());
+    let line = format!("{} {level:5} {message}", timestamp());
+    let untold = match LISTENER.get() {
+        None => Some(line),
+        Some(listener) => match listener.try_send(line) {
+            // Who does not keep up misses events; nobody waits for them.
+            Ok(()) | Err(TrySendError::Full(_)) => None,
+            Err(TrySendError::Disconnected(line)) => Some(line),
+        },
+    };
+    if let Some(line) = untold {
+        // Nobody to tell that standard error is gone.
+        let _ = writeln!(io::stderr().lock(), "{line}");
+    }
+}
+
+/// From now on events go to `listener` as long as it listens; the first of a process stays.
+pub(crate) fn send_events_to(listener: SyncSender<String>) {
+    let _ = LISTENER.set(listener);
 }
 
 /// How access log lines look.
