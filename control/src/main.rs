@@ -19,7 +19,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Try it: a gateway in front of a service of our own, with requests to look at
+    /// Try it: a gateway, a shop of four services in lanes behind it, traffic, and a view of what becomes of it
     Up(cli::up::UpArgs),
     /// Run a gateway with rule files
     Gateway(proxy::GatewayArgs),

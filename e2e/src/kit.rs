@@ -19,4 +19,4 @@ pub use program::evenkeel;
 pub use rules::Rules;
 pub use wait::{PATIENCE, until};
 
-pub use crate::process::Scratch;
+pub use crate::process::{Guard, Scratch};

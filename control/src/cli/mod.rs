@@ -1,7 +1,6 @@
 //! The subcommands, each what an operator types. Cold.
 
 pub mod check;
-pub mod demo;
 pub mod explain;
 pub mod schema;
 pub mod up;

@@ -1,34 +1,64 @@
-//! `evenkeel up`: the first minute. A gateway on a port of this machine in front of a service of our own, a
-//! few requests through it with what they met, then a request a second until Ctrl-C. Cold.
+//! `evenkeel up`: the first minute. A gateway on a port of this machine, a shop of four services in lanes behind it, the
+//! traffic of several users, and a view of what becomes of it. The parts in the order in which they matter: `shop` the
+//! services, `rules` what the gateway is told, `load` the users, `judge` what answers mean, `ledger` and `told` the
+//! figures, `world` what they share, `board` their texts, `screen` and `keys` the live view. Cold.
 
+mod board;
+mod call;
+mod judge;
+mod keys;
+mod ledger;
+mod load;
+mod rules;
+mod screen;
+mod shop;
+mod told;
+mod world;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, IsTerminal, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::demo;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use shop::Instance;
+use world::World;
+
+/// Events that are remembered.
+const EVENTS_MAX: usize = 100;
+/// How long requests under way may take at the end.
+const FINISH_WITHIN: Duration = Duration::from_millis(1500);
 
 /// How to try it.
 #[derive(clap::Args)]
 pub struct UpArgs {
     /// The gateway's port on this machine
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// End after so many seconds [default: at Ctrl-C]
+    /// End after so many seconds, with exit code 1 if anything failed or was served in a wrong lane [default: at Ctrl-C]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
+    /// One line a second in place of the live view, as if there were no terminal
+    #[arg(long)]
+    plain: bool,
 }
 
 /// Runs the demonstration.
 pub fn run(args: UpArgs) -> ExitCode {
     let folder = Folder(std::env::temp_dir().join(format!("evenkeel-up-{}", std::process::id())));
     match show(&args, &folder.0) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(problem) => {
-            eprintln!("{problem}");
+            let _ = writeln!(io::stderr(), "{problem}");
             ExitCode::FAILURE
         }
     }
@@ -43,93 +73,79 @@ impl Drop for Folder {
     }
 }
 
-fn show(args: &UpArgs, folder: &Path) -> Result<(), String> {
-    let service = demo::start().map_err(|error| format!("cannot start the demo service: {error}"))?;
+fn show(args: &UpArgs, folder: &Path) -> Result<ExitCode, String> {
+    let failed = |error: io::Error| format!("cannot start: {error}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let ending = watch::Sender::new(false);
+    let entered = runtime.enter();
+    // From here on a signal ends it in order.
+    hear_signals(&ending).map_err(failed)?;
+    // The gateway cannot choose a port by itself; until it takes this one nobody else can.
+    let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+    let inside = held.local_addr().map_err(failed)?;
+    let instances = shop::open(inside).map_err(failed)?;
+    drop(entered);
+
     let rules = folder.join("rules.yaml");
     let failed = |error: io::Error| format!("cannot write {}: {error}", rules.display());
     fs::create_dir_all(folder).map_err(failed)?;
-    fs::write(&rules, rules_for(args.port, service)).map_err(failed)?;
-    let gateway = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
-    let running = start_gateway(rules.clone())?;
+    fs::write(&rules, rules::write(args.port, inside.port(), &instances)).map_err(failed)?;
+    drop(held);
+    let is_live = !args.plain && io::stdout().is_terminal();
+    let (sender, events) = sync_channel(EVENTS_MAX);
+    let door = folder.join("admin.sock");
+    let gateway = start_gateway(rules.clone(), &door, is_live.then_some(sender))?;
 
-    println!("gateway   http://{gateway}");
-    println!("service   http://{service}");
-    println!("rules     {} (change them: they are reloaded)\n", rules.display());
-    for (method, path, fields) in [
-        ("GET", "/hello?name=you", "x-internal: a secret\r\n"),
-        ("GET", "/old/page", ""),
-        ("GET", "/a/../b//c", ""),
-        ("BAD", "/ HTTP/9.9\r\nx", ""),
-    ] {
-        tell(gateway, method, path, fields)?;
+    let edge = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
+    let world = Arc::new(World::new(instances, edge, rules, ending));
+    let driven = world.clone();
+    let shop = std::thread::Builder::new()
+        .name("shop".into())
+        .spawn(move || runtime.block_on(open_shop(driven, door)))
+        .map_err(|error| format!("cannot start the shop: {error}"))?;
+    let is_timed_out = || args.seconds.is_some_and(|seconds| world.started.elapsed().as_secs() >= seconds);
+    let is_over = || world.is_ending() || gateway.is_finished() || is_timed_out();
+    // A view that is gone, such as a closed terminal or a reader that has seen enough, ends it like a key.
+    let seen = match is_live {
+        true => live(&world, events, is_over),
+        false => plain(&world, is_over),
+    };
+    let is_lost = gateway.is_finished() && !world.is_ending();
+    let is_timed_out = is_timed_out();
+    world.ending.send_replace(true);
+    let _ = shop.join();
+    let board = world.board(&VecDeque::new());
+    let _ = write!(io::stdout(), "{}", board.summary());
+    if let Err(error) = seen.as_ref().map_err(io::Error::to_string) {
+        // Standard error may be the terminal that is gone.
+        let _ = writeln!(io::stderr(), "the view ended: {error}");
     }
-    println!("now one request a second; try it: curl -i http://{gateway}/hello   (Ctrl-C ends it)");
-    let until = args.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let (mut answered, mut failed) = (0u64, 0u64);
-    while !running.is_finished() && until.is_none_or(|until| Instant::now() < until) {
-        let started = Instant::now();
-        match exchange(gateway, "GET", "/hello", "") {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200") => answered += 1,
-            _ if running.is_finished() => break,
-            _ => failed += 1,
-        }
-        println!("{answered} answered, {failed} failed, the last in {:?}", started.elapsed());
-        let next = started + Duration::from_secs(1);
-        while Instant::now() < next && !running.is_finished() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    let is_bad = board.totals.failed + board.totals.wrong > 0;
+    Ok(if is_lost || (is_timed_out && is_bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Ends the world at the signals that people and systems send, a terminal that is closed included.
+fn hear_signals(ending: &watch::Sender<bool>) -> io::Result<()> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let (mut signals, ending) = (signal(kind)?, ending.clone());
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                ending.send_replace(true);
+            }
+        });
     }
-    println!("\nended: {answered} answered, {failed} failed");
     Ok(())
 }
 
-/// The rules of the demonstration.
-fn rules_for(port: u16, service: SocketAddr) -> String {
-    format!(
-        r#"apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: demo}}
-spec:
-  gatewayClassName: evenkeel
-  addresses: [{{value: 127.0.0.1}}]
-  listeners:
-  - {{name: http, port: {port}, protocol: HTTP}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: web}}
-spec:
-  parentRefs: [{{name: demo}}]
-  rules:
-  - name: moved
-    matches: [{{path: {{type: PathPrefix, value: /old}}}}]
-    filters:
-    - type: RequestRedirect
-      requestRedirect: {{path: {{type: ReplacePrefixMatch, replacePrefixMatch: /new}}, statusCode: 301}}
-  - name: all
-    filters:
-    - type: RequestHeaderModifier
-      requestHeaderModifier: {{set: [{{name: x-entry, value: demo}}], remove: [x-internal]}}
-    timeouts: {{request: 5s}}
-    backendRefs: [{{name: web, port: 80}}]
----
-apiVersion: evenkeel.dev/v1alpha1
-kind: Service
-metadata: {{name: web}}
-spec:
-  ports: [{{name: http, port: 80, appProtocol: http}}]
-  endpoints:
-  - {{address: {}, ports: {{http: {}}}}}
-"#,
-        service.ip(),
-        service.port()
-    )
-}
-
-fn start_gateway(rules: PathBuf) -> Result<JoinHandle<ExitCode>, String> {
+fn start_gateway(
+    rules: PathBuf,
+    door: &Path,
+    events: Option<SyncSender<String>>,
+) -> Result<JoinHandle<ExitCode>, String> {
     let (ready, is_ready) = std::sync::mpsc::channel();
+    let admin = door.display().to_string().parse().map(Some)?;
     let of = proxy::GatewayArgs::of(vec![rules]);
-    let args = proxy::GatewayArgs { workers: Some(1), finish_within: 1, ready: Some(ready), ..of };
+    let args = proxy::GatewayArgs { workers: Some(1), finish_within: 1, ready: Some(ready), admin, events, ..of };
     let running = std::thread::Builder::new()
         .name("gateway".into())
         .spawn(move || proxy::run(args))
@@ -137,30 +153,86 @@ fn start_gateway(rules: PathBuf) -> Result<JoinHandle<ExitCode>, String> {
     // Not by asking its port: another program may answer there. One that fails tells why and drops the sender.
     match is_ready.recv_timeout(Duration::from_secs(10)) {
         Ok(()) => Ok(running),
-        Err(_) => Err("the gateway did not start".into()),
+        Err(RecvTimeoutError::Timeout) => Err("the gateway did not start in time".into()),
+        Err(RecvTimeoutError::Disconnected) => {
+            // It says why before it ends.
+            let _ = running.join();
+            Err("the gateway did not start".into())
+        }
     }
 }
 
-/// Sends one request and shows it with its answer.
-fn tell(gateway: SocketAddr, method: &str, path: &str, fields: &str) -> Result<(), String> {
-    let answer = exchange(gateway, method, path, fields).map_err(|error| format!("no answer: {error}"))?;
-    println!("> {method} {}", path.escape_debug());
-    for field in fields.lines() {
-        println!("> {field}");
+/// Lets the users shop until the world ends, and those under way finish.
+async fn open_shop(world: Arc<World>, door: PathBuf) {
+    tokio::spawn(told::follow(world.clone(), door));
+    let mut browsers = load::start(&world);
+    // Its sender lives in the world.
+    let _ = world.ending.subscribe().wait_for(|is_ending| *is_ending).await;
+    let _ = tokio::time::timeout(FINISH_WITHIN, async { while browsers.join_next().await.is_some() {} }).await;
+}
+
+/// One line a second.
+fn plain(world: &World, is_over: impl Fn() -> bool) -> io::Result<()> {
+    let mut out = io::stdout();
+    let edge = world.edge;
+    writeln!(out, "gateway   http://{edge}")?;
+    writeln!(out, "rules     {} (change them: they are reloaded)", world.rules.display())?;
+    writeln!(out, "try it    curl http://{edge}/    curl -H 'x-user: alice' http://{edge}/    (Ctrl-C ends it)\n")?;
+    for second in 1.. {
+        let at = world.started + Duration::from_secs(second);
+        while Instant::now() < at {
+            if is_over() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let board = world.board(&VecDeque::new());
+        if second == 1 {
+            // Who served whom says more of lanes than figures.
+            for figures in board.lanes.iter().filter(|figures| !figures.said.is_empty()) {
+                writeln!(out, "{:9} {}", figures.lane, figures.said)?;
+            }
+            writeln!(out)?;
+        }
+        writeln!(out, "{}", board.line())?;
     }
-    for line in answer.lines() {
-        println!("< {line}");
-    }
-    println!();
     Ok(())
 }
 
-fn exchange(gateway: SocketAddr, method: &str, path: &str, fields: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&gateway, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(6)))?;
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: demo.local\r\n{fields}Connection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.take(64 * 1024).read_to_string(&mut answer)?;
-    Ok(answer)
+/// What the gateway tells, and what keys did.
+struct Events {
+    receiver: Receiver<String>,
+    /// What addresses are called.
+    names: Vec<(String, String)>,
+    lines: VecDeque<String>,
+}
+
+impl Events {
+    fn add(&mut self, line: String) {
+        self.lines.push_back(line);
+        if self.lines.len() > EVENTS_MAX {
+            self.lines.pop_front();
+        }
+    }
+
+    fn collect(&mut self) -> &VecDeque<String> {
+        while let Ok(line) = self.receiver.try_recv() {
+            let event = board::event(&line, &self.names);
+            self.add(event);
+        }
+        &self.lines
+    }
+}
+
+/// The live view.
+fn live(world: &World, receiver: Receiver<String>, is_over: impl Fn() -> bool) -> io::Result<()> {
+    let name = |known: &Arc<Instance>| (known.address.to_string(), format!("{} {}", known.service, known.name));
+    let names = world.instances.iter().map(name).collect();
+    let events = RefCell::new(Events { receiver, names, lines: VecDeque::new() });
+    let board = || world.board(events.borrow_mut().collect());
+    screen::run(board, is_over, |selection, switch| {
+        let chosen = world.instances.iter().enumerate().filter(|(index, _)| selection.has(*index));
+        chosen.for_each(|(_, instance)| instance.turn(switch));
+        events.borrow_mut().add(format!("you: {} is {}", selection.name(), switch.word()));
+    })
 }

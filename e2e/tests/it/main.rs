@@ -20,4 +20,5 @@ mod retries;
 mod routing;
 mod service_faults;
 mod tidy;
+mod up;
 mod usage;

@@ -1,6 +1,5 @@
 //! The process: how it starts, what bounds it, how it ends.
 
-use std::io::Read;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -262,31 +261,6 @@ fn the_doors_show_what_belongs_to_them() {
 }
 
 #[test]
-fn the_demonstration_works_and_leaves_nothing_behind() {
-    let folder = e2e::kit::Scratch::create("up").expect("a folder");
-    let port = e2e::kit::free_port().to_string();
-    let output = std::process::Command::new(e2e::kit::evenkeel())
-        .args(["up", "--seconds", "2", "--port", &port])
-        .env("TMPDIR", folder.path())
-        .output()
-        .expect("evenkeel can be started");
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
-    for line in ["< HTTP/1.1 200 OK", "< HTTP/1.1 301 Moved Permanently", "< HTTP/1.1 505 ", "0 failed"] {
-        assert!(stdout.contains(line), "{line:?} is missing:\n{stdout}");
-    }
-    // Shown as sent, and not by the service.
-    assert!(stdout.matches("a secret").count() == 1 && stdout.contains("x-entry: demo"), "{stdout}");
-    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "something was left behind");
-    let mut nobody = Vec::new();
-    assert!(
-        std::net::TcpStream::connect(format!("127.0.0.1:{port}"))
-            .and_then(|mut stream| stream.read_to_end(&mut nobody))
-            .is_err()
-    );
-}
-
-#[test]
 fn an_idle_connection_is_told_of_the_end_with_its_last_answer() {
     let backend = Backend::echo();
     let mut gateway = Gateway::start(&Rules::to(backend.address()));
@@ -336,20 +310,6 @@ fn an_answer_that_ends_with_the_connection_is_reset_if_cut() {
     gateway.signal(Signal::TERM);
     assert_eq!(client.read_to_end(), e2e::kit::Ended::Reset);
     assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "{}", gateway.stderr());
-}
-
-#[test]
-fn the_demonstration_talks_to_nobody_else() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    taken.set_nonblocking(true).expect("a socket takes that");
-    let port = taken.local_addr().expect("an address").port().to_string();
-    let output = std::process::Command::new(e2e::kit::evenkeel())
-        .args(["up", "--seconds", "2", "--port", &port])
-        .output()
-        .expect("evenkeel can be started");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on"), "{output:?}");
-    assert!(taken.accept().is_err(), "it talked to another program");
 }
 
 #[test]

@@ -1,0 +1,191 @@
+//! `evenkeel up`: what a newcomer meets in the first minute, and that nothing of it stays behind.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use e2e::kit::{Guard, PATIENCE, Peer, Scratch, evenkeel, free_port, until};
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
+
+/// A demonstration with a folder of its own for what it writes.
+struct Up {
+    guard: Guard,
+    folder: Scratch,
+    port: u16,
+}
+
+impl Up {
+    fn start(flags: &[&str]) -> Up {
+        let folder = Scratch::create("up").expect("a folder");
+        let log = |name: &str| File::create(folder.path().join(name)).expect("a file");
+        Up::on(flags, Stdio::null(), log("stdout").into(), log("stderr").into(), folder)
+    }
+
+    fn on(flags: &[&str], stdin: Stdio, stdout: Stdio, stderr: Stdio, folder: Scratch) -> Up {
+        let port = free_port();
+        let temporary = folder.path().join("tmp");
+        fs::create_dir(&temporary).expect("a folder");
+        let mut command = Command::new(evenkeel());
+        command.arg("up").args(flags).args(["--port", &port.to_string()]).env("TMPDIR", temporary);
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
+        Up { guard: Guard::start_anywhere(&mut command).expect("evenkeel can be started"), folder, port }
+    }
+
+    fn told(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
+    }
+
+    /// Its rules, once it serves.
+    fn rules(&self) -> PathBuf {
+        until("a line with figures", || self.told("stdout").contains("   1s  ").then_some(()));
+        let started = fs::read_dir(self.folder.path().join("tmp")).expect("a folder").next().expect("its folder");
+        started.expect("an entry").path().join("rules.yaml")
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        self.guard.wait(PATIENCE).expect("a child can be waited for").expect("it ends by itself")
+    }
+
+    /// Neither a file nor a listener.
+    fn check_nothing_is_left(&self) {
+        let left: Vec<_> = fs::read_dir(self.folder.path().join("tmp")).expect("a folder").collect();
+        assert!(left.is_empty(), "{left:?}");
+        TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).expect("the port is free");
+    }
+}
+
+#[test]
+fn traffic_flows_in_lanes() {
+    let mut up = Up::start(&["--plain", "--seconds", "3"]);
+    let status = up.end();
+    let (stdout, stderr) = (up.told("stdout"), up.told("stderr"));
+    assert_eq!(status.code(), Some(0), "{stdout}\n{stderr}");
+    for words in [
+        "base      web(base) > cart(base) > price(base) > stock(base)\n",
+        "blue      web(blue) > cart(blue) > price(base) > stock(blue)\n",
+        " limited, 0 failed, 0 wrong lane",
+        ", 0 failed, 0 in a wrong lane\n  base: ",
+        "try it    curl http://127.0.0.1:",
+    ] {
+        assert!(stdout.contains(words), "{words:?} is missing:\n{stdout}\n{stderr}");
+    }
+    assert!(!stdout.contains('\x1b'), "{stdout:?}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    up.check_nothing_is_left();
+}
+
+#[test]
+fn it_ends_at_each_signal_and_leaves_nothing() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut up = Up::start(&["--plain"]);
+        let rules = fs::read_to_string(up.rules()).expect("rules");
+        assert!(rules.contains("kind: LaneGroup") && rules.starts_with("# "), "{rules}");
+        let mut alice = Peer::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, up.port)));
+        alice.send("GET / HTTP/1.1\r\nHost: a\r\nx-user: alice\r\n\r\n");
+        let answer = alice.read().expect("an answer");
+        assert_eq!(answer.text(), "web(blue) > cart(blue) > price(base) > stock(blue)\n");
+        assert_eq!((answer.status(), answer.get("x-evenkeel-lane")), (200, None));
+        let began = std::time::Instant::now();
+        let status = up.guard.end(signal, PATIENCE).expect("a signal").expect("it ends by itself");
+        // Two seconds, and as many for a busy machine.
+        assert!(began.elapsed() < Duration::from_secs(4), "{signal:?}: {:?}", began.elapsed());
+        assert_eq!(status.code(), Some(0), "{signal:?}: {}", up.told("stdout"));
+        up.check_nothing_is_left();
+    }
+}
+
+#[test]
+fn a_wrong_lane_is_noticed_and_named() {
+    let mut up = Up::start(&["--plain", "--seconds", "4"]);
+    let path = up.rules();
+    let rules = fs::read_to_string(&path).expect("rules");
+    fs::write(&path, rules.replace("value: alice", "value: nobody")).expect("a file");
+    assert_eq!(up.end().code(), Some(1), "{}", up.told("stdout"));
+    let stdout = up.told("stdout");
+    assert!(stdout.contains("instead of blue"), "{stdout}\n{}", up.told("stderr"));
+    up.check_nothing_is_left();
+}
+
+#[test]
+fn it_talks_to_nobody_else() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    taken.set_nonblocking(true).expect("a socket takes that");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let output = Command::new(evenkeel())
+        .args(["up", "--plain", "--seconds", "2", "--port", &port])
+        .output()
+        .expect("evenkeel can be started");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on"), "{output:?}");
+    assert!(taken.accept().is_err(), "it talked to another program");
+}
+
+/// Our side and the other side of a new terminal, and the name of the latter.
+fn terminal() -> (File, File, String) {
+    // Not for children: a terminal is closed when nobody has our side.
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).expect("a pseudo-terminal");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("it is ours");
+    let name = ptsname(&master, Vec::new()).expect("a name").into_string().expect("a path");
+    let other = open(&name);
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&other, size).expect("a terminal has a size");
+    (File::from(master), other, name)
+}
+
+fn open(name: &str) -> File {
+    File::options().read(true).write(true).open(name).expect("a terminal")
+}
+
+/// Reads on until these words were seen.
+fn read_until(screen: &mut File, seen: &mut String, words: &str) {
+    let mut bytes = [0; 4096];
+    until(words, || {
+        if seen.contains(words) {
+            return Some(());
+        }
+        // It draws again and again, so that this never waits for long.
+        let length = screen.read(&mut bytes).unwrap_or(0);
+        seen.push_str(&String::from_utf8_lossy(&bytes[..length]));
+        None
+    });
+}
+
+#[test]
+fn the_live_view_takes_keys_and_gives_the_terminal_back() {
+    // The other side is kept open, so that it is the same terminal before and after.
+    let (mut screen, kept, name) = terminal();
+    let modes = || tcgetattr(&kept).map(|modes| (modes.local_modes, modes.input_modes, modes.output_modes));
+    let before = modes().expect("a terminal has modes");
+    let folder = Scratch::create("up-live").expect("a folder");
+    let log = File::create(folder.path().join("stderr")).expect("a file");
+    let mut up = Up::on(&[], open(&name).into(), open(&name).into(), log.into(), folder);
+    let mut seen = String::new();
+    read_until(&mut screen, &mut seen, "\x1b[?1049h");
+    read_until(&mut screen, &mut seen, "blue");
+    screen.write_all(b"4bf").expect("keys");
+    read_until(&mut screen, &mut seen, "FAILING");
+    screen.write_all(b"q").expect("a key");
+    read_until(&mut screen, &mut seen, "\x1b[?1049l");
+    read_until(&mut screen, &mut seen, "ended after");
+    assert_eq!(up.end().code(), Some(0), "{}", up.told("stderr"));
+    assert_eq!(modes().expect("a terminal has modes"), before);
+    assert_eq!(up.told("stderr"), "", "it would have been written over the view");
+    up.check_nothing_is_left();
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_it() {
+    let (mut screen, kept, name) = terminal();
+    let folder = Scratch::create("up-closed").expect("a folder");
+    let mut up = Up::on(&[], open(&name).into(), open(&name).into(), open(&name).into(), folder);
+    read_until(&mut screen, &mut String::new(), "blue");
+    drop((screen, kept));
+    assert_eq!(up.end().code(), Some(0));
+    up.check_nothing_is_left();
+}
