@@ -90,7 +90,8 @@ fn wrong_entry(asker: Asker, lane: &str, presence: &impl Fn(&str, &str) -> Prese
     if let Some(right) = asker.lane.filter(|right| *right != lane) {
         return Some(Verdict::WrongLane(format!("put into {lane} instead of {right}")));
     }
-    let before = asker.before.filter(|before| *before != lane)?;
+    // A percentage that grows adds clients, but takes none out.
+    let before = asker.before.filter(|before| *before != lane && *before != BASE)?;
     // A lane takes no more than its instances bear: while they are in trouble, clients may leave and come back.
     let is_troubled = |lane: &str| SERVICES.iter().any(|service| presence(service, lane) == Presence::Troubled);
     match is_troubled(before) || is_troubled(lane) {
@@ -168,6 +169,7 @@ mod tests {
         check(GREEN, none, (200, "green", green), "green good");
         check(GREEN, none, (200, "base", base), "base wrong lane: moved from green to base");
         check(GREEN, ("price", "green"), (200, "base", base), "base good");
+        check(Asker { before: Some(BASE), ..ANYBODY }, none, (200, "green", green), "green good");
     }
 
     #[test]
