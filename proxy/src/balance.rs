@@ -16,6 +16,8 @@ use crate::error::{ProxyError, Side};
 const DECAY: Duration = Duration::from_secs(10);
 /// What a failure counts as, however fast it came: who refuses everything at once must not look like the best.
 const FAILURE: Duration = Duration::from_secs(1);
+/// Of so many requests one goes to the worse of two: who was bad once, and is asked no more, could never be good again.
+const PROBE_ONE_IN: u64 = 128;
 
 /// What a worker knows of an endpoint.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(crate) struct Load {
     /// once, a lower one slowly (peak EWMA, as in Finagle's load balancer).
     latency_ns: Cell<f64>,
     measured_at: Cell<Duration>,
+    /// Whether the last attempt failed: it counts until one succeeds, or as long as latencies do.
+    has_failed: Cell<bool>,
 }
 
 /// Counts an attempt for as long as it lives.
@@ -45,7 +49,8 @@ impl Load {
 
     /// The first byte of an answer came after so long, or a failure.
     pub(crate) fn measured(&self, now: Duration, took: Duration, is_failure: bool) {
-        let took = if is_failure { took.max(FAILURE) } else { took }.as_nanos().max(1) as f64;
+        self.has_failed.set(is_failure);
+        let took = took.as_nanos().max(1) as f64;
         let kept = self.kept(now);
         let before = self.latency_ns.get() * kept;
         self.latency_ns.set(if took > before { took } else { before + took * (1.0 - kept) });
@@ -67,6 +72,9 @@ impl Load {
         let in_flight = f64::from(self.in_flight.get()) / weight;
         match self.latency_ns.get() {
             0.0 => in_flight * FAILURE.as_nanos() as f64,
+            latency if self.has_failed.get() => {
+                latency.max(FAILURE.as_nanos() as f64) * self.kept(now) * (in_flight + 1.0)
+            }
             latency => latency * self.kept(now) * (in_flight + 1.0),
         }
     }
@@ -181,7 +189,8 @@ impl Balancer {
             Balance::PeakEwma => {
                 let (one, other) = self.draw_two(dice);
                 let cost = |place: usize| load(self.members[place]).cost(question.now, self.relative(place));
-                if cost(other) < cost(one) { other } else { one }
+                let is_probe = dice() % PROBE_ONE_IN == 0;
+                if (cost(other) < cost(one)) != is_probe { other } else { one }
             }
         };
         self.members[place]

@@ -134,6 +134,23 @@ fn an_endpoint_that_fails_fast_is_not_the_best() {
 }
 
 #[test]
+fn who_has_failed_and_is_well_again_is_used_again() {
+    // Two of them, so that they always compete, for three seconds of failures and five of health.
+    let loads: [Load; 2] = Default::default();
+    let (balancer, mut dice) = (balancer(Balance::PeakEwma, &[1, 1]), dice(3));
+    let mut counts = [[0; 2]; 8];
+    for number in 0..8_000 {
+        let now = Duration::from_millis(number);
+        let picked = balancer.pick(&question(now), |member| &loads[member as usize], &mut dice) as usize;
+        let fails = picked == 1 && number < 3_000;
+        let took = Duration::from_micros(if fails { 100 } else { 4_000 + dice() % 2_000 });
+        loads[picked].measured(now, took, fails);
+        counts[number as usize / 1_000][picked] += 1;
+    }
+    assert!(counts[2][1] <= 20 && counts[7][1] >= 250, "of a thousand each second: {counts:?}");
+}
+
+#[test]
 fn turns_go_on_after_any_number_of_requests() {
     let (balancer, loads) = (balancer(Balance::RoundRobin, &[2, 1]), [Load::default(), Load::default()]);
     // As far as some 30 million requests bring it.
