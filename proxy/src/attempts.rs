@@ -122,7 +122,8 @@ pub(crate) async fn run(
                     worker.driver.sleep_until(worker.driver.now() + pause).await;
                 }
                 retries += 1;
-                tried.push(endpoint.address);
+                // Where the attempt went: a connection that became free may have been to another.
+                tried.push(record.endpoint.unwrap_or(endpoint.address));
             }
             Next::Retry(_) | Next::GiveUp => return Err(error),
         }

@@ -189,7 +189,7 @@ impl Balancer {
             Balance::PeakEwma => {
                 let (one, other) = self.draw_two(dice);
                 let cost = |place: usize| load(self.members[place]).cost(question.now, self.relative(place));
-                let is_probe = dice() % PROBE_ONE_IN == 0;
+                let is_probe = dice().is_multiple_of(PROBE_ONE_IN);
                 if (cost(other) < cost(one)) != is_probe { other } else { one }
             }
         };

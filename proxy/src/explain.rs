@@ -19,6 +19,7 @@ use crate::census;
 use crate::choice::{self, Standing, Use};
 use crate::error::{Kind, ProxyError};
 use crate::h1::{self, HeadLimits, Method, Refusal, RequestMeta};
+use crate::lanes::Found;
 use crate::passage::{self, facts};
 use crate::record::Record;
 use crate::request::{check, enter_lane, learn, meet, spend_hop};
@@ -97,7 +98,8 @@ impl Request<'_> {
     fn forward(&mut self, bind: &BindView, settings: &ListenerSettings, meta: &RequestMeta) -> Result<(), ProxyError> {
         let worker = self.worker;
         self.told["client"] = json!(self.client.to_string());
-        let issue = enter_lane(worker, bind, self.client, &mut self.head, &mut self.record);
+        let Found { lane, issue, .. } = enter_lane(worker, bind, self.client, &mut self.head);
+        self.record.lane = lane;
         self.told["lane"] = json!(self.record.lane.as_ref().map(|lane| lane.name.to_string()));
         if issue.is_some() {
             self.told["laneCookie"] = json!("issued");

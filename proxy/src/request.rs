@@ -16,7 +16,7 @@ use crate::connection::Client;
 use crate::error::{Kind, ProxyError};
 use crate::forwarded;
 use crate::h1::{Framing, Method, RequestMeta};
-use crate::lanes::Ready;
+use crate::lanes::{Found, Ready};
 use crate::passage::{Passage, Stage};
 use crate::record::Record;
 use crate::reply::{self, Redirect};
@@ -50,7 +50,9 @@ pub(crate) async fn serve(
     let in_flight = InFlight::count(worker);
 
     let client_address = learn(worker, settings, client.peer, &mut head);
-    let issue = enter_lane(worker, &guard.bind, client_address, &mut head, &mut record);
+    let Found { lane, issue, differs } = enter_lane(worker, &guard.bind, client_address, &mut head);
+    record.lane = lane;
+    worker.stats().lanes_differ.add(u64::from(differs));
 
     let asked = Asked { client_address, settings, meta: &meta, issue };
     let result = forward(guard, client, &asked, &mut head, &mut record).await;
@@ -241,25 +243,15 @@ pub(crate) fn meet(
     Ok((Met { rule, choice, entry }, cluster))
 }
 
-/// What the address does about the request's lane; the value of a `Set-Cookie` for the answer if it gave the client a
-/// sticky key.
-pub(crate) fn enter_lane(
-    worker: &Worker,
-    bind: &BindView,
-    client: IpAddr,
-    head: &mut Head,
-    record: &mut Record,
-) -> Option<Box<[u8]>> {
+/// What the address does about the request's lane.
+pub(crate) fn enter_lane(worker: &Worker, bind: &BindView, client: IpAddr, head: &mut Head) -> Found {
     if !worker.has_lanes() {
-        return None;
+        return Found::default();
     }
-    let (view, index) = worker.place(bind)?;
+    let Some((view, index)) = worker.place(bind) else { return Found::default() };
     let zone = worker.shared.zone.as_deref();
     let ready = Ready { clusters: &view.clusters, now: worker.driver.now(), zone };
-    let found = view.lanes.enter(&view.snapshot.binds[index].lanes, head, client, worker.dice(), ready);
-    worker.stats().lanes_differ.add(u64::from(found.differs));
-    record.lane = found.lane;
-    found.issue
+    view.lanes.enter(&view.snapshot.binds[index].lanes, head, client, worker.dice(), ready)
 }
 
 /// Answers a request that failed, as far as it can still be answered.
