@@ -1,6 +1,7 @@
 //! What the data plane runs on: every reference resolved, every default filled in, nothing left that
 //! could be wrong. How it comes about is `compile`'s business, who asks it is the proxy's. Pure.
 
+pub mod dns;
 pub mod lanes;
 pub mod policy;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use crate::consistent::Consistent;
 use crate::route::Table;
+use crate::snapshot::dns::Dns;
 use crate::snapshot::lanes::{LaneGroup, LaneRole};
 use crate::snapshot::policy::Policy;
 
@@ -113,6 +115,8 @@ pub struct Rule {
     pub name: Arc<str>,
     /// In the order they are written. Rules with equal filters share them.
     pub filters: Arc<[Filter]>,
+    /// Who gets a copy of requests.
+    pub mirrors: Box<[Mirror]>,
     /// Whole exchange, from the request's head to the answer's end. None: no bound.
     pub request_timeout: Option<Duration>,
     /// One attempt at a backend. None: no bound beyond `request_timeout`.
@@ -142,6 +146,19 @@ pub struct Choice {
     pub cluster: Option<usize>,
     /// Applied only when this target was chosen, after the rule's own.
     pub filters: Vec<Filter>,
+    /// Who gets a copy of the requests that go here, beside those of the rule.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// RequestMirror: of `denominator` requests `numerator` are copied, at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Mirror {
+    /// The name of a cluster.
+    pub cluster: Arc<str>,
+    /// At most `denominator`.
+    pub numerator: u32,
+    /// At least 1.
+    pub denominator: u32,
 }
 
 /// What a rule does to requests and answers.
@@ -212,6 +229,8 @@ pub struct Cluster {
     pub service: Arc<str>,
     /// The port's number.
     pub port: u16,
+    /// The name whose addresses are its endpoints, if they are not written.
+    pub dns: Option<Dns>,
     /// Those with a weight above 0; none means 503.
     pub endpoints: Vec<Endpoint>,
     /// Who serves whom: the baseline first, then each lane that has endpoints here. An endpoint of a lane that no

@@ -101,6 +101,13 @@ text! {
 }
 
 text! {
+    /// A name in the DNS, `.` at its end allowed.
+    DnsName = text::dns_name,
+    json!({"type": "string", "minLength": 1, "maxLength": 253,
+        "pattern": "^[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*\\.?$"})
+}
+
+text! {
     /// The name of a header field: a token (RFC 9110 5.6.2).
     HeaderName = text::header_name,
     json!({"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9!#$%&'*+\\-.^_`|~]+$"})

@@ -4,6 +4,7 @@
 mod backend;
 mod gateway;
 mod message;
+mod names;
 mod peer;
 mod ports;
 mod program;
@@ -13,6 +14,7 @@ mod wait;
 pub use backend::{Backend, Served};
 pub use gateway::{Gateway, Launch};
 pub use message::Message;
+pub use names::{NameServer, Reply};
 pub use peer::{Ended, Peer};
 pub use ports::free_port;
 pub use program::evenkeel;

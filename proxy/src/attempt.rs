@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use config::snapshot::ClusterSettings;
 use filters::Head;
 use filters::head::{Known, Version};
 use rustix::net::sockopt;
@@ -23,7 +24,7 @@ use crate::record::Record;
 use crate::request::{After, Asked, Met};
 use crate::view::{ClusterView, EndpointView};
 use crate::wire::Wire;
-use crate::worker::ConnectionGuard;
+use crate::worker::{ConnectionGuard, Worker};
 
 /// What the kernel sends without waiting for an acknowledgement: ten segments (RFC 6928).
 const AT_ONCE_BYTES: u64 = 10 * 1_400;
@@ -160,21 +161,10 @@ pub(crate) async fn run(
         let _ = sockopt::set_socket_linger(client.wire.socket.descriptor(), None);
     }
 
-    let reusable = answer_meta.keep_alive
-        && request.is_finished()
-        && server.is_quiet()
-        && !endpoint.removed.get()
-        && !worker.is_finishing();
+    let reusable = answer_meta.keep_alive && request.is_finished() && server.is_quiet();
     if reusable {
-        let mut link = Some(Link { socket: server.socket, slot });
-        if let Some(Link { socket, slot: Some(slot) }) = link.take_if(|link| link.slot.is_some()) {
-            link = slot.hand_over(socket, endpoint.address).err();
-        }
-        if let Some(link) = link {
-            let idle = pool::idle_timeout(settings.idle_timeout, answer_meta.keep_alive_timeout_s);
-            let until = worker.driver.now() + idle;
-            endpoint.pool.give(link, until, settings.idle_connections_max, worker.keeper());
-        }
+        let link = Link { socket: server.socket, slot };
+        give_back(worker, settings, &endpoint, link, answer_meta.keep_alive_timeout_s);
     }
     Ok(match keep_alive {
         true => After::KeepAlive,
@@ -183,6 +173,28 @@ pub(crate) async fn run(
         false if !meta.keep_alive && request.is_read() && response.written <= AT_ONCE_BYTES => After::Shutdown,
         false => After::Linger,
     })
+}
+
+/// Gives a connection whose exchange is over to a request that waits for it, or to the pool.
+pub(crate) fn give_back(
+    worker: &Worker,
+    settings: &ClusterSettings,
+    endpoint: &EndpointView,
+    link: Link,
+    keep_alive_timeout_s: Option<u32>,
+) {
+    if endpoint.removed.get() || worker.is_finishing() {
+        return;
+    }
+    let mut link = Some(link);
+    if let Some(Link { socket, slot: Some(slot) }) = link.take_if(|link| link.slot.is_some()) {
+        link = slot.hand_over(socket, endpoint.address).err();
+    }
+    if let Some(link) = link {
+        let idle = pool::idle_timeout(settings.idle_timeout, keep_alive_timeout_s);
+        let until = worker.driver.now() + idle;
+        endpoint.pool.give(link, until, settings.idle_connections_max, worker.keeper());
+    }
 }
 
 /// Sends the request and waits for the head of the final answer; interim ones go to the client at once.

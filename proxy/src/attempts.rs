@@ -17,6 +17,7 @@ use crate::error::{Kind, ProxyError};
 use crate::exchange::Pump;
 use crate::h1::{Framing, RequestMeta, encode_request};
 use crate::lanes::LaneView;
+use crate::mirror;
 use crate::passage::{Refused, Watch};
 use crate::record::Record;
 use crate::request::{After, Asked, Met, after};
@@ -43,8 +44,12 @@ pub(crate) async fn run(
     let Asked { client_address, settings, meta, .. } = *asked;
     let _within = Within::take(&cluster)?;
     let mut request = first_of(head, meta, settings);
-    if meta.framing != Framing::None && meta.method.is_idempotent() && cluster.cluster.settings.retries.rewinds() {
+    let keeps = meta.method.is_idempotent() && cluster.cluster.settings.retries.rewinds();
+    if meta.framing != Framing::None && keeps {
         request = request.keep();
+    }
+    if met.rule.is_mirrored {
+        request = mirror::copy(worker, met, head, meta, client_address, record.lane.as_ref(), request);
     }
     cluster.state.budget.count(worker.id);
     let mut retries = 0;
@@ -79,7 +84,8 @@ pub(crate) async fn run(
         };
         let as_sent = |request: &Pump, reused: bool, is_answered: bool| retry::Request {
             is_idempotent: meta.method.is_idempotent(),
-            can_rewind: meta.framing == Framing::None || request.can_rewind(),
+            // What is kept for copies only is not there for retries: a mirror changes nothing.
+            can_rewind: meta.framing == Framing::None || keeps && request.can_rewind(),
             reused,
             is_answered,
         };

@@ -7,6 +7,7 @@ use std::task::Poll;
 use crate::buffer::Output;
 use crate::driver::Socket;
 use crate::h1::{BodyDecoder, BodyStep, Framing, Refusal, write_chunk_head, write_last_chunk};
+use crate::mirror::Copies;
 use crate::wire::Wire;
 
 /// Re-framed bytes waiting to be written, beyond which no more are taken from the source.
@@ -16,8 +17,8 @@ const OUTPUT_BYTES_HIGH: usize = 32 * 1024;
 /// than a gathering one.
 const JOINED_BYTES_MAX: usize = 2 * 1024;
 
-/// A request that is larger than this is not kept for another attempt.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
+/// A request that is larger than this, head included, is not kept for another attempt or for copies.
+pub(crate) const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// What ended a direction before its message did.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub(crate) struct Pump {
     ends_sink: bool,
     /// All that was written, as long as it is little enough to be written again.
     kept: Option<Vec<u8>>,
+    /// What is done with all of it in the end.
+    copies: Option<Box<Copies>>,
 }
 
 impl Pump {
@@ -68,6 +71,7 @@ impl Pump {
             end_written: false,
             ends_sink: false,
             kept: None,
+            copies: None,
         }
     }
 
@@ -75,6 +79,12 @@ impl Pump {
     pub(crate) fn keep(mut self) -> Pump {
         self.kept = Some(Vec::new());
         self
+    }
+
+    /// Keeps what is written, and sends it to others when it is whole.
+    pub(crate) fn keep_for(mut self, copies: Copies) -> Pump {
+        self.copies = Some(Box::new(copies));
+        self.keep()
     }
 
     /// Whether all that was written is at hand.
@@ -121,6 +131,9 @@ impl Pump {
                 }
             }
             if self.is_finished() {
+                if let (Some(copies), Some(kept)) = (self.copies.take(), &self.kept) {
+                    copies.send(kept);
+                }
                 return Poll::Ready(Ok(()));
             }
             // The end of chunks for a client of HTTP/1.0 leaves nothing to write.
@@ -251,6 +264,7 @@ impl Pump {
             kept.extend_from_slice(&source.input()[..written - of_framed]);
             if kept.len() > KEPT_BYTES_MAX {
                 self.kept = None;
+                self.copies = None;
             }
         }
         if let Some(out) = &mut self.out {

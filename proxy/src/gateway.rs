@@ -1,5 +1,5 @@
 //! The life of the process: rules in, workers up, doors open; then rules that change and the signal to end.
-//! The only place that reads rules, watches files and hears signals. Cold.
+//! The only place that reads rules, watches files and hears signals; what is in force is `revision`'s business. Cold.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,8 +11,10 @@ use config::{Reader, Snapshot};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Admin, AdminAddress, Doors};
+use crate::dns::Dns;
 use crate::log::{AccessLog, Format, event};
 use crate::process::Process;
+use crate::revision::{InForce, Rules};
 use crate::status::Status;
 use crate::{admin, cgroup, log, metrics, watch};
 
@@ -49,6 +51,9 @@ pub struct GatewayArgs {
     /// After SIGTERM, how long requests in flight may take
     #[arg(long, value_name = "SECONDS", default_value_t = FINISH_WITHIN_S, value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub finish_within: u64,
+    /// Which DNS server is asked for names of Services; may be there several times [default: those of /etc/resolv.conf]
+    #[arg(long = "resolver", value_name = "ADDRESS:PORT")]
+    pub resolvers: Vec<SocketAddr>,
     /// The zone in which this gateway stands, for policies that prefer what is near
     #[arg(long, value_name = "ZONE", env = "EVENKEEL_ZONE")]
     pub zone: Option<String>,
@@ -75,6 +80,7 @@ impl GatewayArgs {
             access_log: None,
             access_log_format: Format::Json,
             finish_within: FINISH_WITHIN_S,
+            resolvers: Vec::new(),
             zone: None,
             replicas: 1,
             ready: None,
@@ -123,7 +129,7 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
         ),
     };
     let workers = args.workers.map_or_else(cgroup::cores, usize::from);
-    let mut process = Process::start(workers, access_log, args.zone.as_deref().map(Box::from))
+    let process = Process::start(workers, access_log, args.zone.as_deref().map(Box::from))
         .map_err(|error| one(format!("cannot start workers: {error}")))?;
     process.shared.states.set_replicas(args.replicas);
     // Where cores are short, reading rules and telling metrics give way to requests. On Linux this is the calling
@@ -136,26 +142,19 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     let doors = Doors { probe: args.probe, metrics: args.metrics, admin: args.admin.clone() };
     admin::open(&doors, shared).await.map_err(one)?;
     check_descriptors(process.shared.connections_max, &snapshot).map_err(one)?;
-    let snapshot = Arc::new(snapshot);
-    let revision = process.apply(snapshot.clone()).map_err(one)?;
-    tell(&warnings);
-    status.applied(revision, snapshot, warnings);
+    let dns = Dns::new(status.clone(), args.resolvers.clone());
+    let in_force = InForce::start(process, status, dns, snapshot, warnings).await.map_err(one)?;
     event("info", &format!("ready with {workers} workers after {} ms", started.elapsed().as_millis()));
     if let Some(ready) = &args.ready {
         // Who does not wait for it does not need to know.
         let _ = ready.send(());
     }
 
-    run_until_signal(&args, process, status, reader).await
+    run_until_signal(&args, in_force, reader).await
 }
 
 /// Serves, follows changed rules, and ends when told to.
-async fn run_until_signal(
-    args: &GatewayArgs,
-    mut process: Process,
-    status: Arc<Status>,
-    reader: Reader,
-) -> Result<(), Vec<String>> {
+async fn run_until_signal(args: &GatewayArgs, mut in_force: InForce, reader: Reader) -> Result<(), Vec<String>> {
     let listen_for = |kind: SignalKind| signal(kind).map_err(|error| vec![error.to_string()]);
     let mut ends =
         Ends { terminate: listen_for(SignalKind::terminate())?, interrupt: listen_for(SignalKind::interrupt())? };
@@ -172,14 +171,13 @@ async fn run_until_signal(
 
     let mut reader = Some(reader);
     let mut reading = None;
-    let mut retry = false;
     let mut refused_before = 0;
     let mut health = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = ends.recv() => break,
             _ = hangup.recv() => ask(&by_hand),
-            _ = user1.recv() => reopen_log(&process),
+            _ = user1.recv() => reopen_log(&in_force.process),
             _ = user2.recv() => event("info", "SIGUSR2 has no meaning here"),
             // On a thread of its own: a file system that hangs must not take probes and signals with it.
             Some(()) = changes.recv(), if reader.is_some() => {
@@ -191,21 +189,22 @@ async fn run_until_signal(
                 reading = None;
                 let ((kept, rules), started) = read.map_err(|error| vec![format!("reading rules: {error}")])?;
                 reader = Some(kept);
-                retry = take_over(rules, started, &mut process, &status);
+                in_force.take(rules, started);
             }
+            () = in_force.is_due() => in_force.advance(),
             _ = health.tick() => {
-                if process.has_lost_a_worker() {
+                if in_force.process.has_lost_a_worker() {
                     return Err(vec!["a worker has ended unexpectedly".into()]);
                 }
                 // An address that another process held may be free by now.
-                if retry {
+                if in_force.may_succeed_later {
                     ask(&by_hand);
                 }
-                refused_before = tell_refused(&process, refused_before);
+                refused_before = tell_refused(&in_force.process, refused_before);
             }
         }
     }
-    finish(&process, &status, Duration::from_secs(args.finish_within), &mut ends).await;
+    finish(&in_force.process, &in_force.status, Duration::from_secs(args.finish_within), &mut ends).await;
     Ok(())
 }
 
@@ -259,8 +258,6 @@ fn tell_refused(process: &Process, before: u64) -> u64 {
     refused
 }
 
-type Rules = Result<(Snapshot, Vec<String>), Vec<String>>;
-
 /// Reads the rules, and gives the reader back. The error is all that is wrong with them.
 fn read(mut reader: Reader, files: Vec<PathBuf>) -> (Reader, Rules) {
     let lines = |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -269,52 +266,6 @@ fn read(mut reader: Reader, files: Vec<PathBuf>) -> (Reader, Rules) {
         Err(problems) => Err(lines(problems)),
     };
     (reader, rules)
-}
-
-/// Puts changed rules in force, or says why they are not and leaves everything as it is. True: it may succeed later
-/// without another change.
-fn take_over(rules: Rules, started: Instant, process: &mut Process, status: &Status) -> bool {
-    let (snapshot, warnings) = match rules {
-        Ok((snapshot, warnings)) => (Arc::new(snapshot), warnings),
-        Err(problems) => {
-            refuse(status, problems);
-            return false;
-        }
-    };
-    if status.snapshot().is_some_and(|current| current == snapshot) {
-        if status.unchanged(warnings) {
-            event("info", "the rules are again those in force");
-        }
-        return false;
-    }
-    match process.apply(snapshot.clone()) {
-        Ok(revision) => {
-            tell(&warnings);
-            status.applied(revision, snapshot, warnings);
-            event("info", &format!("revision {revision} in force after {} ms", started.elapsed().as_millis()));
-            false
-        }
-        Err(problem) => {
-            if !status.is_refused_for(&problem) {
-                refuse(status, vec![problem]);
-            }
-            true
-        }
-    }
-}
-
-fn refuse(status: &Status, problems: Vec<String>) {
-    event("error", &format!("the changed rules are refused, those before stay in force; problems: {}", problems.len()));
-    for problem in &problems {
-        event("error", problem);
-    }
-    status.refused(problems);
-}
-
-fn tell(warnings: &[String]) {
-    for warning in warnings {
-        event("warn", warning);
-    }
 }
 
 /// Ends: no new connections, requests in flight have their time; a second signal ends at once.

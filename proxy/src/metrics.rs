@@ -182,6 +182,8 @@ impl Collector for Scrape {
         }
         let snapshot = self.status.snapshot();
         self.encode_lanes(&mut encoder)?;
+        self.encode_mirrors(&mut encoder)?;
+        self.encode_names(&mut encoder)?;
         encode_rules(&mut encoder, &self.shared.guards())?;
         encode_clusters(&mut encoder, &snapshot.map_or(Vec::new(), |snapshot| census::take(&snapshot, &self.shared)))
     }
@@ -221,6 +223,15 @@ fn encode_clusters(encoder: &mut DescriptorEncoder<'_>, all: &[Census]) -> fmt::
 }
 
 impl Scrape {
+    fn encode_names(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Names of Services by what is known of their addresses";
+        let mut family = encoder.encode_descriptor("evenkeel_dns_names", help, None, MetricType::Gauge)?;
+        for (state, count) in self.status.names(|names| names.counts()) {
+            family.encode_family(&[("state", state)])?.encode_gauge(&(count as u64))?;
+        }
+        Ok(())
+    }
+
     fn encode_lanes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut sums = BTreeMap::new();
         for ((lane, cluster, reason), count) in self.shared.stats.iter().flat_map(WorkerStats::fallbacks) {
@@ -230,6 +241,20 @@ impl Scrape {
         let mut family = encoder.encode_descriptor("evenkeel_lane_fallbacks", help, None, MetricType::Counter)?;
         for ((lane, cluster, reason), count) in sums {
             let labels = [("lane", lane.to_string()), ("cluster", cluster.to_string()), ("reason", reason.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    fn encode_mirrors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut sums = BTreeMap::new();
+        for ((cluster, result), count) in self.shared.stats.iter().flat_map(WorkerStats::mirrors) {
+            *sums.entry((cluster, result)).or_insert(0) += count;
+        }
+        let help = "Copies of requests by what became of them";
+        let mut family = encoder.encode_descriptor("evenkeel_mirrored", help, None, MetricType::Counter)?;
+        for ((cluster, result), count) in sums {
+            let labels = [("cluster", cluster.to_string()), ("result", result.to_owned())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use config::snapshot::{Filter, ListenerSettings};
+use config::snapshot::{Filter, ListenerSettings, Mirror};
 use filters::head::Known;
 use filters::{Entry, Head, Verdict};
 
@@ -201,6 +201,12 @@ impl Met {
     /// The filters that see the answer, in their order.
     pub(crate) fn filters(&self) -> [&[Filter]; 2] {
         [&self.rule.filters, self.choice.map_or(&[], |choice| &self.rule.backends.choices[choice].filters)]
+    }
+
+    /// Who gets a copy.
+    pub(crate) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
+        let of_target = self.choice.map_or(&[][..], |choice| &self.rule.backends.choices[choice].mirrors);
+        self.rule.mirrors.iter().chain(of_target)
     }
 
     /// What the rule's filters, and then the target's, do to the request.

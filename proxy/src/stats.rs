@@ -130,6 +130,9 @@ impl Series {
 /// A way out of a lane: the lane, the cluster and the reason.
 pub(crate) type Fallback = (Arc<str>, Arc<str>, &'static str);
 
+/// Copies of requests by cluster and what became of them.
+pub(crate) type Mirrored = BTreeMap<(Arc<str>, &'static str), u64>;
+
 /// Everything that one worker counts.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerStats {
@@ -150,6 +153,8 @@ pub(crate) struct WorkerStats {
     pub(crate) lanes_differ: Counter,
     /// Requests that left their lane.
     fallbacks: Mutex<BTreeMap<Fallback, u64>>,
+    /// Copies of requests, by cluster and what became of them.
+    mirrored: Mutex<Mirrored>,
     /// Requests refused at a cluster's bounds.
     pub(crate) overflows: Counter,
     /// Requests sent again on a fresh connection, since a pooled one had been closed.
@@ -172,6 +177,17 @@ impl WorkerStats {
     /// How often that happened.
     pub(crate) fn fallbacks(&self) -> BTreeMap<Fallback, u64> {
         self.fallbacks.lock().expect("no holder of this lock can panic").clone()
+    }
+
+    /// Something became of a copy of a request.
+    pub(crate) fn mirrored(&self, cluster: &Arc<str>, result: &'static str) {
+        let mut mirrored = self.mirrored.lock().expect("no holder of this lock can panic");
+        *mirrored.entry((cluster.clone(), result)).or_default() += 1;
+    }
+
+    /// How often that happened.
+    pub(crate) fn mirrors(&self) -> Mirrored {
+        self.mirrored.lock().expect("no holder of this lock can panic").clone()
     }
 
     /// The series of that key, new or known; a worker asks once and keeps the answer.

@@ -7,9 +7,12 @@ use std::time::Instant;
 use config::Snapshot;
 use serde_json::{Value, json};
 
+use crate::dns::Names;
+
 /// The state of the process, shared with the admin side.
 pub(crate) struct Status {
     inner: Mutex<Inner>,
+    names: Mutex<Names>,
     pub(crate) started: Instant,
 }
 
@@ -41,6 +44,7 @@ impl Status {
                 reloads_refused: 0,
                 finishing: false,
             }),
+            names: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -60,6 +64,20 @@ impl Status {
             inner.refused_at = None;
             inner.reloads_applied += 1;
         });
+    }
+
+    /// The same rules are in force with other addresses.
+    pub(crate) fn readdressed(&self, revision: u64, snapshot: Arc<Snapshot>) {
+        self.with(|inner| {
+            inner.revision = revision;
+            inner.snapshot = Some(snapshot);
+            inner.applied_at = Some(crate::log::timestamp());
+        });
+    }
+
+    /// Names of Services and their addresses.
+    pub(crate) fn names<T>(&self, act: impl FnOnce(&mut Names) -> T) -> T {
+        act(&mut self.names.lock().expect("no holder of this lock can panic"))
     }
 
     /// The rules read are those in force; whether others had been refused before.
@@ -107,6 +125,7 @@ impl Status {
 
     /// `/config`: what is in force, since when, and why newer rules are not.
     pub(crate) fn config(&self) -> Value {
+        let names = self.names(|names| names.document(self.started.elapsed()));
         self.with(|inner| {
             let refused = match inner.problems.is_empty() {
                 true => Value::Null,
@@ -124,11 +143,13 @@ impl Status {
                 })).collect::<Vec<_>>(),
                 "clusters": inner.snapshot.iter().flat_map(|snapshot| &snapshot.clusters).map(|cluster| json!({
                     "name": cluster.name.to_string(),
+                    "dns": cluster.dns.as_ref().map(|dns| dns.name.to_string()),
                     "endpoints": cluster.endpoints.iter().map(|endpoint| json!({
                         "address": endpoint.address.to_string(),
                         "weight": endpoint.weight,
                     })).collect::<Vec<_>>(),
                 })).collect::<Vec<_>>(),
+                "names": names,
             })
         })
     }

@@ -41,6 +41,8 @@ pub(crate) struct View {
 pub(crate) struct RuleView {
     rule: Rule,
     pub(crate) protection: Box<[Guard]>,
+    /// Some of its requests are copied.
+    pub(crate) is_mirrored: bool,
 }
 
 impl std::ops::Deref for RuleView {
@@ -148,7 +150,7 @@ impl View {
     /// connections are closed here.
     pub(crate) fn new(snapshot: Arc<Snapshot>, guards: Arc<Guards>, before: &View, making: &Making<'_>) -> View {
         let cluster = |cluster: &Arc<Cluster>| match before.cluster(&cluster.name) {
-            Some(same) if same.cluster == *cluster => same,
+            Some(same) if Arc::ptr_eq(&same.cluster, cluster) || same.cluster == *cluster => same,
             known => Rc::new(ClusterView::new(cluster.clone(), &guards, known.as_deref(), making)),
         };
         let clusters: Vec<Rc<ClusterView>> = snapshot.clusters.iter().map(cluster).collect();
@@ -168,7 +170,9 @@ impl View {
     pub(crate) fn rule(&self, bind: usize, found: Found<'_>) -> Rc<RuleView> {
         let view = || {
             let protection = self.guards.of(&found.rule.policies);
-            Rc::new(RuleView { rule: Rule::clone(found.rule), protection })
+            let of_targets = found.rule.backends.choices.iter().flat_map(|choice| &choice.mirrors);
+            let is_mirrored = found.rule.mirrors.iter().chain(of_targets).next().is_some();
+            Rc::new(RuleView { rule: Rule::clone(found.rule), protection, is_mirrored })
         };
         self.rules[bind][found.number].get_or_init(view).clone()
     }

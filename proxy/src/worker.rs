@@ -70,6 +70,8 @@ pub(crate) struct Worker {
     /// From when on no connection is taken, once the worker finishes.
     accept_until: Cell<Duration>,
     pub(crate) checks: Checks,
+    /// Copies of requests under way.
+    pub(crate) mirroring: Cell<usize>,
     /// The task that hears of idle upstream connections.
     keeper: Cell<TaskId>,
     dice: Cell<u64>,
@@ -91,6 +93,7 @@ pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
         idle_until: Cell::new(Duration::MAX),
         accept_until: Cell::new(Duration::MAX),
         checks: Checks::default(),
+        mirroring: Cell::new(0),
         keeper: Cell::new(0),
         dice: Cell::new(seed | 1),
         date: RefCell::default(),
@@ -251,6 +254,12 @@ impl Worker {
             binds.values().filter(|bind| port.is_none_or(|port| bind.port == port)).cloned().collect();
         found.sort_by_key(|bind| bind.address);
         found
+    }
+
+    /// Copies of requests that this worker's share of descriptors allows beside what its clients need.
+    pub(crate) fn mirror_room(&self) -> usize {
+        let share = self.shared.connections_max / self.shared.loads.len();
+        2 * share.saturating_sub(self.shared.loads[self.id].load(Relaxed))
     }
 
     /// The bind of an address, also one that is gone and still served.

@@ -1,7 +1,7 @@
 //! Which Service ports requests go to: looks up backendRefs, asks ReferenceGrants across namespaces, and
 //! builds one cluster for each port in use. Pure, Cold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,12 +10,14 @@ use crate::compile::lanes::Lanes;
 use crate::compile::protection::Protection;
 use crate::compile::traffic::Settings;
 use crate::consistent::Tables;
+use crate::model::http_filter::HttpFilter;
 use crate::model::http_route::BackendRef;
 use crate::model::metadata::Metadata;
 use crate::model::service::{ServicePort, Spec};
 use crate::model::{Documents, GATEWAY_GROUP, Object};
-use crate::problem::Problems;
-use crate::snapshot::{Balance, Cluster, Endpoint, Group};
+use crate::problem::{Place, Problems};
+use crate::snapshot::dns::{Dns, NAMES_MAX};
+use crate::snapshot::{Balance, Cluster, Endpoint, Group, Mirror};
 
 /// Finds Service ports, and remembers those that were asked for and what rules do with them.
 pub(crate) struct Resolver<'d> {
@@ -27,7 +29,20 @@ pub(crate) struct Resolver<'d> {
     services: HashMap<(&'d str, &'d str), &'d Object<Spec>>,
     indices: HashMap<(&'d str, &'d str, u16), usize>,
     clusters: Vec<Arc<Cluster>>,
+    /// Those in the DNS.
+    names: HashSet<&'d str>,
     pub(crate) actions: Actions,
+}
+
+/// A Service port as something refers to it.
+struct Reference<'d> {
+    /// The route's own if absent.
+    namespace: Option<&'d str>,
+    name: &'d str,
+    port: u16,
+    place: Place,
+    /// What it means that it is not there.
+    without: &'static str,
 }
 
 impl<'d> Resolver<'d> {
@@ -50,6 +65,7 @@ impl<'d> Resolver<'d> {
             services,
             indices: HashMap::new(),
             clusters: Vec::new(),
+            names: HashSet::new(),
             actions: Actions::default(),
         }
     }
@@ -67,24 +83,74 @@ impl<'d> Resolver<'d> {
         field: &dyn Fn() -> String,
         problems: &mut Problems,
     ) -> Option<usize> {
-        let namespace = backend.namespace.as_ref().map_or(route.namespace(), |namespace| namespace.as_str());
-        let (name, port): (&'d str, u16) = (backend.name.as_str(), backend.port.number());
+        let reference = Reference {
+            namespace: backend.namespace.as_ref().map(|namespace| namespace.as_str()),
+            name: backend.name.as_str(),
+            port: backend.port.number(),
+            place: backend.place,
+            without: if backend.weight.0 > 0 { ": its share of requests is answered 500" } else { "" },
+        };
+        self.find(route, &reference, field, problems)
+    }
+
+    /// The mirrors among filters; those without a Service are left out (Gateway API, HTTPRequestMirrorFilter).
+    pub(crate) fn mirrors(
+        &mut self,
+        route: &'d Metadata,
+        filters: &'d [HttpFilter],
+        field: &dyn Fn() -> String,
+        problems: &mut Problems,
+    ) -> Vec<Mirror> {
+        let mut mirrors = Vec::new();
+        for (index, filter) in filters.iter().enumerate() {
+            let Some(written) = &filter.request_mirror else { continue };
+            let reference = Reference {
+                namespace: written.backend.namespace.as_ref().map(|namespace| namespace.as_str()),
+                name: written.backend.name.as_str(),
+                port: written.backend.port.number(),
+                place: written.backend.place,
+                without: ": nothing is mirrored",
+            };
+            let field = || format!("{}.filters[{index}].requestMirror.backendRef", field());
+            let Some(cluster) = self.find(route, &reference, &field, problems) else { continue };
+            let (numerator, denominator) = match (&written.percent, &written.fraction) {
+                (_, Some(fraction)) => (fraction.numerator.value.0, fraction.denominator.0),
+                (Some(percent), None) => (percent.0, 100),
+                (None, None) => (1, 1),
+            };
+            let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+            let (numerator, denominator) = (number(numerator), number(denominator));
+            if numerator > 0 {
+                mirrors.push(Mirror { cluster: self.clusters[cluster].name.clone(), numerator, denominator });
+            }
+        }
+        mirrors
+    }
+
+    fn find(
+        &mut self,
+        route: &'d Metadata,
+        reference: &Reference<'d>,
+        field: &dyn Fn() -> String,
+        problems: &mut Problems,
+    ) -> Option<usize> {
+        let Reference { name, port, place, without, .. } = *reference;
+        let namespace = reference.namespace.unwrap_or(route.namespace());
         if namespace != route.namespace() && !self.is_granted(route.namespace(), namespace, name) {
             let reason = format!("Service {namespace}/{name} is in another namespace, which does not allow it");
             let hint = format!("write a ReferenceGrant in {namespace}");
-            problems.error_with_hint(backend.place, field(), reason, hint);
+            problems.error_with_hint(place, field(), reason, hint);
             return None;
         }
-        let meaning = if backend.weight.0 > 0 { ": its share of requests is answered 500" } else { "" };
         let Some((&(namespace, name), service)) = self.services.get_key_value(&(namespace, name)) else {
-            let reason = format!("there is no Service {namespace}/{name}{meaning}");
-            problems.warning(backend.place, field(), reason, None);
+            let reason = format!("there is no Service {namespace}/{name}{without}");
+            problems.warning(place, field(), reason, None);
             return None;
         };
         let service = *service;
         let Some(service_port) = service.spec.ports.iter().find(|known| known.port.number() == port) else {
-            let reason = format!("Service {namespace}/{name} has no port {port}{meaning}");
-            problems.warning(backend.place, field(), reason, None);
+            let reason = format!("Service {namespace}/{name} has no port {port}{without}");
+            problems.warning(place, field(), reason, None);
             return None;
         };
         if let Some(index) = self.indices.get(&(namespace, name, port)) {
@@ -101,12 +167,14 @@ impl<'d> Resolver<'d> {
             namespace: namespace.into(),
             service: name.into(),
             port,
+            dns: dns(service, service_port),
             groups,
             endpoints,
             settings,
             policies,
         };
-        if cluster.endpoints.is_empty() {
+        self.check_names(&cluster, service, problems);
+        if cluster.endpoints.is_empty() && cluster.dns.is_none() {
             let reason =
                 format!("port {port} of Service {namespace}/{name} has no endpoint: requests are answered 503");
             let field = "spec.endpoints";
@@ -115,6 +183,15 @@ impl<'d> Resolver<'d> {
         self.clusters.push(Arc::new(cluster));
         self.indices.insert((namespace, name, port), self.clusters.len() - 1);
         Some(self.clusters.len() - 1)
+    }
+
+    /// Tells a name too many.
+    fn check_names(&mut self, cluster: &Cluster, service: &'d Object<Spec>, problems: &mut Problems) {
+        let Some(written) = &service.spec.dns else { return };
+        if cluster.dns.is_some() && self.names.insert(written.name.as_str()) && self.names.len() == NAMES_MAX + 1 {
+            let reason = format!("is one name more than the {NAMES_MAX} that are looked up");
+            problems.error(written.place, "spec.dns.name", reason);
+        }
     }
 
     fn is_granted(&self, from: &str, to: &str, name: &str) -> bool {
@@ -135,7 +212,7 @@ impl<'d> Resolver<'d> {
 }
 
 fn endpoints(service: &Object<Spec>, port: &ServicePort) -> Vec<Endpoint> {
-    let endpoints = service.spec.endpoints.iter().filter(|endpoint| endpoint.weight.0 > 0).filter_map(|endpoint| {
+    let endpoints = service.spec.endpoints().iter().filter(|endpoint| endpoint.weight.0 > 0).filter_map(|endpoint| {
         Some(Endpoint {
             address: SocketAddr::new(endpoint.address.0, endpoint.ports.get(&port.name.value)?.number()),
             weight: endpoint.weight.0.try_into().unwrap_or(u32::MAX),
@@ -144,6 +221,12 @@ fn endpoints(service: &Object<Spec>, port: &ServicePort) -> Vec<Endpoint> {
         })
     });
     endpoints.collect()
+}
+
+/// Where the addresses of a port come from, if they are not written.
+fn dns(service: &Object<Spec>, port: &ServicePort) -> Option<Dns> {
+    let written = service.spec.dns.as_ref()?;
+    Some(Dns { name: written.name.as_str().into(), port: written.ports.get(&port.name.value)?.number() })
 }
 
 fn group(

@@ -3,7 +3,7 @@
 use crate::model::http_filter::{Header, HeaderFilter, HttpFilter, PathModifier, Scheme};
 use crate::snapshot::{Filter, HeaderChanges, PathChange, Redirect, Rewrite};
 
-/// All filters of a list, in its order.
+/// All filters of a list that change requests or answers, in its order.
 pub(crate) fn compile(filters: &[HttpFilter]) -> Vec<Filter> {
     filters.iter().filter_map(one).collect()
 }

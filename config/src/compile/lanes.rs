@@ -100,7 +100,7 @@ impl<'d> Lanes<'d> {
             let Some(namespace) = self.namespaces.get(service.metadata.namespace()) else {
                 continue;
             };
-            for (index, endpoint) in service.spec.endpoints.iter().enumerate() {
+            for (index, endpoint) in service.spec.endpoints().iter().enumerate() {
                 let get = |key: &str| endpoint.labels.get(key).map(|value| value.value.as_str());
                 let labels = || endpoint.labels.iter().map(|(key, value)| (key.as_str(), value.value.as_str()));
                 let Some(label) = endpoint.labels.get(LABEL) else {

@@ -169,6 +169,7 @@ fn entries<'d>(
         let rule = Rule {
             name,
             filters: Arc::default(),
+            mirrors: Box::default(),
             request_timeout: None,
             backend_request_timeout: None,
             backends: Arc::default(),
@@ -213,12 +214,15 @@ fn rule<'d>(
     for (backend_index, backend) in written.backend_refs.iter().enumerate() {
         let field = || format!("spec.rules[{index}].backendRefs[{backend_index}]");
         let cluster = backends.resolve(&route.metadata, backend, &field, problems);
+        let mirrors = backends.mirrors(&route.metadata, &backend.filters, &field, problems);
         let weight = backend.weight.0.try_into().unwrap_or(u32::MAX);
         if weight > 0 {
             weight_total += u64::from(weight);
-            choices.push(Choice { weight, cluster, filters: filters::compile(&backend.filters) });
+            choices.push(Choice { weight, cluster, filters: filters::compile(&backend.filters), mirrors });
         }
     }
+    let field = || format!("spec.rules[{index}]");
+    let mirrors = backends.mirrors(&route.metadata, &written.filters, &field, problems);
     let is_redirect = written.filters.iter().any(|filter| filter.request_redirect.is_some());
     if weight_total == 0 && !is_redirect {
         let reason = match written.backend_refs.is_empty() {
@@ -232,6 +236,7 @@ fn rule<'d>(
     Rule {
         name: name.into(),
         filters: backends.actions.filters(filters::compile(&written.filters)),
+        mirrors: mirrors.into(),
         request_timeout: timeouts.and_then(|timeouts| bounded(timeouts.request?.0)),
         backend_request_timeout: timeouts.and_then(|timeouts| bounded(timeouts.backend_request.as_ref()?.value.0)),
         backends: backends.actions.backends(Backends { choices, weight_total }),

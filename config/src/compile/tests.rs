@@ -2,6 +2,7 @@
 
 mod actions;
 mod attachment;
+mod dns;
 mod lanes;
 mod matching;
 mod protection;

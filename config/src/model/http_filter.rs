@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 
 use crate::decode::{At, List, Path};
-use crate::model::http_route::{PathMatchType, Rule};
+use crate::model::http_route::{self, PathMatchType, Rule};
 use crate::object::{object, words};
 use crate::problem::{Place, Problems};
-use crate::value::{HeaderName, HeaderValue, Port, PreciseHostname};
+use crate::value::{Group, HeaderName, HeaderValue, Kind, Namespace, ObjectName, Port, PreciseHostname, Whole};
 
 object! {
     /// One step; exactly the field that `type` names is set.
@@ -22,8 +22,10 @@ object! {
         optional request_redirect: RequestRedirect = "requestRedirect",
         /// Changes host or path before forwarding.
         optional url_rewrite: UrlRewrite = "urlRewrite",
+        /// Sends a copy elsewhere.
+        optional request_mirror: RequestMirror = "requestMirror",
     }
-    refused { "requestMirror", "cors", "externalAuth", "extensionRef" }
+    refused { "cors", "externalAuth", "extensionRef" }
     check field_suits_type;
 }
 
@@ -38,8 +40,10 @@ words! {
         RequestRedirect = "RequestRedirect",
         /// Changes host or path before forwarding.
         UrlRewrite = "URLRewrite",
+        /// Sends a copy elsewhere.
+        RequestMirror = "RequestMirror",
     }
-    refused { "RequestMirror", "CORS", "ExternalAuth", "ExtensionRef" }
+    refused { "CORS", "ExternalAuth", "ExtensionRef" }
 }
 
 object! {
@@ -124,6 +128,63 @@ words! {
     }
 }
 
+object! {
+    /// A copy of the request, as the backend sees it, goes to another Service; what that answers is dropped.
+    RequestMirror {
+        /// Where the copy goes.
+        required backend: MirrorRef = "backendRef",
+        /// Of a hundred requests so many are copied; all if neither this nor `fraction` is there.
+        optional percent: Whole<0, 100> = "percent",
+        /// The same as a fraction.
+        optional fraction: Fraction = "fraction",
+    }
+    check share_is_written_once;
+}
+
+object! {
+    /// A Service port.
+    MirrorRef {
+        /// Kubernetes' core if absent.
+        optional group: Group = "group",
+        /// Only `Service` in this build.
+        optional kind: Kind = "kind",
+        /// The route's own if absent.
+        optional namespace: Namespace = "namespace",
+        /// The Service's name.
+        required name: ObjectName = "name",
+        /// The Service's port.
+        required port: Port = "port",
+    }
+    check mirror_is_a_service;
+}
+
+object! {
+    /// So many of so many.
+    Fraction {
+        /// Not more than `denominator`.
+        required numerator: At<Whole<0, 2_147_483_647>> = "numerator",
+        /// 100 if absent.
+        defaulted denominator: Whole<1, 2_147_483_647> = "denominator" or Whole(100),
+    }
+    check fraction_is_a_part;
+}
+
+fn share_is_written_once(mirror: &RequestMirror, path: &Path<'_>, problems: &mut Problems) {
+    if let (Some(fraction), Some(_)) = (&mirror.fraction, &mirror.percent) {
+        problems.error(fraction.place, path.field("fraction"), "excludes percent: the share is written once");
+    }
+}
+
+fn mirror_is_a_service(backend: &MirrorRef, path: &Path<'_>, problems: &mut Problems) {
+    http_route::reference_is_a_service(&backend.group, &backend.kind, backend.place, path, problems);
+}
+
+fn fraction_is_a_part(fraction: &Fraction, path: &Path<'_>, problems: &mut Problems) {
+    if fraction.numerator.value.0 > fraction.denominator.0 {
+        problems.error(fraction.numerator.place, path.field("numerator"), "is more than denominator");
+    }
+}
+
 pub(crate) use crate::value::{PathText, RedirectStatus};
 
 /// Fields that frame a message or belong to one hop (RFC 9110 7.6.1): a rule that changed them would make
@@ -172,6 +233,7 @@ fn field_suits_type(filter: &HttpFilter, path: &Path<'_>, problems: &mut Problem
         (ResponseHeaderModifier, "responseHeaderModifier", filter.response_header_modifier.is_some()),
         (RequestRedirect, "requestRedirect", filter.request_redirect.is_some()),
         (UrlRewrite, "urlRewrite", filter.url_rewrite.is_some()),
+        (RequestMirror, "requestMirror", filter.request_mirror.is_some()),
     ];
     for (filter_type, name, is_set) in fields {
         match (filter_type == filter.filter_type, is_set) {
@@ -226,8 +288,16 @@ fn check_list(filters: &[HttpFilter], has_one_prefix: bool, path: &Path<'_>, pro
             FilterType::UrlRewrite => Some(FilterType::RequestRedirect),
             _ => None,
         };
-        if has(filter.filter_type) {
-            problems.error(filter.place, path.field("type"), "is there twice; each type of filter may stand once");
+        let is_mirror = filter.filter_type == FilterType::RequestMirror;
+        if is_mirror && filters.iter().any(|other| other.filter_type == FilterType::RequestRedirect) {
+            let reason = "RequestRedirect answers every request, so that nothing would be mirrored";
+            problems.error(filter.place, path.field("type"), reason);
+        } else if has(filter.filter_type) && !is_mirror {
+            problems.error(
+                filter.place,
+                path.field("type"),
+                "is there twice; only RequestMirror may stand more than once",
+            );
         } else if rival.is_some_and(has) {
             problems.error(filter.place, path.field("type"), "RequestRedirect and URLRewrite exclude each other");
         }

@@ -5,7 +5,7 @@ use crate::decode::{At, List, Path};
 use crate::model::GATEWAY_GROUP;
 use crate::model::http_filter::{self, HttpFilter};
 use crate::object::{object, words};
-use crate::problem::Problems;
+use crate::problem::{Place, Problems};
 use crate::value::{
     Group, HeaderName, Hostname, Kind, Line, Namespace, ObjectName, Period, Port, SectionName, Whole, check_path,
 };
@@ -204,11 +204,22 @@ fn parent_is_a_gateway(parent: &ParentRef, path: &Path<'_>, problems: &mut Probl
 }
 
 fn backend_is_a_service(backend: &BackendRef, path: &Path<'_>, problems: &mut Problems) {
-    let group = backend.group.as_ref().map_or("", |group| group.as_str());
-    let kind = backend.kind.as_ref().map_or("Service", |kind| kind.as_str());
+    reference_is_a_service(&backend.group, &backend.kind, backend.place, path, problems);
+}
+
+/// Tells that a backend is of another kind.
+pub(crate) fn reference_is_a_service(
+    group: &Option<Group>,
+    kind: &Option<Kind>,
+    place: Place,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) {
+    let group = group.as_ref().map_or("", |group| group.as_str());
+    let kind = kind.as_ref().map_or("Service", |kind| kind.as_str());
     if !group.is_empty() || kind != "Service" {
         let reason = format!("{kind} of {group:?} as a backend is not enforced by this build");
-        problems.error_with_hint(backend.place, path.field("kind"), reason, "leave out group and kind");
+        problems.error_with_hint(place, path.field("kind"), reason, "leave out group and kind");
     }
 }
 

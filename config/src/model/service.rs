@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::decode::{At, Dictionary, List, Path};
 use crate::object::{object, words};
 use crate::problem::Problems;
-use crate::value::{Address, LabelKey, LabelValue, Port, SectionName, Whole};
+use crate::value::{Address, DnsName, LabelKey, LabelValue, Port, SectionName, Whole};
 
 object! {
     /// A group of equal instances.
@@ -13,10 +13,19 @@ object! {
         /// What callers see; names and numbers are unique.
         required ports: List<ServicePort, 1, 64> = "ports",
         /// The instances; requests are answered 503 without any.
-        defaulted endpoints: List<ServiceEndpoint, 0, 10_000> = "endpoints" or List::default(),
+        optional endpoints: List<ServiceEndpoint, 0, 10_000> = "endpoints",
+        /// In place of `endpoints`: a name whose addresses are the instances.
+        optional dns: Dns = "dns",
     }
-    refused { "dns", "registry" }
+    refused { "registry" }
     check ports_and_endpoints_are_distinct;
+}
+
+impl Spec {
+    /// The instances that are written.
+    pub(crate) fn endpoints(&self) -> &[ServiceEndpoint] {
+        self.endpoints.as_deref().unwrap_or_default()
+    }
 }
 
 object! {
@@ -57,6 +66,17 @@ object! {
     }
 }
 
+object! {
+    /// A name whose addresses are the instances.
+    Dns {
+        /// Looked up again and again, as its time to live says; with a `.` at the end as it stands, else also within the
+        /// search domains of the machine.
+        required name: DnsName = "name",
+        /// For each of the Service's ports, by name, the port that instances listen on.
+        required ports: Dictionary<SectionName, Port, 64> = "ports",
+    }
+}
+
 fn ports_and_endpoints_are_distinct(spec: &Spec, path: &Path<'_>, problems: &mut Problems) {
     let ports = path.field("ports");
     for (index, port) in spec.ports.iter().enumerate() {
@@ -71,7 +91,7 @@ fn ports_and_endpoints_are_distinct(spec: &Spec, path: &Path<'_>, problems: &mut
     }
     let endpoints = path.field("endpoints");
     let mut seen = HashMap::new();
-    for (index, endpoint) in spec.endpoints.iter().enumerate() {
+    for (index, endpoint) in spec.endpoints().iter().enumerate() {
         let item = endpoints.item(index);
         if endpoint.address.0.is_unspecified() || endpoint.address.0.is_multicast() {
             let reason = format!("{} is the address of no instance", endpoint.address.0);
@@ -87,5 +107,25 @@ fn ports_and_endpoints_are_distinct(spec: &Spec, path: &Path<'_>, problems: &mut
                 problems.error(port.place, path, reason);
             }
         }
+    }
+    if let Some(dns) = &spec.dns {
+        dns_suits(dns, spec, &path.field("dns"), problems);
+    }
+}
+
+fn dns_suits(dns: &Dns, spec: &Spec, path: &Path<'_>, problems: &mut Problems) {
+    if spec.endpoints.is_some() {
+        let hint = "leave out one of them";
+        problems.error_with_hint(dns.place, path, "excludes endpoints: instances are written or looked up", hint);
+    }
+    let ports = path.field("ports");
+    for (name, port) in dns.ports.iter() {
+        if !spec.ports.iter().any(|known| known.name.value == *name) {
+            let reason = format!("{:?} is not a port of this Service", name.as_str());
+            problems.error(port.place, ports.field(name.as_str()), reason);
+        }
+    }
+    for missing in spec.ports.iter().filter(|port| !dns.ports.contains_key(&port.name.value)) {
+        problems.error(dns.place, ports.field(missing.name.as_str()), "is missing");
     }
 }

@@ -154,6 +154,7 @@ fn some_listeners() -> impl Strategy<Value = Listeners> {
             let name = format!("{number}").into();
             let rule = Rule {
                 name,
+                mirrors: Box::default(),
                 filters: Arc::default(),
                 request_timeout: None,
                 backend_request_timeout: None,

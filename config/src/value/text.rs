@@ -77,6 +77,16 @@ pub(super) fn precise_hostname(text: &str) -> Result<Box<str>, String> {
     }
 }
 
+pub(super) fn dns_name(text: &str) -> Result<Box<str>, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    // What is no host name may still be a name: `_` is common in names of containers.
+    let is_name = name.len() <= 253 && name.split('.').all(|label| is_label(&label.replace('_', "x")));
+    match is_name && !is_address(name) {
+        true => Ok(text.into()),
+        false => Err(format!("{text:?} is not a DNS name (lower case letters, digits, '-', '_' and '.'; no address)")),
+    }
+}
+
 /// Whether a name of digits would be read as an IPv4 address.
 fn is_address(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()

@@ -55,7 +55,12 @@ impl Served {
 impl Backend {
     /// Starts a service whose connections run `script`; when it returns, the connection is closed.
     pub fn start(script: impl Fn(&mut Served) + Send + Sync + 'static) -> Backend {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        Backend::start_at((Ipv4Addr::LOCALHOST, 0).into(), script)
+    }
+
+    /// The same at an address of one's choice.
+    pub fn start_at(address: SocketAddr, script: impl Fn(&mut Served) + Send + Sync + 'static) -> Backend {
+        let listener = TcpListener::bind(address).expect("an address that is free");
         let address = listener.local_addr().expect("a listening socket has an address");
         let shared = Arc::new(Shared::default());
         let (script, of_acceptor) = (Arc::new(script), shared.clone());
@@ -81,7 +86,12 @@ impl Backend {
 
     /// Answers each request with 200, telling back its body.
     pub fn echo() -> Backend {
-        Backend::start(|served| {
+        Backend::echo_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// The same at an address of one's choice.
+    pub fn echo_at(address: SocketAddr) -> Backend {
+        Backend::start_at(address, |served| {
             while let Some(request) = served.request() {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
                 if !served.peer.send([head.as_bytes(), &request.body].concat()) {

@@ -56,6 +56,17 @@ impl Rules {
         self
     }
 
+    /// A service at the addresses of a name.
+    pub fn named_service(mut self, name: &str, dns: &str, port: u16) -> Rules {
+        write!(
+            self.services,
+            "---\napiVersion: evenkeel.dev/v1alpha1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  \
+             ports: [{{name: http, port: 80}}]\n  dns: {{name: {dns}, ports: {{http: {port}}}}}\n"
+        )
+        .expect("a String takes all");
+        self
+    }
+
     /// The TrafficPolicy of a service, such as `loadBalancer: {policy: roundRobin}`.
     pub fn traffic(mut self, service: &str, spec: &str) -> Rules {
         write!(

@@ -145,8 +145,13 @@ fn a_queue_of_dead_clients_frees_its_slots() {
         if index % 2 == 0 { client.reset() } else { drop(client) }
     }
     waiting(0);
-    let mut alive: Vec<Peer> = (0..3).map(|_| send()).collect();
-    waiting(3);
+    // One after the other, so that their order in the line is known.
+    let next = |count: u64| {
+        let client = send();
+        waiting(count);
+        client
+    };
+    let mut alive: Vec<Peer> = (1..=3).map(next).collect();
     for client in std::iter::once(&mut first).chain(&mut alive) {
         tell.send(()).expect("the service lives");
         assert_eq!(client.read().map(|answer| answer.status()), Ok(200));

@@ -130,6 +130,53 @@ fn filters_and_timeouts() {
 }
 
 #[test]
+fn mirrors() {
+    let with =
+        |mirror: &str| rules(&format!("{{filters: [{{type: RequestMirror, requestMirror: {{{mirror}}}}}], {TO_A}}}"));
+    for (mirror, expected) in [
+        ("backendRef: {name: b, port: 80}", Some((1, 1))),
+        ("backendRef: {name: b, port: 80}, percent: 7", Some((7, 100))),
+        ("backendRef: {name: b, port: 80}, percent: 0", None),
+        ("backendRef: {name: b, port: 80}, fraction: {numerator: 3}", Some((3, 100))),
+        ("backendRef: {name: b, port: 80}, fraction: {numerator: 1, denominator: 1000}", Some((1, 1000))),
+    ] {
+        let rule = only_rule(&with(mirror));
+        let compiled = rule.mirrors.iter().map(|mirror| (&*mirror.cluster, mirror.numerator, mirror.denominator));
+        let expected = expected.map(|(numerator, denominator)| ("default/b:80", numerator, denominator));
+        assert_eq!(compiled.collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>(), "{mirror}");
+        assert!(rule.filters.is_empty());
+    }
+    // HTTPRequestMirrorFilter.backendRef: one that is not there is left out, one that is not granted is refused.
+    for (mirror, warning) in [
+        ("{name: none, port: 80}", "there is no Service default/none: nothing is mirrored"),
+        ("{name: b, port: 81}", "Service default/b has no port 81: nothing is mirrored"),
+    ] {
+        let documents = with(&format!("backendRef: {mirror}"));
+        let field = "spec.rules[0].filters[0].requestMirror.backendRef";
+        check_warnings(&documents, &[&format!("{field}: {warning}")]);
+        assert!(only_rule(&documents).mirrors.is_empty());
+    }
+    let far = with("backendRef: {name: far, namespace: other, port: 80}");
+    check_errors(
+        &far,
+        &[
+            "spec.rules[0].filters[0].requestMirror.backendRef: Service other/far is in another namespace, which does not allow \
+           it (write a ReferenceGrant in other)",
+        ],
+    );
+    let grant = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: g, namespace: other}, spec: \
+                 {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}],\n to: [{group: '', kind: \
+                 Service}]}}\n";
+    assert_eq!(&*only_rule(&[&far, grant].concat()).mirrors[0].cluster, "other/far:80");
+    // HTTPBackendRef.filters: of that target only; and several in one place.
+    let several = "[{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 80}}}, {type: RequestMirror, \
+                   requestMirror: {backendRef: {name: a, port: 80}}}]";
+    let rule = only_rule(&rules(&format!("{{backendRefs: [{{name: a, port: 80, filters: {several}}}]}}")));
+    let clusters: Vec<&str> = rule.backends.choices[0].mirrors.iter().map(|mirror| &*mirror.cluster).collect();
+    assert_eq!((rule.mirrors.len(), clusters), (0, vec!["default/b:80", "default/a:80"]));
+}
+
+#[test]
 fn rules_that_do_the_same_share_what_they_do() {
     let filter = "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}]";
     let snapshot = checked(&rules(&format!(

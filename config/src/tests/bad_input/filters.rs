@@ -5,14 +5,37 @@ use super::*;
 #[test]
 fn filters() {
     check_rule(
-        "filters: [{type: RequestMirror, requestMirror: {}}, {type: CORS, cors: {}}, {type: ExtensionRef}, {type: ExternalAuth}]",
+        "filters: [{type: CORS, cors: {}}, {type: ExtensionRef}, {type: ExternalAuth}]",
         &[
-            "f:2: spec.rules[0].filters[0].type: RequestMirror is not enforced by this build",
-            "f:2: spec.rules[0].filters[0].requestMirror: is not enforced by this build",
-            "f:2: spec.rules[0].filters[1].type: CORS is not enforced by this build",
-            "f:2: spec.rules[0].filters[1].cors: is not enforced by this build",
-            "f:2: spec.rules[0].filters[2].type: ExtensionRef is not enforced by this build",
-            "f:2: spec.rules[0].filters[3].type: ExternalAuth is not enforced by this build",
+            "f:2: spec.rules[0].filters[0].type: CORS is not enforced by this build",
+            "f:2: spec.rules[0].filters[0].cors: is not enforced by this build",
+            "f:2: spec.rules[0].filters[1].type: ExtensionRef is not enforced by this build",
+            "f:2: spec.rules[0].filters[2].type: ExternalAuth is not enforced by this build",
+        ],
+    );
+    check_rule(
+        "filters: [{type: RequestMirror, requestMirror: {}}, {type: RequestMirror, requestMirror: {backendRef: {name: a, weight: 1}, \
+         percent: 101, fraction: {denominator: 0}}}]",
+        &[
+            "f:2: spec.rules[0].filters[0].requestMirror.backendRef: is missing",
+            "f:2: spec.rules[0].filters[1].requestMirror.backendRef.port: is missing",
+            "f:2: spec.rules[0].filters[1].requestMirror.backendRef.weight: is not a known field",
+            "f:2: spec.rules[0].filters[1].requestMirror.percent: 101 is not a number from 0 to 100",
+            "f:2: spec.rules[0].filters[1].requestMirror.fraction.numerator: is missing",
+            "f:2: spec.rules[0].filters[1].requestMirror.fraction.denominator: 0 is not a number from 1 to 2147483647",
+        ],
+    );
+    check_rule(
+        "filters: [{type: RequestMirror, requestMirror: {backendRef: {kind: Pod, name: a, port: 1}, percent: 1, \
+         fraction: {numerator: 101}}}, {type: RequestRedirect, requestRedirect: {}}, {type: RequestMirror}]",
+        &[
+            "f:2: spec.rules[0].filters[0].type: RequestRedirect answers every request, so that nothing would be mirrored",
+            "f:2: spec.rules[0].filters[0].requestMirror.backendRef.kind: Pod of \"\" as a backend is not enforced by this build \
+             (leave out group and kind)",
+            "f:2: spec.rules[0].filters[0].requestMirror.fraction: excludes percent: the share is written once",
+            "f:2: spec.rules[0].filters[0].requestMirror.fraction.numerator: is more than denominator",
+            "f:2: spec.rules[0].filters[2].requestMirror: is missing, as type demands it",
+            "f:2: spec.rules[0].filters[2].type: RequestRedirect answers every request, so that nothing would be mirrored",
         ],
     );
     check_rule(
@@ -54,7 +77,7 @@ fn filters() {
         "filters: [{type: URLRewrite, urlRewrite: {}}, {type: RequestRedirect, requestRedirect: {}}, {type: URLRewrite, urlRewrite: {}}]",
         &[
             "f:2: spec.rules[0].filters[1].type: RequestRedirect and URLRewrite exclude each other",
-            "f:2: spec.rules[0].filters[2].type: is there twice; each type of filter may stand once",
+            "f:2: spec.rules[0].filters[2].type: is there twice; only RequestMirror may stand more than once",
         ],
     );
     check_rule(

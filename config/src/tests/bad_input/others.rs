@@ -6,9 +6,8 @@ use super::*;
 fn services_policies_and_grants() {
     check_spec(
         "Service",
-        "dns: {name: a.b}, registry: {}, ports: [{name: h, port: 80, appProtocol: grpc, targetPort: 1}]",
+        "registry: {}, ports: [{name: h, port: 80, appProtocol: grpc, targetPort: 1}]",
         &[
-            "f:2: spec.dns: is not enforced by this build",
             "f:2: spec.registry: is not enforced by this build",
             "f:2: spec.ports[0].appProtocol: grpc is not enforced by this build",
             "f:2: spec.ports[0].targetPort: is not enforced by this build",
@@ -43,6 +42,34 @@ fn services_policies_and_grants() {
         &[
             "f:2: spec.endpoints[0].address: :: is the address of no instance",
             "f:2: spec.endpoints[1].address: 224.0.0.1 is the address of no instance",
+        ],
+    );
+    for name in ["A.b", "a..b", ".", "-a", "10.0.0.1", "10.0.0.1.", "a b", "*.a", "", &"a".repeat(64)] {
+        let problem = format!(
+            "f:2: spec.dns.name: {name:?} is not a DNS name (lower case letters, digits, '-', '_' and '.'; no address)"
+        );
+        check_spec(
+            "Service",
+            &format!("ports: [{{name: h, port: 80}}], dns: {{name: '{name}', ports: {{h: 1}}}}"),
+            &[&problem],
+        );
+    }
+    check_spec(
+        "Service",
+        "ports: [{name: h, port: 80}, {name: g, port: 81}], dns: {ports: {h: 0, f: 1}, ttl: 5s}",
+        &[
+            "f:2: spec.dns.name: is missing",
+            "f:2: spec.dns.ports.h: 0 is not a port (1 to 65535)",
+            "f:2: spec.dns.ttl: is not a known field",
+        ],
+    );
+    check_spec(
+        "Service",
+        "ports: [{name: h, port: 80}, {name: g, port: 81}], endpoints: [], dns: {name: a.b, ports: {f: 1, h: 2}}",
+        &[
+            "f:2: spec.dns: excludes endpoints: instances are written or looked up (leave out one of them)",
+            "f:2: spec.dns.ports.g: is missing",
+            "f:2: spec.dns.ports.f: \"f\" is not a port of this Service",
         ],
     );
     let target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}]";

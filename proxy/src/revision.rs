@@ -1,0 +1,192 @@
+//! What is in force: the rules that were read last, with the addresses that are known of their names. Decides when a
+//! revision is made, of rules or of addresses, and tells people what became of it. Cold.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use config::Snapshot;
+use config::snapshot::dns;
+
+use crate::dns::Dns;
+use crate::log::event;
+use crate::process::Process;
+use crate::status::Status;
+
+/// New rules wait for so long for the first answers to their names: a Service whose name never resolves must not keep
+/// the others.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
+/// Names that a line about changed addresses tells.
+const NAMES_TOLD: usize = 3;
+
+/// Rules and their warnings, or all that is wrong with them.
+pub(crate) type Rules = Result<(Snapshot, Vec<String>), Vec<String>>;
+
+/// What is in force, and what is about to be.
+pub(crate) struct InForce {
+    pub(crate) process: Process,
+    pub(crate) status: Arc<Status>,
+    dns: Dns,
+    /// Without addresses of names.
+    rules: Snapshot,
+    /// Rules that wait for first answers.
+    awaited: Option<Read>,
+    /// Rules that were refused may succeed without another change.
+    pub(crate) may_succeed_later: bool,
+}
+
+/// Rules that were read.
+struct Read {
+    rules: Snapshot,
+    warnings: Vec<String>,
+    started: Instant,
+    /// Until when they wait.
+    until: Instant,
+}
+
+impl InForce {
+    /// Puts the first rules in force.
+    pub(crate) async fn start(
+        mut process: Process,
+        status: Arc<Status>,
+        mut dns: Dns,
+        rules: Snapshot,
+        warnings: Vec<String>,
+    ) -> Result<InForce, String> {
+        dns.follow(dns::names(&rules));
+        // Without them it starts all the same.
+        let _ = tokio::time::timeout(FIRST_ANSWERS, dns.work(|names, _| names.is_settled())).await;
+        let snapshot = with_addresses(&status, &rules, &Snapshot::default());
+        let revision = process.apply(snapshot.clone())?;
+        dns.applied();
+        tell(&warnings);
+        status.applied(revision, snapshot, warnings);
+        Ok(InForce { process, status, dns, rules, awaited: None, may_succeed_later: false })
+    }
+
+    /// Takes rules that were read: they are in force at once, or as soon as there are answers for names that are new, or
+    /// never, and then everything stays as it is.
+    pub(crate) fn take(&mut self, read: Rules, started: Instant) {
+        self.may_succeed_later = false;
+        match read {
+            Ok((rules, warnings)) => {
+                let names: BTreeSet<_> = dns::names(&self.rules).into_iter().chain(dns::names(&rules)).collect();
+                self.dns.follow(names);
+                self.awaited = Some(Read { rules, warnings, started, until: Instant::now() + FIRST_ANSWERS });
+                self.put_awaited();
+            }
+            Err(problems) => {
+                // What came before was right, and would be in force if names were answered sooner.
+                if let Some(read) = self.awaited.take() {
+                    self.put(read);
+                }
+                self.refuse(problems);
+            }
+        }
+    }
+
+    /// Waits until `advance` has something to do. May be dropped at any time and called again.
+    pub(crate) async fn is_due(&mut self) {
+        let until = self.awaited.as_ref().map(|read| read.until);
+        let is_awaited = until.is_some();
+        let work = self.dns.work(|names, now| names.to_apply(now).is_some() || is_awaited && names.is_settled());
+        match until {
+            // Past this they wait no longer.
+            Some(until) => drop(tokio::time::timeout_at(until.into(), work).await),
+            None => work.await,
+        }
+    }
+
+    /// Puts in force what is due.
+    pub(crate) fn advance(&mut self) {
+        self.put_awaited();
+        self.put_addresses();
+    }
+
+    fn put_awaited(&mut self) {
+        let is_settled = self.status.names(|names| names.is_settled());
+        if let Some(read) = self.awaited.take_if(|read| is_settled || read.until <= Instant::now()) {
+            self.put(read);
+        }
+    }
+
+    fn put(&mut self, read: Read) {
+        let Read { rules, warnings, started, .. } = read;
+        let before = self.status.snapshot().unwrap_or_default();
+        let snapshot = with_addresses(&self.status, &rules, &before);
+        if before == snapshot {
+            if self.status.unchanged(warnings) {
+                event("info", "the rules are again those in force");
+            }
+            self.rules = rules;
+        } else {
+            match self.process.apply(snapshot.clone()) {
+                Ok(revision) => {
+                    tell(&warnings);
+                    self.status.applied(revision, snapshot, warnings);
+                    event("info", &format!("revision {revision} in force after {} ms", started.elapsed().as_millis()));
+                    self.rules = rules;
+                    self.dns.applied();
+                }
+                Err(problem) => {
+                    if !self.status.is_refused_for(&problem) {
+                        self.refuse(vec![problem]);
+                    }
+                    self.may_succeed_later = true;
+                }
+            }
+        }
+        // Names of rules that are not in force are nobody's any more.
+        self.dns.follow(dns::names(&self.rules));
+    }
+
+    fn put_addresses(&mut self) {
+        let now = self.status.started.elapsed();
+        let names =
+            self.status.names(|names| names.to_apply(now).map(|names| names.iter().cloned().collect::<Vec<_>>()));
+        let Some(names) = names else { return };
+        let before = self.status.snapshot().unwrap_or_default();
+        let snapshot = with_addresses(&self.status, &self.rules, &before);
+        let is_same = snapshot.clusters.iter().zip(&before.clusters).all(|(now, before)| Arc::ptr_eq(now, before));
+        // The way back to what they were is no change.
+        if !is_same || snapshot.clusters.len() != before.clusters.len() {
+            match self.process.apply(snapshot.clone()) {
+                Ok(revision) => {
+                    self.status.readdressed(revision, snapshot);
+                    event("info", &format!("revision {revision} in force: new addresses of {}", list(&names)));
+                }
+                Err(problem) => event("error", &format!("new addresses of {}: {problem}", list(&names))),
+            }
+        }
+        self.dns.applied();
+    }
+
+    fn refuse(&self, problems: Vec<String>) {
+        let count = problems.len();
+        event("error", &format!("the changed rules are refused, those before stay in force; problems: {count}"));
+        for problem in &problems {
+            event("error", problem);
+        }
+        self.status.refused(problems);
+    }
+}
+
+/// A snapshot with the addresses that are known of its names.
+fn with_addresses(status: &Status, rules: &Snapshot, before: &Snapshot) -> Arc<Snapshot> {
+    status.names(|names| Arc::new(dns::resolve(rules, before, |name| names.addresses(name))))
+}
+
+fn tell(warnings: &[String]) {
+    for warning in warnings {
+        event("warn", warning);
+    }
+}
+
+/// The first names of a list, and how many there are beside them.
+fn list(names: &[Arc<str>]) -> String {
+    let told = names.iter().take(NAMES_TOLD).map(|name| &**name).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_TOLD) {
+        0 => told,
+        rest => format!("{told} and {rest} more"),
+    }
+}
