@@ -54,6 +54,7 @@ pub(crate) async fn run(
     cluster.state.budget.count(worker.id);
     let mut retries = 0;
     let mut vanished = 0;
+    let mut was_stale = false;
     let mut again = Again::default();
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     loop {
@@ -87,6 +88,7 @@ pub(crate) async fn run(
             // What is kept for copies only is not there for retries: a mirror changes nothing.
             can_rewind: meta.framing == Framing::None || keeps && request.can_rewind(),
             reused,
+            was_stale,
             is_answered,
         };
         let attempt = Attempt {
@@ -117,6 +119,7 @@ pub(crate) async fn run(
             Next::Anew(_) if error.kind == Kind::Vanished && vanished == VANISHED_MAX => return Err(error),
             Next::Anew(next) => {
                 vanished += u32::from(error.kind == Kind::Vanished);
+                was_stale |= next.rewind;
                 again = next;
             }
             // An answer that is followed by another attempt has been paid for already.

@@ -163,15 +163,17 @@ fn zones<'z>(
     local_share_min: f64,
 ) -> Vec<Tier> {
     let zone_of = |member: u32| endpoints[member as usize].zone.as_deref();
-    let weight_of = |list: &[(u32, u64)]| list.iter().map(|(_, weight)| *weight as f64).sum::<f64>();
     let mut rest = chosen.clone();
     let mut left = 1.0;
     let mut tiers: Vec<Tier> = Vec::new();
-    let total = weight_of(&chosen);
+    let written = |member: &u32| f64::from(endpoints[*member as usize].weight);
+    let all: f64 = members.iter().map(written).sum();
     for (index, zone) in order.enumerate() {
         let (here, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(member, _)| zone_of(*member) == Some(zone));
         rest = others;
-        if index == 0 && weight_of(&here) < local_share_min * total {
+        // By what the zone has, not by what of it is ready: one that is lost is what the others are for.
+        let local: f64 = members.iter().filter(|member| zone_of(**member) == Some(zone)).map(written).sum();
+        if index == 0 && local < local_share_min * all {
             return vec![Tier { share: 1.0, members: chosen }];
         }
         let there: usize = members.iter().filter(|member| zone_of(**member) == Some(zone)).count();

@@ -40,6 +40,11 @@ impl Credits {
         true
     }
 
+    /// Whether one could be taken now.
+    pub(crate) fn would_take(&self, lent: &AtomicI64, max: u32) -> bool {
+        self.spare.get() > 0 || lent.load(Relaxed) < i64::from(max)
+    }
+
     /// Gives one back that was taken. Who uses none keeps none.
     pub(crate) fn give_back(&self, lent: &AtomicI64, max: u32) {
         self.used.set(self.used.get() - 1);

@@ -163,11 +163,17 @@ impl Request<'_> {
             .endpoints
             .iter()
             .map(|endpoint| endpoint.address)
-            .filter(|address| is_closed(cluster, *address, now))
+            .filter(|address| closing(cluster, *address, now).is_some())
             .collect();
+        let bounds = &cluster.cluster.settings.bounds;
+        let is_full = bounds.requests_max.is_some_and(|max| !cluster.credits.would_take(&cluster.state.requests, max));
         let hash = balance::hash(&cluster.cluster.settings.hash_on, &self.head, self.client);
         let pick = |group| cluster.would_pick(group, now, hash, &closed, zone, || worker.dice());
         let picked = group.and_then(pick).map(|endpoint| endpoint.address);
+        // Where the way to all of them is closed, one of those is picked.
+        let closed_by =
+            picked.filter(|picked| closed.contains(picked)).and_then(|picked| closing(cluster, picked, now));
+        let picked = picked.filter(|_| closed_by.is_none() && !is_full);
         let endpoints = (0..cluster.endpoints.len()).map(|place| {
             let endpoint = &cluster.endpoints[place];
             let (in_flight, latency) = endpoint.load.told(now);
@@ -184,6 +190,24 @@ impl Request<'_> {
         let endpoints: Vec<Value> = endpoints.collect();
         self.told["endpoints"] = endpoints.into();
         chosen?;
+        if is_full {
+            return Err(ProxyError::here(Kind::Overflow));
+        }
+        if let Some(rule) = closed_by {
+            let policy = rule.policy().name.to_string();
+            self.answer(json!({"status": status(rule), "flag": passage::flag(rule), "policy": policy}));
+            return Ok(());
+        }
+        if let Some(max) = bounds.connections_max
+            && cluster.state.connections.used() >= max
+            && !cluster.endpoints.iter().any(|endpoint| endpoint.pool.has_any(now))
+        {
+            // It would wait for one, or is one too many of those that do.
+            if cluster.state.connections.waiting() >= bounds.pending_max as usize {
+                return Err(ProxyError::here(Kind::Overflow));
+            }
+            self.told["waits"] = json!("for a connection");
+        }
         let picked = picked.ok_or(ProxyError::here(Kind::NoEndpoint))?;
         self.told["endpoint"] = json!(picked.to_string());
         Ok(())
@@ -293,12 +317,11 @@ fn status(rule: &Rule) -> u16 {
     }
 }
 
-/// Whether a rule that watches each endpoint has closed the way to this one.
-fn is_closed(cluster: &ClusterView, address: SocketAddr, now: Duration) -> bool {
-    cluster
-        .protection
-        .iter()
-        .any(|rule| rule.policy().mode == Mode::Enforce && rule.is_open(now.as_nanos() as u64, address))
+/// The rule that watches each endpoint and has closed the way to this one.
+fn closing(cluster: &ClusterView, address: SocketAddr, now: Duration) -> Option<&Rule> {
+    let now_ns = now.as_nanos() as u64;
+    let closes = |rule: &&Rule| rule.policy().mode == Mode::Enforce && rule.is_open(now_ns, address);
+    cluster.protection.iter().find(closes)
 }
 
 fn seconds(time: Option<Duration>) -> Option<f64> {

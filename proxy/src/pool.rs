@@ -42,6 +42,11 @@ impl Pool {
         None
     }
 
+    /// Whether there is a connection that may be used.
+    pub(crate) fn has_any(&self, now: Duration) -> bool {
+        self.idle.borrow().iter().any(|candidate| candidate.until > now)
+    }
+
     /// Keeps a connection until `until`; beyond `count_max` the least recently used one is closed. News of it go
     /// to `keeper`.
     pub(crate) fn give(&self, link: Link, until: Duration, count_max: usize, keeper: TaskId) {

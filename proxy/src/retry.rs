@@ -41,6 +41,8 @@ pub(crate) struct Request {
     pub(crate) can_rewind: bool,
     /// The failed attempt used a pooled connection.
     pub(crate) reused: bool,
+    /// It was repeated once already because a pooled connection ended.
+    pub(crate) was_stale: bool,
     /// Something of an answer has gone to the client.
     pub(crate) is_answered: bool,
 }
@@ -56,7 +58,10 @@ pub(crate) fn after(error: ProxyError, request: Request, policy: &Retries) -> Ne
         (Kind::Vanished, _) => Next::Anew(Again::default()),
         // The peer had closed an idle connection, as it may whenever it likes (RFC 9112 9.3.1).
         (_, Reached::Nothing) if error.is_stale(request.reused) => Next::Anew(Again { fresh: true, rewind: false }),
-        (_, Reached::Sent) if error.is_stale(request.reused) && repeatable => {
+        // It may also have ended because of this very request: once is enough, and `attempts: 0` is none at all.
+        (_, Reached::Sent)
+            if error.is_stale(request.reused) && repeatable && !request.was_stale && policy.attempts > 0 =>
+        {
             Next::Anew(Again { fresh: true, rewind: true })
         }
         _ if error.side != Side::Upstream => Next::GiveUp,
@@ -128,7 +133,7 @@ mod tests {
             (ProxyError::here(Kind::NoEndpoint), get, false, &ALL, Next::GiveUp),
             (ProxyError::downstream(Kind::Gone), get, false, &ALL, Next::GiveUp),
         ] {
-            let request = Request { is_idempotent, can_rewind: true, reused, is_answered: false };
+            let request = Request { is_idempotent, can_rewind: true, reused, was_stale: false, is_answered: false };
             assert_eq!(after(error, request, policy), expected, "{error:?} {request:?}");
             assert_eq!(after(error, Request { is_answered: true, ..request }, policy), Next::GiveUp);
             let sent = Request { can_rewind: false, ..request };
@@ -138,9 +143,25 @@ mod tests {
     }
 
     #[test]
+    fn a_pooled_connection_that_ends_is_made_up_for_once() {
+        let gone = ProxyError::upstream(Kind::Gone, Reached::Sent);
+        let get = Request { is_idempotent: true, can_rewind: true, reused: true, was_stale: false, is_answered: false };
+        let none = Retries { attempts: 0, ..Retries::default() };
+        let anew = Next::Anew(Again { fresh: true, rewind: true });
+        for (request, policy, expected) in [
+            (get, &Retries::default(), anew),
+            (Request { was_stale: true, ..get }, &Retries::default(), Next::GiveUp),
+            (get, &none, Next::GiveUp),
+        ] {
+            assert_eq!(after(gone, request, policy), expected, "{request:?} {policy:?}");
+        }
+    }
+
+    #[test]
     fn statuses_are_retried_unless_the_service_says_later() {
         let policy = Retries { codes: vec![503], ..ALL };
-        let get = Request { is_idempotent: true, can_rewind: true, reused: false, is_answered: false };
+        let get =
+            Request { is_idempotent: true, can_rewind: true, reused: false, was_stale: false, is_answered: false };
         for (status, retry_after, request, expected) in [
             (503, None, get, true),
             (503, Some(&b"0"[..]), get, true),

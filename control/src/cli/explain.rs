@@ -162,7 +162,13 @@ fn text(args: &ExplainArgs, told: &Value) -> String {
             None => "",
         };
         let lane = told["lane"].as_str().map_or("baseline".to_owned(), |lane| format!("{lane}{fallback}"));
-        line("lane", lane);
+        // Without a sticky key each request is decided anew.
+        let diced = if told["laneCookie"].is_null() {
+            ""
+        } else {
+            ", by the dice: its answer would set the cookie that decides"
+        };
+        line("lane", format!("{lane}{diced}"));
     }
     if !told["route"].is_null() {
         line("route", word(&told["route"]));
@@ -182,6 +188,9 @@ fn text(args: &ExplainArgs, told: &Value) -> String {
             said += &format!(" ({} ms, {} under way)", endpoint["latencyMs"], endpoint["inFlight"]);
         }
         line("endpoint", said);
+    }
+    if let Some(reason) = told["waits"].as_str() {
+        line("waits", reason.to_owned());
     }
     if let Some(answer) = told["answer"].as_object() {
         let by = ["policy", "reason", "location"].iter().filter_map(|part| answer.get(*part)).map(word);

@@ -64,3 +64,41 @@ fn an_operator_is_told_who_did_what() {
         assert!(!is_good && text.contains(expected), "{arguments:?}: {text}");
     }
 }
+
+#[test]
+fn bounds_and_breakers_are_told_as_they_are_met() {
+    let (patient, _tell) = Backend::patient();
+    let busy =
+        |connections: &str| Rules::to(patient.address()).traffic("web", &format!("connections: {{{connections}}}"));
+    for (connections, expected) in [
+        ("maxRequests: 1", "answer    503 UO: the service is too busy"),
+        ("max: 1, maxPending: 0", "answer    503 UO: the service is too busy"),
+        ("max: 1, maxPending: 1", "waits     for a connection"),
+    ] {
+        let gateway = Launch::new(busy(connections).yaml()).start();
+        let before = patient.requests().len();
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        e2e::kit::until("a request at the service", || (patient.requests().len() > before).then_some(()));
+        let url = format!("http://{}/", gateway.address());
+        let (text, _) = explain(&["--admin", &gateway.admin().to_string(), "GET", &url]);
+        assert!(text.contains(expected), "{connections}: {expected:?} is not in\n{text}");
+    }
+
+    let ill = Backend::canned("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n");
+    let rules = Rules::to(ill.address()).protect(
+        "CircuitBreaker",
+        "web",
+        Rules::WEB,
+        "per: endpoint\n  errors: {count: 1}\n  openFor: 1h\n  fallback: {status: 200}",
+    );
+    let gateway = Launch::new(rules.yaml()).start();
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.read().map(|answer| answer.status()), Ok(500));
+    let (text, _) =
+        explain(&["--admin", &gateway.admin().to_string(), "GET", &format!("http://{}/", gateway.address())]);
+    for expected in ["its breaker is open", "answer    200 CB: CircuitBreaker default/web"] {
+        assert!(text.contains(expected) && !text.contains("chosen"), "{expected:?} is not in\n{text}");
+    }
+}

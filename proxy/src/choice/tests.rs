@@ -133,6 +133,8 @@ fn the_own_zone_comes_first_as_far_as_it_is_well() {
         // Zones that nobody named come last and together.
         (Some("a"), "a:ok a:unwell d:ok e:ok", "70%: 0, 30%: 2 3"),
         (Some("a"), "a:unwell b:unwell d:ok ok", "100%: 2 3"),
+        // The zone is lost: the next in the order takes over, not all of them.
+        (Some("a"), "a:unwell b:ok c:ok d:ok", "100%: 1"),
         // Nobody else is left to bear the rest.
         (Some("a"), "a:ok a:unwell b:unwell", "100%: 0"),
         // A zone of one in six would be overrun by its callers.
