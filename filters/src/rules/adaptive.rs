@@ -10,6 +10,9 @@
 //!   is lowered *a little and for a moment*: if they take shorter then, they waited for each other and the limit was too
 //!   high; if not, the service has become slower and this is the new latency at low load (as BBR's ProbeRTT, Cardwell
 //!   et al. 2016, but seldom, and by a quarter). What is above the lowered limit waits meanwhile.
+//! - A limit that holds nobody up may be far too high all the same, where there are few clients and fewer slots. So
+//!   what runs is lowered in the same way from time to time, ever more seldom where that shows nothing, and only as long
+//!   as those who wait for it find room if it ends. Where there is no queue nobody waits for that.
 //! - It raises the limit only where it holds someone up, so that it does not drift away in quiet times.
 
 /// Where a limit begins; from here it grows by half with each look.
@@ -26,6 +29,14 @@ const SAME_RATIO: f64 = 0.93;
 const HEADROOM: f64 = 1.1;
 /// A limit that only just holds is put to the test again after so many latencies.
 const TEST_EVERY: f64 = 60.0;
+/// What runs below a limit is put to the test again after so many latencies at first ...
+const PROBE_EVERY: f64 = 30.0;
+/// ... and after so many times that at most.
+const PATIENCE_MAX: f64 = 64.0;
+/// What runs is lowered to this share then: further, since a doubtful result is none here.
+const PROBED_SHARE: f64 = 0.6;
+/// Fewer requests than this say nothing about whether they wait for each other.
+const PROBED_RUNNING_MIN: f64 = 4.0;
 const NS_PER_MS: f64 = 1e6;
 const NS_PER_S: f64 = 1e9;
 
@@ -48,12 +59,14 @@ pub(crate) struct Setting {
     pub limit_full: u32,
     pub lowered_from_ns: u64,
     pub lowered_until_ns: u64,
+    /// If not 0, it was lowered though it held nobody up, and that ends when so many run and wait.
+    pub probe_load_max: u32,
 }
 
 impl Setting {
     /// A limit that is not lowered and never was.
     pub(crate) fn plain(limit: u32) -> Setting {
-        Setting { limit, limit_full: limit, lowered_from_ns: 0, lowered_until_ns: 0 }
+        Setting { limit, limit_full: limit, lowered_from_ns: 0, lowered_until_ns: 0, probe_load_max: 0 }
     }
 }
 
@@ -124,7 +137,16 @@ enum Phase {
 pub(crate) struct Learner {
     min: u32,
     max: u32,
+    /// Of the queue.
+    places: u32,
     limit: u32,
+    /// While it is lowered: to this.
+    lowered: u32,
+    /// While it is lowered: though it held nobody up.
+    is_probe: bool,
+    probe_load_max: u32,
+    /// Grows with each such time that showed nothing.
+    patience: f64,
     /// Latency at low load.
     base: Option<Latency>,
     phase: Phase,
@@ -140,6 +162,7 @@ pub(crate) struct Learner {
     /// Not put to the test before.
     test_after_ns: u64,
     tested_at_ns: u64,
+    probed_at_ns: u64,
 }
 
 impl Default for Learner {
@@ -147,7 +170,12 @@ impl Default for Learner {
         Learner {
             min: 1,
             max: u32::MAX,
+            places: 0,
             limit: LIMIT_FIRST,
+            lowered: LIMIT_FIRST,
+            is_probe: false,
+            probe_load_max: 0,
+            patience: 1.0,
             base: None,
             phase: Phase::Stands,
             sums: Sums::default(),
@@ -158,13 +186,16 @@ impl Default for Learner {
             lowered_until_ns: 0,
             test_after_ns: 0,
             tested_at_ns: 0,
+            probed_at_ns: 0,
         }
     }
 }
 
 impl Learner {
-    /// Keeps the limit between these from now on.
-    pub(crate) fn bound(&mut self, min: u32, max: u32) -> Setting {
+    /// Keeps the limit between these from now on. Only where there are places to wait may it hold
+    /// requests up to learn.
+    pub(crate) fn bound(&mut self, min: u32, max: u32, places: u32) -> Setting {
+        self.places = places;
         self.min = min.max(1);
         self.max = max.max(self.min);
         self.limit = self.limit.clamp(self.min, self.max);
@@ -188,7 +219,7 @@ impl Learner {
             }
             _ if now_ns > self.lowered_until_ns => self.on_time(now_ns),
             Phase::Draining { before } => {
-                if sample.running <= self.lowered() {
+                if sample.running <= self.lowered {
                     self.phase = Phase::Settling { before, until_ns: now_ns.saturating_add(before.mean as u64) };
                 }
                 None
@@ -224,8 +255,24 @@ impl Learner {
         if now_ns <= self.lowered_until_ns {
             return None;
         }
+        self.be_patient();
         self.test_after_ns = now_ns.saturating_add((10.0 * before.mean) as u64);
         Some(self.stand(now_ns))
+    }
+
+    /// Someone would have to wait for another reason than a probe: it ends.
+    pub(crate) fn cancel_probe(&mut self, now_ns: u64) -> Setting {
+        if self.is_probe && !matches!(self.phase, Phase::Stands) {
+            self.be_patient();
+            return self.stand(now_ns);
+        }
+        self.setting()
+    }
+
+    fn be_patient(&mut self) {
+        if self.is_probe {
+            self.patience = (2.0 * self.patience).min(PATIENCE_MAX);
+        }
     }
 
     fn add(&mut self, sample: &Sample) {
@@ -258,7 +305,7 @@ impl Learner {
             self.base = Some(base.moved(&seen, 0.2));
         }
         if !was_reached {
-            return None;
+            return self.probe(now_ns, seen);
         }
         let is_held = seen.running > 0.8 * f64::from(self.limit);
         let is_too_high = std::mem::take(&mut self.is_too_high);
@@ -282,26 +329,57 @@ impl Learner {
         Some(self.setting())
     }
 
-    fn lowered(&self) -> u32 {
-        ((f64::from(self.limit) * LOWERED_SHARE) as u32).max(self.min)
+    fn probe(&mut self, now_ns: u64, seen: Latency) -> Option<Setting> {
+        let due_ns = self.probed_at_ns as f64 + self.patience * PROBE_EVERY * seen.mean;
+        let lowered = ((seen.running * PROBED_SHARE) as u32).max(self.min);
+        let has_enough = seen.running >= PROBED_RUNNING_MIN && f64::from(lowered) < 0.9 * seen.running;
+        if (now_ns as f64) < due_ns || !has_enough || self.places == 0 || lowered >= self.limit {
+            return None;
+        }
+        // Those who waited begin all at once, and until they end others come in place of those that ran.
+        let room = f64::from(self.limit) * 0.875 + f64::from(self.places) * 0.5 - seen.running * 0.5;
+        if seen.running > room {
+            return None;
+        }
+        self.probe_load_max = room as u32 + 1;
+        self.probed_at_ns = now_ns;
+        Some(self.lower_to(lowered, now_ns, seen, true))
     }
 
     fn lower(&mut self, now_ns: u64, before: Latency) -> Option<Setting> {
         self.tested_at_ns = now_ns;
-        if self.lowered() == self.limit {
+        let lowered = ((f64::from(self.limit) * LOWERED_SHARE) as u32).max(self.min);
+        if lowered == self.limit {
             // There is nothing to lower, so that it does not matter what the latency at low load is.
             self.base = Some(before);
             return None;
         }
+        Some(self.lower_to(lowered, now_ns, before, false))
+    }
+
+    fn lower_to(&mut self, lowered: u32, now_ns: u64, before: Latency, is_probe: bool) -> Setting {
+        self.lowered = lowered;
+        self.is_probe = is_probe;
         self.phase = Phase::Draining { before };
         self.lowered_from_ns = now_ns;
         self.lowered_until_ns = now_ns.saturating_add((8.0 * before.mean + 50.0 * NS_PER_MS) as u64);
-        Some(self.setting())
+        self.setting()
     }
 
     fn conclude(&mut self, now_ns: u64, before: &Latency, lowered: &Latency) {
         let ratio = lowered.mean / before.mean;
         let base = self.base.unwrap_or(*lowered);
+        if self.is_probe {
+            // Chance must not lower a limit that nobody asked to lower: latency has to go down as far as what runs does.
+            let went_down = lowered.running / before.running;
+            let is_beyond_doubt = before.mean - lowered.mean > 4.0 * before.error.hypot(lowered.error);
+            if ratio >= (went_down + 1.0) / 2.0 || !is_beyond_doubt {
+                self.be_patient();
+                return;
+            }
+            self.patience = 1.0;
+            self.is_fast = false;
+        }
         if ratio < SAME_RATIO && before.is_above(1.0, lowered) {
             // If latency went down about as far as the limit, requests still waited for each other, and even the lowered
             // limit was too high; if not, these did not. Then Little's law says what is needed: what goes through times
@@ -332,10 +410,11 @@ impl Learner {
     fn setting(&self) -> Setting {
         let is_lowered = !matches!(self.phase, Phase::Stands);
         Setting {
-            limit: if is_lowered { self.lowered() } else { self.limit },
+            limit: if is_lowered { self.lowered.min(self.limit) } else { self.limit },
             limit_full: self.limit,
             lowered_from_ns: self.lowered_from_ns,
             lowered_until_ns: self.lowered_until_ns,
+            probe_load_max: if is_lowered && self.is_probe { self.probe_load_max } else { 0 },
         }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Gate {
     /// Since when it was lowered last, and until when at most.
     lowered_from_ns: AtomicU64,
     lowered_until_ns: AtomicU64,
+    /// If not 0, it was lowered though it held nobody up, and that ends when so many run and wait.
+    probe_load_max: AtomicU32,
     /// Whether the limit is learnt. Of the gate, not of the rule: requests of a former rule end under the new one's limit.
     is_adaptive: AtomicBool,
     /// Whether the limit has held someone up since the learner asked.
@@ -133,7 +135,12 @@ impl Gate {
         self.lowered_from_ns.store(setting.lowered_from_ns, Relaxed);
         self.lowered_until_ns.store(setting.lowered_until_ns, Relaxed);
         self.limit_full.store(setting.limit_full, Relaxed);
+        self.probe_load_max.store(setting.probe_load_max, Relaxed);
         self.limit.store(setting.limit, Relaxed);
+    }
+
+    fn is_probe(&self) -> bool {
+        self.probe_load_max.load(Relaxed) > 0
     }
 
     fn is_lowered(&self) -> bool {
@@ -153,6 +160,12 @@ impl Gate {
 
     /// Ends what takes too long. Only those who wait come here.
     fn on_time(&self, now_ns: u64, wake: &mut dyn FnMut(Waiter)) {
+        let load = self.load.0.load(Relaxed);
+        if self.is_probe() && running(load) + waiting(load) >= self.probe_load_max.load(Relaxed) {
+            let setting = self.learner().cancel_probe(now_ns);
+            self.set(setting);
+            self.settle_if_waiting(now_ns, wake);
+        }
         if self.is_lowered() && now_ns > self.lowered_until_ns.load(Relaxed) {
             let setting = self.learner().on_time(now_ns);
             if let Some(setting) = setting {
@@ -169,7 +182,9 @@ impl ConcurrencyLimit {
         // Who waits hears of a higher limit when the next request ends: while one waits, one runs.
         let setting = match settings.limit {
             Concurrency::Fixed(limit) => Setting::plain(limit),
-            Concurrency::Adaptive { min, max } => gate.learner().bound(min, max),
+            Concurrency::Adaptive { min, max } => {
+                gate.learner().bound(min, max, if is_shadow(policy) { 0 } else { settings.queue_max })
+            }
         };
         gate.is_adaptive.store(matches!(settings.limit, Concurrency::Adaptive { .. }), Relaxed);
         gate.set(setting);
@@ -202,7 +217,9 @@ impl ConcurrencyLimit {
     /// shadow shows refusals for a full queue, not those for a wait in vain.
     fn on_full_in_shadow(&self, facts: &Facts<'_>, token: &mut Token) -> Step<'_> {
         let gate = &self.gate;
-        gate.was_reached.store(true, Relaxed);
+        if !gate.is_probe() {
+            gate.was_reached.store(true, Relaxed);
+        }
         let limit = gate.limit_full.load(Relaxed);
         match gate.enter(limit.saturating_add(self.queue_max)) {
             Some(before) => {
@@ -220,8 +237,10 @@ impl ConcurrencyLimit {
 
     fn on_full(&self, facts: &Facts<'_>, token: &mut Token, wake: &mut dyn FnMut(Waiter)) -> Step<'_> {
         let gate = &self.gate;
-        gate.was_reached.store(true, Relaxed);
         gate.on_time(facts.now_ns, wake);
+        if !gate.is_probe() {
+            gate.was_reached.store(true, Relaxed);
+        }
         let mut queue = gate.queue();
         let mut load = gate.load.0.load(SeqCst);
         let is_in = loop {

@@ -101,8 +101,8 @@ pub(crate) fn take(words: &mut [u64], demand: &Demand<'_>, now: u64) -> Result<u
 
 /// Gives back a turn that nobody took another one after: `after` is what it left in the first word.
 ///
-/// An earlier one stays taken. Those behind it have been told their times; giving its place to a newcomer would let
-/// that one go at the same time as the last of them, above the limit.
+/// An earlier one stays taken: those behind it have been told their times, and a word does not say where it has a gap.
+/// Whoever keeps such a turn may let another request have it, at its very time.
 pub(crate) fn give_back(words: &mut [u64], demand: &Demand<'_>, after: u64) -> bool {
     let is_last = words.first() == Some(&after);
     if is_last {

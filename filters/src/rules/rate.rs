@@ -1,6 +1,8 @@
 //! RateLimit: so many requests in a time, of each value that the policy tells apart. What a word means is `gcra`'s
 //! business; here is where words are and what follows for the request. Machine, Hot.
 
+mod free;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +15,7 @@ use crate::rules::counts::{Counts, bump};
 use crate::rules::gcra::{self, Demand, Quota};
 use crate::rules::key::{Hash, Seed, Value};
 use crate::rules::keyed::Keyed;
+use crate::rules::rate::free::{Free, FreeTurn};
 use crate::rules::state::States;
 use crate::rules::warm_up::WarmUp;
 use crate::rules::{Facts, Figures, Held, Peek, Step, Ticket, Token, is_shadow, seconds_until};
@@ -41,6 +44,8 @@ pub struct RateLimit {
 pub(crate) struct RateState {
     shape: Shape,
     words: Words,
+    /// Turns of the queue, if that is the effect.
+    free: Free,
     counts: Counts,
 }
 
@@ -97,7 +102,7 @@ impl RateState {
             1 => Words::One(Alone::default()),
             _ => Words::Several(Mutex::new(SmallVec::from_elem(0, words))),
         };
-        RateState { shape, words, counts: Counts::default() }
+        RateState { shape, words, free: Free::default(), counts: Counts::default() }
     }
 
     /// Takes a turn in the words of a hash; beside the result what it left in the first of them, and whether they are
@@ -134,19 +139,30 @@ impl RateState {
         }
     }
 
-    fn give_back(&self, turn: &Turn, demand: &Demand<'_>) -> bool {
+    /// The last turn of a line is as if it had never been taken, and so are free ones that are the last then. One that
+    /// others stand behind is free.
+    fn give_back(&self, turn: &Turn, demand: &Demand<'_>) {
+        let hash = turn.hash;
+        if self.give_back_last(hash, turn.after, demand) {
+            self.free.give_back_last(hash, |turn| self.give_back_last(hash, turn.after, demand));
+        } else {
+            self.free.add(hash, FreeTurn { at_ns: turn.at_ns, after: turn.after });
+        }
+    }
+
+    fn give_back_last(&self, hash: Hash, after: u64, demand: &Demand<'_>) -> bool {
         match &self.words {
             Words::One(word) => {
-                let mut words = [turn.after];
-                gcra::give_back(&mut words, demand, turn.after)
-                    && word.0.compare_exchange(turn.after, words[0], Relaxed, Relaxed).is_ok()
+                let mut words = [after];
+                gcra::give_back(&mut words, demand, after)
+                    && word.0.compare_exchange(after, words[0], Relaxed, Relaxed).is_ok()
             }
             Words::Several(words) => {
                 let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
-                gcra::give_back(&mut words, demand, turn.after)
+                gcra::give_back(&mut words, demand, after)
             }
             Words::Keyed(keyed) => {
-                keyed.with_present(turn.hash, |words| gcra::give_back(words, demand, turn.after)).unwrap_or_default()
+                keyed.with_present(hash, |words| gcra::give_back(words, demand, after)).unwrap_or_default()
             }
         }
     }
@@ -214,6 +230,12 @@ impl RateLimit {
             Count::As(hash, quotas) => (hash, quotas),
         };
         let counts = &self.state.counts;
+        // Turns are in order: one that someone gave back comes before any that could be taken anew.
+        if self.wait_max > 0
+            && let Some(FreeTurn { at_ns, after }) = self.state.free.take(hash, facts.now_ns, self.latest_ns(facts))
+        {
+            return self.wait(Turn { at_ns, hash, after, quotas, is_overflow: false }, token);
+        }
         let now = gcra::ticks(facts.now_ns);
         let (turn, after, is_overflow) = self.state.take(hash, &self.demand(quotas), now);
         if is_overflow {
@@ -224,21 +246,28 @@ impl RateLimit {
                 counts.admit(facts.waiter.worker);
                 Step::Continue
             }
-            Ok(turn) => {
-                bump(&counts.delayed);
-                // In shadow its turn is taken, too, and it goes at once.
-                if is_shadow(&self.policy) {
-                    return Step::Continue;
-                }
-                let at_ns = gcra::ns(turn);
-                token.held = Held::Turn(Turn { at_ns, hash, after, quotas, is_overflow });
-                Step::Wait(Ticket::Until(at_ns))
-            }
+            Ok(turn) => self.wait(Turn { at_ns: gcra::ns(turn), hash, after, quotas, is_overflow }, token),
             Err(turn) => {
                 let can_wait_from = gcra::ns(turn.saturating_sub(self.wait_max));
                 self.refuse(Some(seconds_until(can_wait_from, facts.now_ns)))
             }
         }
+    }
+
+    fn wait(&self, turn: Turn, token: &mut Token) -> Step<'_> {
+        bump(&self.state.counts.delayed);
+        // In shadow its turn is taken, too, and it goes at once.
+        if is_shadow(&self.policy) {
+            return Step::Continue;
+        }
+        let at_ns = turn.at_ns;
+        token.held = Held::Turn(turn);
+        Step::Wait(Ticket::Until(at_ns))
+    }
+
+    /// When a request that comes now has to have its turn.
+    fn latest_ns(&self, facts: &Facts<'_>) -> u64 {
+        facts.now_ns.saturating_add(gcra::ns(self.wait_max))
     }
 
     /// Its turn has come.
@@ -265,14 +294,21 @@ impl RateLimit {
         match self.count(head, facts) {
             Count::Skip => Peek::NotConcerned,
             Count::Deny => Peek::Refuse { retry_after_seconds: None },
-            Count::As(hash, quotas) => match self.state.peek(hash, &self.demand(quotas), now) {
-                Ok(turn) if turn <= now => Peek::Admit,
-                Ok(turn) => Peek::Delay { until_ns: gcra::ns(turn) },
-                Err(turn) => {
-                    let can_wait_from = gcra::ns(turn.saturating_sub(self.wait_max));
-                    Peek::Refuse { retry_after_seconds: Some(seconds_until(can_wait_from, facts.now_ns)) }
+            Count::As(hash, quotas) => {
+                if self.wait_max > 0
+                    && let Some(turn) = self.state.free.peek(hash, facts.now_ns, self.latest_ns(facts))
+                {
+                    return Peek::Delay { until_ns: turn.at_ns };
                 }
-            },
+                match self.state.peek(hash, &self.demand(quotas), now) {
+                    Ok(turn) if turn <= now => Peek::Admit,
+                    Ok(turn) => Peek::Delay { until_ns: gcra::ns(turn) },
+                    Err(turn) => {
+                        let can_wait_from = gcra::ns(turn.saturating_sub(self.wait_max));
+                        Peek::Refuse { retry_after_seconds: Some(seconds_until(can_wait_from, facts.now_ns)) }
+                    }
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use config::snapshot::HashKey;
 use config::snapshot::policy::{Action, Mode, Override, Window};
+use proptest::prelude::*;
 
 use super::*;
 use crate::rules::tests::{MS, S, ask, facts, head, policy, reply, rule};
@@ -149,6 +150,148 @@ fn a_queue_spreads_requests_and_knows_when_it_is_too_long() {
     rule.on_end(S + 100 * MS, &mut tokens[1], &Outcome::Served { took_ns: 1 }, &mut wake);
     assert_eq!(at(&rule, S + 100 * MS, &[]), "waits 200 ms");
     assert_eq!((rule.figures().admitted, rule.figures().delayed, rule.figures().refused), (1, 4, 1));
+}
+
+/// A queue of one window or more, of all requests or by user.
+fn line(rows: &[(u64, u64, u64)], wait_max_ms: u64, by: Vec<Key>) -> Rule {
+    let effect = Effect::Queue { wait_max: Duration::from_millis(wait_max_ms), reply: reply(503) };
+    rule(Action::RateLimit(policy::RateLimit { effect, ..settings(rows, by) }))
+}
+
+#[test]
+fn a_turn_that_others_stand_behind_is_the_next_ones() {
+    for by in [vec![], vec![header("x-user")]] {
+        let rule = line(&[(10, 1, 1)], 450, by);
+        let mut tokens: [Token; 8] = Default::default();
+        let mut check = |ms: u64, index: usize, expected: &str| {
+            let facts = facts(S + ms * MS, 0);
+            match expected {
+                "leaves" => rule.on_end(facts.now_ns, &mut tokens[index], &Outcome::Cancelled, &mut |_| {}),
+                _ => {
+                    let head = head(&["x-user: a"]);
+                    let peeked = rule.peek(&head, &facts);
+                    let said = ask(&rule, &head, &facts, &mut tokens[index]);
+                    assert_eq!(said, expected, "request {index} at {ms} ms");
+                    assert_eq!(matches!(peeked, Peek::Delay { .. }), said.starts_with("waits"), "{peeked:?} {said}");
+                }
+            }
+        };
+        check(0, 0, "goes");
+        check(0, 1, "waits 100 ms");
+        check(0, 2, "waits 200 ms");
+        check(0, 3, "waits 300 ms");
+        check(0, 4, "waits 400 ms");
+        check(0, 5, "503 after 1 s");
+        check(10, 2, "leaves");
+        check(10, 1, "leaves");
+        // The earliest is used first, and none twice.
+        check(20, 5, "waits 80 ms");
+        check(20, 6, "waits 180 ms");
+        check(20, 7, "503 after 1 s");
+        // Nobody comes as long as it is to be had: it is lost, and no burst later.
+        check(30, 6, "leaves");
+        check(250, 6, "waits 250 ms");
+        // All leave, the last one last: it is as if they had never been there.
+        check(260, 3, "leaves");
+        check(260, 4, "leaves");
+        check(260, 6, "leaves");
+        check(260, 7, "waits 40 ms");
+    }
+}
+
+/// 40 clients that each wait 0.7 s, leave, and come again: 20 a second go, though each is told up to 2 s at first.
+#[test]
+fn those_who_leave_take_no_turn_with_them() {
+    const CLIENTS: usize = 40;
+    for (burst, pause_ms) in [(1, 1), (1, 20), (20, 1), (20, 20)] {
+        let rule = line(&[(20, 1, burst)], 2000, vec![]);
+        let mut tokens: [Token; CLIENTS] = std::array::from_fn(|_| Token::default());
+        // When a client waits: its turn and when it leaves; else when it comes.
+        let mut waits: [Option<(u64, u64)>; CLIENTS] = [None; CLIENTS];
+        let mut comes_ms: [u64; CLIENTS] = std::array::from_fn(|index| index as u64);
+        let mut went = 0;
+        for ms in 0..8000 {
+            let now_ns = S + ms * MS;
+            for index in 0..CLIENTS {
+                let token = &mut tokens[index];
+                if let Some((turn_ns, leaves_ms)) = waits[index] {
+                    if now_ns >= turn_ns {
+                        assert_eq!(rule.on_ticket(&facts(now_ns, 0), token, &mut |_| {}), Step::Continue);
+                        went += 1;
+                    } else if ms < leaves_ms {
+                        continue;
+                    }
+                    rule.on_end(now_ns, token, &Outcome::Cancelled, &mut |_| {});
+                    waits[index] = None;
+                    comes_ms[index] = ms + pause_ms;
+                } else if ms >= comes_ms[index] {
+                    match rule.on_request(&head(&[]), &facts(now_ns, 0), &mut || 0, token, &mut |_| {}) {
+                        Step::Wait(Ticket::Until(turn_ns)) => waits[index] = Some((turn_ns, ms + 700)),
+                        Step::Continue => went += 1,
+                        _ => {}
+                    }
+                    comes_ms[index] = ms + pause_ms;
+                }
+            }
+        }
+        assert!((144..=160 + burst).contains(&went), "{went} of 160 went, burst {burst}, pause {pause_ms} ms");
+    }
+}
+
+proptest! {
+    /// Whoever comes and leaves: what goes is never above the limit, and where there is demand, turns are used.
+    #[test]
+    fn a_line_that_some_leave_keeps_the_limit(
+        steps in prop::collection::vec((0..30u64, 0..4u8, any::<prop::sample::Index>()), 1..400),
+        rows in prop::sample::select(vec![
+            vec![(50u64, 1u64, 1u64)], vec![(50, 1, 5)], vec![(100, 1, 3), (40, 1, 8)], vec![(40, 1, 8), (100, 1, 3)],
+        ]),
+        is_keyed: bool,
+    ) {
+        let rule = line(&rows, 500, if is_keyed { vec![header("x-user")] } else { vec![] });
+        let head = head(&["x-user: a"]);
+        let mut waiting: Vec<(u64, Token)> = Vec::new();
+        let mut left: Vec<u64> = Vec::new();
+        let mut went: Vec<u64> = Vec::new();
+        let mut now_ns = S;
+        for (gap_ms, what, which) in steps {
+            now_ns += gap_ms * MS;
+            for (turn_ns, mut token) in waiting.extract_if(.., |(turn_ns, _)| *turn_ns <= now_ns) {
+                went.push(turn_ns);
+                prop_assert_eq!(rule.on_ticket(&facts(now_ns, 0), &mut token, &mut |_| {}), Step::Continue);
+            }
+            if what == 0 && !waiting.is_empty() {
+                let (turn_ns, mut token) = waiting.swap_remove(which.index(waiting.len()));
+                rule.on_end(now_ns, &mut token, &Outcome::Cancelled, &mut |_| {});
+                left.push(turn_ns);
+                // Where the whole end of a line left, it is as if it had never been there.
+                left.retain(|left_ns| waiting.iter().any(|(turn_ns, _)| turn_ns > left_ns));
+                continue;
+            }
+            let mut token = Token::default();
+            left.retain(|turn_ns| *turn_ns >= now_ns);
+            match rule.on_request(&head, &facts(now_ns, 0), &mut || 0, &mut token, &mut |_| {}) {
+                Step::Continue => went.push(now_ns),
+                Step::Wait(Ticket::Until(turn_ns)) => {
+                    prop_assert!(left.iter().all(|left_ns| turn_ns <= *left_ns), "{turn_ns} though {left:?} are free");
+                    left.retain(|left_ns| *left_ns != turn_ns);
+                    waiting.push((turn_ns, token));
+                }
+                step => prop_assert!(left.is_empty(), "{step:?} though {left:?} are free"),
+            }
+        }
+        went.extend(waiting.iter().map(|(turn_ns, _)| *turn_ns));
+        went.sort_unstable();
+        for (requests, seconds, burst) in &rows {
+            for (index, from) in went.iter().enumerate() {
+                for (count, to) in went[index..].iter().enumerate() {
+                    // Times are rounded up to a nanosecond, so that they may be one nearer to each other.
+                    let allowed = *burst as f64 + (to - from + 1) as f64 * *requests as f64 / (*seconds * S) as f64;
+                    prop_assert!((count + 1) as f64 <= allowed, "{} in {} ns", count + 1, to - from);
+                }
+            }
+        }
+    }
 }
 
 #[test]

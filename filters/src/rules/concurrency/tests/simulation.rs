@@ -203,6 +203,14 @@ fn even(_: &mut Dice, _: f64) -> f64 {
     50.0
 }
 
+fn even_and_short(_: &mut Dice, _: f64) -> f64 {
+    10.0
+}
+
+fn random_and_short(dice: &mut Dice, _: f64) -> f64 {
+    dice.exponential(10.0)
+}
+
 fn random(dice: &mut Dice, _: f64) -> f64 {
     dice.exponential(50.0)
 }
@@ -337,5 +345,39 @@ fn a_service_that_is_as_fast_as_before_is_used_as_before() {
         let seconds = Simulation::run(world);
         let share = served(&seconds[55..]) / 2000.0;
         assert!(share >= 0.95, "seed {seed}: {share} {:?}", limits(&seconds));
+    }
+}
+
+/// 32 clients never meet the limit that is there at first, and all wait in a service that works on 4 at once.
+#[test]
+fn few_clients_of_a_small_service_wait_before_it() {
+    // Where times are random it takes longer, and a limit goes up and down more.
+    for (work, from, limit_max) in [(even_and_short as Work, 10, 12), (random_and_short, 20, 32)] {
+        for seed in SEEDS {
+            let world = World { slots: 4, clients: 32, limit_max: 64, work, seconds: 40, ..world(seed) };
+            let seconds = Simulation::run(world);
+            let goodput = served(&seconds) / 400.0;
+            let limits = limits(&seconds);
+            assert!(goodput >= 0.95, "seed {seed}: {goodput} {limits:?}");
+            assert!(limits[from..].iter().all(|limit| *limit <= limit_max), "seed {seed}: {limits:?}");
+            assert!(limits[from..].iter().sum::<u32>() as usize <= 12 * (40 - from), "seed {seed}: {limits:?}");
+            assert!(seconds.iter().all(|second| second.refused == 0), "seed {seed}: {limits:?}");
+        }
+    }
+}
+
+/// A limit that is far away is not lowered for good, and next to no queue is enough for those who wait to see that.
+#[test]
+fn a_service_that_is_not_busy_stays_as_it_is() {
+    for (work, offered) in [(even as Work, 500.0), (random, 500.0), (two_kinds, 3500.0)] {
+        for seed in SEEDS {
+            let world = World { offered, work, queue: 1, seconds: 60, ..world(seed) };
+            let seconds = Simulation::run(world);
+            let refused: u32 = seconds.iter().map(|second| second.refused).sum();
+            let lowered: u32 = seconds.iter().map(|second| second.lowered).sum();
+            assert_eq!(refused, 0, "seed {seed}, {offered} a second: {:?}", limits(&seconds));
+            assert!(lowered > 0, "seed {seed}: it was never lowered, so that this shows nothing");
+            assert!(f64::from(lowered) < 0.05 * 60.0 * served(&seconds), "seed {seed}: {lowered} under a lower limit");
+        }
     }
 }
