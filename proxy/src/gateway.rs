@@ -39,7 +39,8 @@ pub struct GatewayArgs {
     /// Where /metrics is answered
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// Where /config and /stats are answered: a loopback address or the path of a unix socket
+    /// Where /config, /endpoints, /policies, /stats and `evenkeel explain` are answered: a loopback address or the path of a
+    /// unix socket
     #[arg(long, value_name = "ADDRESS:PORT | PATH")]
     pub admin: Option<AdminAddress>,
     /// Where requests are logged: a file, or - for standard output [default: nowhere]

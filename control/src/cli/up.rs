@@ -157,7 +157,7 @@ fn start_gateway(
         Err(RecvTimeoutError::Disconnected) => {
             // It says why before it ends.
             let _ = running.join();
-            Err("the gateway did not start".into())
+            Err("the gateway did not start (--port takes another port)".into())
         }
     }
 }
