@@ -22,7 +22,7 @@ use crate::passage::{Refused, Watch};
 use crate::record::Record;
 use crate::request::{After, Asked, Met, after};
 use crate::retry::{self, Again, Next};
-use crate::view::{ClusterView, EndpointView};
+use crate::view::{ClusterView, EndpointView, Wanted};
 use crate::worker::{ConnectionGuard, Worker};
 
 /// Endpoints that may be removed one after the other while a request connects to them.
@@ -170,7 +170,7 @@ fn choose<'c>(
     }
     let mut closed: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     loop {
-        let picked = cluster.pick(group, now, hash, tried, zone, || worker.dice());
+        let picked = cluster.pick(&Wanted { group, now, hash, tried, zone }, || worker.dice());
         let picked = picked.ok_or(ProxyError::here(Kind::NoEndpoint))?;
         if !cluster.guards_endpoints {
             return Ok(Chosen::Endpoint(picked.clone(), None));

@@ -23,7 +23,7 @@ use crate::lanes::Found;
 use crate::passage::{self, facts};
 use crate::record::Record;
 use crate::request::{check, enter_lane, learn, meet, spend_hop};
-use crate::view::ClusterView;
+use crate::view::{ClusterView, Wanted};
 use crate::worker::{BindView, Worker};
 
 /// A request to be explained, as a client would send it.
@@ -168,7 +168,7 @@ impl Request<'_> {
         let bounds = &cluster.cluster.settings.bounds;
         let is_full = bounds.requests_max.is_some_and(|max| !cluster.credits.would_take(&cluster.state.requests, max));
         let hash = balance::hash(&cluster.cluster.settings.hash_on, &self.head, self.client);
-        let pick = |group| cluster.would_pick(group, now, hash, &closed, zone, || worker.dice());
+        let pick = |group| cluster.would_pick(&Wanted { group, now, hash, tried: &closed, zone }, || worker.dice());
         let picked = group.and_then(pick).map(|endpoint| endpoint.address);
         // Where the way to all of them is closed, one of those is picked.
         let closed_by =

@@ -24,6 +24,7 @@ use crate::lanes::LaneView;
 use crate::pool::Link;
 use crate::request::Met;
 use crate::slots::Slot;
+use crate::view::Wanted;
 use crate::wire::Wire;
 use crate::worker::Worker;
 
@@ -165,7 +166,7 @@ async fn attempt(copy: &Copy, message: &[u8]) -> Outcome {
     let deadline = now + COPY_TIME_MAX;
     let Some(cluster) = worker.view().cluster(&copy.cluster) else { return Outcome::Failed };
     let Ok((group, _)) = group(&cluster, copy.lane.as_deref(), now, zone) else { return Outcome::Failed };
-    let picked = cluster.pick(group, now, copy.hash, &[], zone, || worker.dice());
+    let picked = cluster.pick(&Wanted { group, now, hash: copy.hash, tried: &[], zone }, || worker.dice());
     let Some(endpoint) = picked.cloned() else { return Outcome::Failed };
     let _in_flight = endpoint.load.begin();
     let settings = &cluster.cluster.settings;

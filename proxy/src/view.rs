@@ -58,6 +58,8 @@ pub(crate) struct ClusterView {
     pub(crate) state: Arc<ClusterState>,
     pub(crate) endpoints: Vec<Rc<EndpointView>>,
     groups: Vec<GroupView>,
+    /// At which turn round robin begins here: workers differ, so that few requests do not all meet at the first.
+    first_turn: u64,
     pub(crate) protection: Box<[Guard]>,
     /// Whether some of them watch each endpoint.
     pub(crate) guards_endpoints: bool,
@@ -129,6 +131,21 @@ pub(crate) struct Making<'m> {
     pub(crate) states: &'m ClusterStates,
     pub(crate) workers: usize,
     pub(crate) now: Duration,
+    /// Another for each worker.
+    pub(crate) first_turn: u64,
+}
+
+/// What an endpoint is picked for.
+pub(crate) struct Wanted<'w> {
+    /// The place of the lane's group.
+    pub(crate) group: usize,
+    pub(crate) now: Duration,
+    /// The request's, where the balance is by hash.
+    pub(crate) hash: Option<u64>,
+    /// Taken only if there is no other.
+    pub(crate) tried: &'w [SocketAddr],
+    /// Where this process stands.
+    pub(crate) zone: Option<&'w str>,
 }
 
 impl View {
@@ -219,6 +236,7 @@ impl ClusterView {
         known.values().for_each(|gone| gone.remove());
         let made = || Rc::new(Made { epoch: 0, until: Duration::ZERO, ready_weight: 0.0, tiers: Vec::new() });
         ClusterView {
+            first_turn: making.first_turn,
             protection: guards.of(&cluster.policies),
             guards_endpoints: cluster.policies.iter().any(|policy| guards::is_per_endpoint(policy)),
             endpoints,
@@ -242,37 +260,17 @@ impl ClusterView {
 
     /// The weight of a group's endpoints that are ready.
     pub(crate) fn ready_weight(&self, group: usize, now: Duration, zone: Option<&str>) -> f64 {
-        // Whose turn it is first makes no difference here.
-        self.made(group, now, zone, &mut || 0).ready_weight
+        self.made(group, now, zone).ready_weight
     }
 
-    /// The endpoint for one attempt; None if the group has none. `hash` is the request's, where the balance is by hash;
-    /// endpoints in `tried` are taken only if there is no other.
-    pub(crate) fn pick(
-        &self,
-        group_place: usize,
-        now: Duration,
-        hash: Option<u64>,
-        tried: &[SocketAddr],
-        zone: Option<&str>,
-        mut dice: impl FnMut() -> u64,
-    ) -> Option<&Rc<EndpointView>> {
-        let made = self.made(group_place, now, zone, &mut dice);
-        self.pick_of(&made, group_place, now, hash, tried, dice)
+    /// The endpoint for one attempt; None if the group has none.
+    pub(crate) fn pick(&self, wanted: &Wanted<'_>, dice: impl FnMut() -> u64) -> Option<&Rc<EndpointView>> {
+        self.pick_of(&self.made(wanted.group, wanted.now, wanted.zone), wanted, dice)
     }
 
     /// As `pick` would, without taking anybody's turn.
-    pub(crate) fn would_pick(
-        &self,
-        group_place: usize,
-        now: Duration,
-        hash: Option<u64>,
-        tried: &[SocketAddr],
-        zone: Option<&str>,
-        mut dice: impl FnMut() -> u64,
-    ) -> Option<&Rc<EndpointView>> {
-        let made = Made::clone(&self.made(group_place, now, zone, &mut dice));
-        self.pick_of(&made, group_place, now, hash, tried, dice)
+    pub(crate) fn would_pick(&self, wanted: &Wanted<'_>, dice: impl FnMut() -> u64) -> Option<&Rc<EndpointView>> {
+        self.pick_of(&Made::clone(&self.made(wanted.group, wanted.now, wanted.zone)), wanted, dice)
     }
 
     /// Who is used of a group, and who is not.
@@ -282,16 +280,9 @@ impl ClusterView {
         choice::choose(&self.cluster.endpoints, members, standing, &self.cluster.settings.usage, zone, now)
     }
 
-    fn pick_of(
-        &self,
-        made: &Made,
-        group_place: usize,
-        now: Duration,
-        hash: Option<u64>,
-        tried: &[SocketAddr],
-        mut dice: impl FnMut() -> u64,
-    ) -> Option<&Rc<EndpointView>> {
-        let group = &self.cluster.groups[group_place];
+    fn pick_of(&self, made: &Made, wanted: &Wanted<'_>, mut dice: impl FnMut() -> u64) -> Option<&Rc<EndpointView>> {
+        let &Wanted { now, hash, tried, .. } = wanted;
+        let group = &self.cluster.groups[wanted.group];
         let tier = match &made.tiers[..] {
             [only] => only,
             several => {
@@ -338,7 +329,7 @@ impl ClusterView {
     }
 
     /// The choice that is right now.
-    fn made(&self, group: usize, now: Duration, zone: Option<&str>, dice: &mut impl FnMut() -> u64) -> Rc<Made> {
+    fn made(&self, group: usize, now: Duration, zone: Option<&str>) -> Rc<Made> {
         let epoch = self.state.epoch();
         let before = self.groups[group].made.borrow().clone();
         if before.epoch == epoch && now < before.until {
@@ -349,7 +340,7 @@ impl ClusterView {
         let tiers =
             choice.tiers.into_iter().filter(|tier| !tier.members.is_empty()).enumerate().map(|(index, tier)| {
                 let before = before.tiers.get(index).map(|(_, balancer)| balancer);
-                (tier.share, Balancer::new(cluster.settings.balance, &tier.members, before, dice()))
+                (tier.share, Balancer::new(cluster.settings.balance, &tier.members, before, self.first_turn))
             });
         let made =
             Rc::new(Made { epoch, until: choice.until, ready_weight: choice.ready_weight, tiers: tiers.collect() });

@@ -197,8 +197,12 @@ impl Worker {
 
     /// Puts a revision in force: from here on no request, connection or retry goes to what it removed.
     fn apply(self: &Rc<Self>, revision: u64, snapshot: Arc<Snapshot>, guards: Arc<Guards>, opened: Vec<Opened>) {
-        let making =
-            Making { states: &self.shared.clusters, workers: self.shared.mailboxes.len(), now: self.driver.now() };
+        let making = Making {
+            states: &self.shared.clusters,
+            workers: self.shared.mailboxes.len(),
+            now: self.driver.now(),
+            first_turn: self.dice(),
+        };
         let view = Rc::new(View::new(snapshot.clone(), guards, &self.view.borrow(), &making));
         let has_lanes = !view.lanes.is_empty();
         let before = self.view.replace(view);
