@@ -1,4 +1,4 @@
-# evenkeel as one static binary in an empty image. Build line and start are tested in e2e/tests/it/image.rs.
+# evenkeel as one static binary in an empty image. Build line and start are tested in control/tests/it/image.rs.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .

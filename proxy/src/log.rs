@@ -28,7 +28,8 @@ pub fn event(level: &str, message: &str) {
     };
     if let Some(line) = untold {
         // Nobody to tell that standard error is gone.
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        // In one write, so that it stays a line where others write there, too.
+        let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
     }
 }
 

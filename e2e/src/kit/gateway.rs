@@ -279,14 +279,14 @@ impl Gateway {
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    /// What it wrote to its standard error.
+    /// The lines it wrote to its standard error.
     pub fn stderr(&self) -> String {
-        fs::read_to_string(self.scratch.path().join("stderr")).unwrap_or_default()
+        whole_lines(&self.scratch.path().join("stderr"))
     }
 
-    /// What it wrote to its standard output.
+    /// The lines it wrote to its standard output.
     pub fn stdout(&self) -> String {
-        fs::read_to_string(self.scratch.path().join("stdout")).unwrap_or_default()
+        whole_lines(&self.scratch.path().join("stdout"))
     }
 
     /// Resident memory in KiB.
@@ -315,6 +315,14 @@ impl Gateway {
     pub fn wait(&mut self) -> Option<ExitStatus> {
         self.guard.wait(PATIENCE).expect("a child can be waited for")
     }
+}
+
+/// What a process wrote to this file so far, without a last line of which only a part can be read: a write is visible
+/// page by page.
+fn whole_lines(path: &Path) -> String {
+    let mut text = fs::read_to_string(path).unwrap_or_default();
+    text.truncate(text.rfind('\n').map_or(0, |at| at + 1));
+    text
 }
 
 /// Lets `..data` point to a folder with these rules, in one step.

@@ -1,5 +1,5 @@
-//! The binary under test: built once in each run, in the profile of the tests, since cargo gives a test only the
-//! binaries of its own package. Cold.
+//! The binary under test. A test of package `control` gets it from cargo, built with everything else; a program of
+//! `e2e` builds it, in its own profile. Cold.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +11,9 @@ use serde_json::Value;
 pub fn evenkeel() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
+        if let Some(built) = std::env::var_os("CARGO_BIN_EXE_evenkeel") {
+            return built.into();
+        }
         let mut command = Command::new(env!("CARGO"));
         command.args(["build", "--quiet", "-p", "control", "--bin", "evenkeel", "--message-format", "json"]);
         if !cfg!(debug_assertions) {

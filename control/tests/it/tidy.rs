@@ -9,7 +9,7 @@ const UNSAFE: &str = "proxy/src/sys.rs";
 const LINES_MAX: usize = 600;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e lies in the workspace").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("control lies in the workspace").to_path_buf()
 }
 
 /// Every Rust file of the project with its path from the root.
@@ -80,7 +80,7 @@ fn decisions_take_the_time_as_an_argument() {
 fn only_the_binary_sees_both_sides() {
     let offenders = sources().into_iter().filter(|(path, text)| {
         let edge = path == "control/src/main.rs" || path.starts_with("control/src/cli/");
-        path.starts_with("control/") && !edge && text.contains("proxy::")
+        path.starts_with("control/src/") && !edge && text.contains("proxy::")
     });
     none("control names proxy outside its binary", offenders.map(|(path, _)| path).collect());
 }

@@ -8,7 +8,7 @@ use e2e::kit::{Backend, Launch, Rules};
 use rustix::process::Signal;
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("control lies in the workspace")
 }
 
 /// The one `RUN` line, without its word.
@@ -44,7 +44,7 @@ fn needed(binary: &Path) -> Vec<String> {
 fn the_build_line_makes_static_binaries_that_serve_in_an_empty_root() {
     assert!(
         rustix::process::geteuid().is_root(),
-        "only root can change its root folder; run: sudo -E cargo test -p e2e --test it image"
+        "only root can change its root folder; run: sudo -E cargo test -p control --test it image"
     );
     let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).expect("a Dockerfile");
     let status = Command::new("sh")
