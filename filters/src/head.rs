@@ -118,6 +118,53 @@ pub fn name_key(name: &[u8]) -> u8 {
     (name.len() as u8).wrapping_mul(5).wrapping_add(first) & 63
 }
 
+/// Whether two names of fields are the same whatever their case (RFC 9110 5.1), eight bytes at a time.
+#[inline]
+pub fn is_same_name(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    if let (Some(one_end), Some(other_end)) = (one.last_chunk(), other.last_chunk()) {
+        // The last step may meet some bytes for the second time.
+        let steps = (one.len() - 1) / 8;
+        let (ones, others) = (one.as_chunks().0.iter().take(steps), other.as_chunks().0);
+        return is_same_but_case(u64::from_le_bytes(*one_end), u64::from_le_bytes(*other_end))
+            && ones
+                .zip(others)
+                .all(|(one, other)| is_same_but_case(u64::from_le_bytes(*one), u64::from_le_bytes(*other)));
+    }
+    match (ends(one), ends(other)) {
+        (Some(one), Some(other)) => is_same_but_case(one, other),
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
+
+/// First and last four bytes.
+#[inline]
+fn ends(name: &[u8]) -> Option<u64> {
+    let (first, last) = (name.first_chunk()?, name.last_chunk()?);
+    Some(u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)))
+}
+
+/// Whether eight bytes differ in nothing but the case of ASCII letters.
+#[inline]
+fn is_same_but_case(one: u64, other: u64) -> bool {
+    const EACH: u64 = u64::from_le_bytes([1; 8]);
+    const CASE: u64 = 0x20 * EACH;
+    const TOP: u64 = 0x80 * EACH;
+    let differs = one ^ other;
+    if differs == 0 {
+        return true;
+    }
+    if differs & !CASE != 0 {
+        return false;
+    }
+    // No sum carries into the next byte, since the top bits are away. A letter is at least `a` and not beyond `z`.
+    let lower = (one | CASE) & !TOP;
+    let is_letter = (lower + (0x80 - 0x61) * EACH) & !(lower + (0x80 - 0x7b) * EACH) & !one & TOP;
+    (differs << 2) & !is_letter == 0
+}
+
 /// HTTP/1.0 or 1.1; other versions are never parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Version {
@@ -250,17 +297,16 @@ impl Head {
 
     /// The value of a cookie (RFC 6265 4.2.1).
     pub fn cookie(&self, name: &str) -> Option<&[u8]> {
-        self.get_all("cookie").flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
-            let equals = memchr::memchr(b'=', pair)?;
-            (pair[..equals].trim_ascii() == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
-        })
+        self.get_all("cookie").find_map(|value| cookie(value, name.as_bytes()))
     }
 
     /// The values of all live fields of that name, whatever its case.
     pub fn get_all<'h>(&'h self, name: &str) -> impl Iterator<Item = &'h [u8]> {
         let key = name_key(name.as_bytes());
         let fields = if self.keys & 1 << key == 0 { &[] } else { &self.fields[..] };
-        let is_it = move |field: &&Field| !field.removed && field.key == key && self.is_named(field, name);
+        let is_it = move |field: &&Field| {
+            !field.removed && field.key == key && is_same_name(self.bytes(field.name), name.as_bytes())
+        };
         fields.iter().filter(is_it).map(|field| self.bytes(field.value))
     }
 
@@ -273,11 +319,7 @@ impl Head {
         }
         let text = &self.text;
         for field in &mut self.fields {
-            if field.key == key
-                && field.name.len() == name.len()
-                && !field.removed
-                && text[field.name.range()].eq_ignore_ascii_case(name.as_bytes())
-            {
+            if field.key == key && !field.removed && is_same_name(&text[field.name.range()], name.as_bytes()) {
                 field.removed = true;
                 found = true;
             }
@@ -348,11 +390,6 @@ impl Head {
         });
     }
 
-    #[inline]
-    fn is_named(&self, field: &Field, name: &str) -> bool {
-        field.name.len() == name.len() && self.bytes(field.name).eq_ignore_ascii_case(name.as_bytes())
-    }
-
     /// Appends the live field lines that `keep` wants to `out`, neighbours in one copy.
     pub fn copy_fields(&self, out: &mut Vec<u8>, mut keep: impl FnMut(&Field) -> bool) {
         let mut run = Span::default();
@@ -368,6 +405,22 @@ impl Head {
             run = field.line;
         }
         out.extend_from_slice(self.bytes(run));
+    }
+}
+
+/// The value of a cookie in one field.
+fn cookie<'f>(field: &'f [u8], name: &[u8]) -> Option<&'f [u8]> {
+    let mut rest = field;
+    loop {
+        let end = memchr::memchr(b';', rest).unwrap_or(rest.len());
+        let value = rest[..end].trim_ascii_start().strip_prefix(name).and_then(|after| {
+            // A longer name goes on here.
+            after.trim_ascii_start().strip_prefix(b"=")
+        });
+        if let Some(value) = value {
+            return Some(value.trim_ascii());
+        }
+        rest = rest.get(end + 1..)?;
     }
 }
 
@@ -426,6 +479,48 @@ mod tests {
         check(&subject, "C: 4|a: 9|");
         assert_eq!(subject.get("c"), Some(&b"4"[..]));
         assert_eq!(subject.get("d"), None);
+    }
+
+    #[test]
+    fn names_are_the_same_but_for_the_case_of_letters() {
+        // Each byte against each, at each place of a name that is shorter than, as long as, or longer than one step.
+        for length in [1, 3, 4, 6, 7, 8, 9, 13, 16, 17] {
+            for place in 0..length {
+                let (mut one, mut other) = (vec![b'x'; length], vec![b'X'; length]);
+                for (a, b) in (0..=255).flat_map(|a| (0..=255).map(move |b| (a, b))) {
+                    (one[place], other[place]) = (a, b);
+                    let expected = one.eq_ignore_ascii_case(&other);
+                    assert_eq!(is_same_name(&one, &other), expected, "{a:#x} and {b:#x} at {place} of {length}");
+                }
+            }
+        }
+        assert!(!is_same_name(b"a", b"ab") && is_same_name(b"", b""));
+    }
+
+    #[test]
+    fn cookies_are_found_among_others() {
+        for (field, name, expected) in [
+            ("a=1", "a", Some("1")),
+            ("a=1; b=2", "b", Some("2")),
+            ("ab=1; a=2", "a", Some("2")),
+            ("a=1; a=2", "a", Some("1")),
+            ("  a = 1 ;b=2", "a", Some("1")),
+            ("a=", "a", Some("")),
+            ("a=b=c", "a", Some("b=c")),
+            ("a", "a", None),
+            ("a; b", "b", None),
+            ("b=a=1", "a", None),
+            ("", "a", None),
+            (";;a=1;", "a", Some("1")),
+            ("A=1", "a", None),
+        ] {
+            assert_eq!(
+                head(&[&format!("Cookie: {field}")]).cookie(name),
+                expected.map(str::as_bytes),
+                "{name} in {field}"
+            );
+        }
+        assert_eq!(head(&["cookie: a=1", "Cookie: b=2"]).cookie("b"), Some(&b"2"[..]));
     }
 
     #[test]

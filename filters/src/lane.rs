@@ -81,7 +81,7 @@ pub fn decide<'g>(
             // It has no part in this request, and takes nothing from the lanes after it.
             (None, ..) => continue,
         };
-        match draw(share, &lane.name, key, left, || guard(index)) {
+        match draw(share, key, left, || guard(index)) {
             Drawn::In => return Decision { lane: Some(index), issue },
             Drawn::HeldBack => return Decision { lane: None, issue },
             Drawn::Out => left = left.saturating_sub(share.basis_points),
@@ -101,10 +101,10 @@ enum Drawn {
 }
 
 /// Whether a lane draws a client of the `left` that lanes before it have left it.
-fn draw(share: &Share, lane: &str, key: u64, left: u32, guard: impl Fn() -> f64) -> Drawn {
+fn draw(share: &Share, key: u64, left: u32, guard: impl Fn() -> f64) -> Drawn {
     let mut mixed = [0; 24];
-    mixed[..8].copy_from_slice(&hash(share.salt.as_bytes()).to_le_bytes());
-    mixed[8..16].copy_from_slice(&hash(lane.as_bytes()).to_le_bytes());
+    mixed[..8].copy_from_slice(&share.seed[0].to_le_bytes());
+    mixed[8..16].copy_from_slice(&share.seed[1].to_le_bytes());
     mixed[16..].copy_from_slice(&key.to_le_bytes());
     // Where the client stands from 0 to `left`, in parts of 2^64: exact, so that 100 % are all.
     let stands = u128::from(hash(&mixed)) * u128::from(left);

@@ -201,9 +201,9 @@ fn encode_clusters(encoder: &mut DescriptorEncoder<'_>, all: &[Census]) -> fmt::
     }
     type Figure = fn(&Census) -> u64;
     let figures: [(&str, &str, Figure); 3] = [
-        ("evenkeel_panic", "Whether endpoints are asked though none is well", |census| census.is_panicking().into()),
-        ("evenkeel_connections", "Connections within a bound", |census| census.connections.into()),
-        ("evenkeel_waiting", "Requests that wait for a connection", |census| census.waiting as u64),
+        ("evenkeel_cluster_panic", "Whether endpoints are asked though none is well", |of| of.is_panicking().into()),
+        ("evenkeel_connections", "Connections within a bound", |of| of.connections.into()),
+        ("evenkeel_waiting", "Requests that wait for a connection", |of| of.waiting as u64),
     ];
     for (name, help, figure) in figures {
         let mut family = encoder.encode_descriptor(name, help, None, gauge)?;

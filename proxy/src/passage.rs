@@ -226,8 +226,9 @@ impl<'c> Watch<'c> {
 
     /// The attempt is over, and what it says of its endpoint.
     pub(crate) fn ended(mut self, record: &Record, error: Option<&ProxyError>) {
-        // A connection that was idle may be closed whenever the endpoint likes.
-        if !error.is_some_and(|error| error.is_stale(record.reused)) {
+        // A connection that was idle may be closed whenever the endpoint likes, and one that became free while a request
+        // waited may be another endpoint's: neither says anything of this one.
+        if record.endpoint == Some(self.endpoint) && !error.is_some_and(|error| error.is_stale(record.reused)) {
             self.outcome = record.outcome(self.worker.driver.now(), error);
         }
     }

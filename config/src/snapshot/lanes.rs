@@ -101,8 +101,8 @@ pub struct Share {
     pub sticky_by: HashKey,
     /// What becomes of a request that lacks it.
     pub on_missing: OnMissingKey,
-    /// Mixed into the hash with the lane's name: other salts choose other clients.
-    pub salt: Box<str>,
+    /// `consistent::hash` of the salt and of the lane's name, mixed into that of the key: others choose other clients.
+    pub seed: [u64; 2],
     /// Never more than the lane's part of ready weight.
     pub capacity_guard: bool,
 }

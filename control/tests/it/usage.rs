@@ -74,7 +74,7 @@ fn nobody_well_is_better_than_nobody() {
     wait_for_states(&gateway, &["unwell"]);
     assert_eq!(ask(&mut gateway.connect()), 503);
     assert!(ill.requests().len() > checks(&ill), "asked all the same");
-    assert_eq!(gateway.metric("evenkeel_panic{cluster=\"default/web:80\"}"), 1.0);
+    assert_eq!(gateway.metric("evenkeel_cluster_panic{cluster=\"default/web:80\"}"), 1.0);
 }
 
 #[test]

@@ -75,8 +75,6 @@ pub(crate) struct Hash {
     pub mark: u64,
 }
 
-impl Hash {}
-
 /// What makes hashes of this process unlike those of others: nobody outside can aim at one place. Both halves are
 /// foldhash with seeds that never leave the process. It is no cryptographic hash; but who cannot see hashes, nor time
 /// a table whose chains are a few entries long, learns nothing to aim with.

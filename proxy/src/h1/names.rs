@@ -1,7 +1,7 @@
 //! Which fields the engine knows, told by length, first letter and one comparison. Most names fail on the
 //! first two. Pure, Hot.
 
-use filters::head::Known;
+use filters::head::{Known, is_same_name};
 
 /// What the engine knows a field as. `name` is a token without `_`.
 #[inline]
@@ -33,29 +33,7 @@ pub(super) fn known(name: &[u8]) -> Known {
         (19, b'p') => ("proxy-authorization", Known::ProxyAuth),
         _ => return Known::Other,
     };
-    if is_same(name, candidate.as_bytes()) { known } else { Known::Other }
-}
-
-/// Whether a token is the lower-case `candidate` of the same length. Of all token bytes that differ from a
-/// letter, digit or `-` in the bit of the case alone, only capital letters exist: so one OR folds eight at once.
-#[inline]
-fn is_same(name: &[u8], candidate: &[u8]) -> bool {
-    const CASE: u64 = u64::from_le_bytes([0x20; 8]);
-    let is_same_8 =
-        |name: &[u8; 8], candidate: &[u8; 8]| u64::from_le_bytes(*name) | CASE == u64::from_le_bytes(*candidate);
-    let (mut names, mut candidates) = (name, candidate);
-    while let (Some((name, names_left)), Some((candidate, candidates_left))) =
-        (names.split_first_chunk::<8>(), candidates.split_first_chunk::<8>())
-    {
-        if !is_same_8(name, candidate) {
-            return false;
-        }
-        (names, candidates) = (names_left, candidates_left);
-    }
-    match (name.last_chunk::<8>(), candidate.last_chunk::<8>()) {
-        (Some(name), Some(candidate)) => is_same_8(name, candidate),
-        _ => names.iter().zip(candidates).all(|(name, candidate)| name | 0x20 == *candidate),
-    }
+    if is_same_name(name, candidate.as_bytes()) { known } else { Known::Other }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A LaneGroup as requests are decided by it: conditions, shares and the tag, every default filled in. Pure, Cold.
 
 use crate::compile::routes::expression;
+use crate::consistent;
 use crate::model::Object;
 use crate::model::http_route::{PathMatchType, ValueMatchType};
 use crate::model::lane_group::{
@@ -59,7 +60,8 @@ fn share(lane: &WrittenLane, group: &str) -> Option<Share> {
             OnMissing::Issue => OnMissingKey::Issue,
         },
         // Lanes called `canary` in two groups shall not always be the same clients' lot.
-        salt: sticky.salt.as_ref().map_or(group, |salt| salt.as_str()).into(),
+        seed: [sticky.salt.as_ref().map_or(group, |salt| salt.as_str()), lane.name.as_str()]
+            .map(|text| consistent::hash(text.as_bytes())),
         capacity_guard: lane.capacity_guard.as_ref().is_none_or(|guard| guard.value),
     })
 }

@@ -181,11 +181,12 @@ fn defaults_are_filled_in() {
     );
     let shown = |lane: usize| {
         let share = group.lanes[lane].share.as_ref().expect("it has a percentage");
-        format!(
-            "{} {:?} {:?} {} {}",
-            share.basis_points, share.sticky_by, share.on_missing, share.salt, share.capacity_guard
-        )
+        format!("{} {:?} {:?} {}", share.basis_points, share.sticky_by, share.on_missing, share.capacity_guard)
     };
-    assert_eq!(shown(0), "525 Cookie(\"sid\") Issue default/g true");
-    assert_eq!(shown(1), "500 Header(\"x-user\") Skip s false");
+    assert_eq!(shown(0), "525 Cookie(\"sid\") Issue true");
+    assert_eq!(shown(1), "500 Header(\"x-user\") Skip false");
+    for (lane, salt, name) in [(0, "default/g", "a"), (1, "s", "b")] {
+        let seed = [salt, name].map(|text| crate::consistent::hash(text.as_bytes()));
+        assert_eq!(group.lanes[lane].share.as_ref().map(|share| share.seed), Some(seed), "{name}");
+    }
 }
