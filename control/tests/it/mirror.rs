@@ -56,6 +56,8 @@ fn the_mirror_gets_what_the_service_gets() {
         assert_eq!((original.get("host"), original.get("x-rule")), (Some("shop.test"), Some("all")));
     }
     assert_eq!(mirror.connections(), 1, "kept from one copy to the next");
+    drop(client);
+    gateway.settle();
     assert_eq!(gateway.metric("istio_requests_total{"), 5.0, "copies are no requests");
 }
 

@@ -170,7 +170,7 @@ fn a_breaker_opens_answers_in_place_and_closes_again() {
     let key = "CircuitBreaker default/web on Service default/web";
     let mut client = gateway.connect();
     assert_eq!(statuses(&mut client, "", 3), [503, 503, 503]);
-    assert_eq!(gateway.policy(key)["phase"], "open");
+    until("an open breaker", || (gateway.policy(key)["phase"] == "open").then_some(()));
     for _ in 0..20 {
         assert_eq!(ask(&mut gateway.connect(), "").text(), "{\"price\":null}");
     }
