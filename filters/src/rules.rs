@@ -268,12 +268,20 @@ impl Rule {
         }
     }
 
-    /// Whether an attempt at an endpoint is made; each attempt has a token of its own.
+    /// Whether an attempt at an endpoint is made; each attempt has a token of its own. Another endpoint may be asked after a
+    /// refusal: if it is what the request is answered with, `on_answered` has to be told.
     #[inline]
     pub fn on_attempt(&self, now_ns: u64, worker: u32, endpoint: SocketAddr, token: &mut Token) -> Step<'_> {
         match self {
             Rule::CircuitBreaker(rule) => rule.on_attempt(now_ns, worker, endpoint, token),
             Rule::RateLimit(_) | Rule::ConcurrencyLimit(_) | Rule::FaultInjection(_) => Step::Continue,
+        }
+    }
+
+    /// A request is answered with the refusal of an attempt.
+    pub fn on_answered(&self) {
+        if let Rule::CircuitBreaker(rule) = self {
+            rule.on_answered();
         }
     }
 

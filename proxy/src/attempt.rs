@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use config::snapshot::ClusterSettings;
 use filters::Head;
 use filters::head::{Known, Version};
 use rustix::net::sockopt;
@@ -164,7 +163,7 @@ pub(crate) async fn run(
     let reusable = answer_meta.keep_alive && request.is_finished() && server.is_quiet();
     if reusable {
         let link = Link { socket: server.socket, slot };
-        give_back(worker, settings, &endpoint, link, answer_meta.keep_alive_timeout_s);
+        give_back(worker, attempt.cluster, &endpoint, link, answer_meta.keep_alive_timeout_s);
     }
     Ok(match keep_alive {
         true => After::KeepAlive,
@@ -178,12 +177,15 @@ pub(crate) async fn run(
 /// Gives a connection whose exchange is over to a request that waits for it, or to the pool.
 pub(crate) fn give_back(
     worker: &Worker,
-    settings: &ClusterSettings,
+    cluster: &ClusterView,
     endpoint: &EndpointView,
     link: Link,
     keep_alive_timeout_s: Option<u32>,
 ) {
-    if endpoint.removed.get() || worker.is_finishing() {
+    let settings = &cluster.cluster.settings;
+    // A bound came while it was in use: nobody has counted it.
+    let is_uncounted = link.slot.is_none() && cluster.state.connections.is_bounded();
+    if endpoint.removed.get() || worker.is_finishing() || is_uncounted {
         return;
     }
     let mut link = Some(link);

@@ -63,7 +63,7 @@ fn explain(worker: &Worker, bind: &BindView, client: SocketAddr, text: &[u8]) ->
     };
     let mut request = Request {
         worker,
-        client: learn(worker, &settings, client, &mut head),
+        client: learn(worker, bind, &settings, client, &mut head),
         head,
         record: Record::start(worker.driver.now()),
         told,

@@ -35,7 +35,7 @@ const COPY_TIME_MAX: Duration = Duration::from_secs(10);
 /// An answer whose body is longer costs its connection.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Tells services that nobody gets their answer.
-const MARK: &str = "x-evenkeel-mirror";
+pub(crate) const MARK: &str = "x-evenkeel-mirror";
 
 /// What became of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +196,7 @@ async fn attempt(copy: &Copy, message: &[u8]) -> Outcome {
     let Some(answer) = exchange(driver, &mut wire, message, copy.method).await else { return Outcome::Failed };
     if drop_body(driver, &mut wire, answer.framing).await && answer.keep_alive && wire.is_quiet() {
         let link = Link { socket: wire.socket, slot };
-        give_back(worker, settings, &endpoint, link, answer.keep_alive_timeout_s);
+        give_back(worker, &cluster, &endpoint, link, answer.keep_alive_timeout_s);
     }
     Outcome::Sent
 }

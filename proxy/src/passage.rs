@@ -70,6 +70,20 @@ impl Refused<'_> {
     }
 }
 
+impl Refused<'_> {
+    /// As `answer`, where a rule refused an attempt and no other endpoint is left.
+    pub(crate) async fn answer_attempt(
+        &self,
+        guard: &ConnectionGuard,
+        client: &mut Client,
+        meta: &RequestMeta,
+        record: &mut Record,
+    ) -> After {
+        self.rule.on_answered();
+        self.answer(guard, client, meta, record).await
+    }
+}
+
 /// Whether both count the same: a RateLimit that stands before a route and before its Service counts a request once.
 pub(crate) fn is_same(one: &Rule, other: &Rule) -> bool {
     matches!((one, other), (Rule::RateLimit(_), Rule::RateLimit(_)))

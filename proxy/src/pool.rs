@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::driver::{Socket, TaskId};
-use crate::slots::Slot;
+use crate::slots::{Slot, Slots};
 
 /// A connection to an endpoint, and its part of the bound on them, if there is one.
 pub(crate) struct Link {
@@ -69,6 +69,16 @@ impl Pool {
             *idle = VecDeque::new();
         }
         idle.len()
+    }
+
+    /// Closes what a new bound on connections leaves no room for: those that nobody has counted, and those beyond it.
+    pub(crate) fn shrink(&self, slots: &Slots) {
+        self.idle.borrow_mut().retain(|idle| idle.link.slot.is_some());
+        while slots.is_over()
+            && let Some(oldest) = self.idle.borrow_mut().pop_front()
+        {
+            drop(oldest);
+        }
     }
 
     /// Closes all.

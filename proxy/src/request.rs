@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use config::Snapshot;
+use config::snapshot::lanes::LaneRole;
 use config::snapshot::{Filter, ListenerSettings, Mirror};
 use filters::head::Known;
 use filters::{Entry, Head, Verdict};
@@ -17,6 +19,7 @@ use crate::error::{Kind, ProxyError};
 use crate::forwarded;
 use crate::h1::{Framing, Method, RequestMeta};
 use crate::lanes::{Found, Ready};
+use crate::mirror;
 use crate::passage::{Passage, Stage};
 use crate::record::Record;
 use crate::reply::{self, Redirect};
@@ -49,7 +52,7 @@ pub(crate) async fn serve(
     record.ask(&head);
     let in_flight = InFlight::count(worker);
 
-    let client_address = learn(worker, settings, client.peer, &mut head);
+    let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
     let Found { lane, issue, differs } = enter_lane(worker, &guard.bind, client_address, &mut head);
     record.lane = lane;
     worker.stats().lanes_differ.add(u64::from(differs));
@@ -66,12 +69,22 @@ pub(crate) async fn serve(
 }
 
 /// Brings a head into the form that rules see, and tells the client's address.
-pub(crate) fn learn(worker: &Worker, settings: &ListenerSettings, peer: SocketAddr, head: &mut Head) -> IpAddr {
+pub(crate) fn learn(
+    worker: &Worker,
+    bind: &BindView,
+    settings: &ListenerSettings,
+    peer: SocketAddr,
+    head: &mut Head,
+) -> IpAddr {
     // Many servers read `_` as `-`, and would take such a field for one of ours.
     head.remove_known(Known::Underscored);
     let trusted = forwarded::trusts(&settings.client_address, peer.ip());
     let client_address = forwarded::apply(head, &settings.client_address, peer, "http");
     forwarded::identify(head, trusted, || worker.dice());
+    if head.get(mirror::MARK).is_some() && !trusted && !is_inside(worker, bind) {
+        // A service must not take for a copy what a client only calls one.
+        head.remove(mirror::MARK);
+    }
     client_address
 }
 
@@ -247,6 +260,12 @@ pub(crate) fn meet(
     };
     record.cluster = cluster.clone();
     Ok((Met { rule, choice, entry }, cluster))
+}
+
+/// Whether what requests here say of the mesh is believed.
+fn is_inside(worker: &Worker, bind: &BindView) -> bool {
+    let inherits = |index: usize, snapshot: &Snapshot| matches!(snapshot.binds[index].lanes, LaneRole::Inherit(_));
+    worker.place(bind).is_some_and(|(view, index)| inherits(index, &view.snapshot))
 }
 
 /// What the address does about the request's lane.

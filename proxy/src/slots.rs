@@ -14,9 +14,10 @@ use crate::pool::Link;
 use crate::shared::Shared;
 
 /// A bound on connections over the process.
-#[derive(Default)]
 pub(crate) struct Slots {
     used: AtomicU32,
+    /// As the rules in force have it; those that were taken under others may be more.
+    max: AtomicU32,
     /// How long the line is, to be seen without taking its lock.
     waiting: AtomicUsize,
     line: Mutex<VecDeque<Arc<Waiter>>>,
@@ -58,8 +59,12 @@ impl Slot {
         Slot { state, shared, is_passed_on: false }
     }
 
-    /// Gives the connection to whoever waits for one; back if nobody does.
+    /// Gives the connection to whoever waits for one, or ends it if there are too many; back if neither is so.
     pub(crate) fn hand_over(mut self, socket: Socket, address: SocketAddr) -> Result<(), Link> {
+        if self.state.connections.is_over() {
+            // The bound was lowered: this one ends here, whoever waits.
+            return Ok(());
+        }
         if self.state.connections.waiting() == 0 {
             return Err(Link { socket, slot: Some(self) });
         }
@@ -86,7 +91,32 @@ impl Drop for Slot {
     }
 }
 
+/// Without a bound.
+impl Default for Slots {
+    fn default() -> Slots {
+        let (used, max, waiting, line) = Default::default();
+        let slots = Slots { used, max, waiting, line };
+        slots.bound(None);
+        slots
+    }
+}
+
 impl Slots {
+    /// The bound is this from now on.
+    pub(crate) fn bound(&self, max: Option<u32>) {
+        self.max.store(max.unwrap_or(u32::MAX), SeqCst);
+    }
+
+    /// Whether there is a bound.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.max.load(SeqCst) != u32::MAX
+    }
+
+    /// Whether more are in use than there may be: a bound was lowered.
+    pub(crate) fn is_over(&self) -> bool {
+        self.used() > self.max.load(SeqCst)
+    }
+
     /// Takes a slot if there is one and nobody waits for it.
     pub(crate) fn try_take(&self, max: u32) -> bool {
         self.waiting.load(SeqCst) == 0 && self.take(max)
@@ -144,7 +174,7 @@ impl Slots {
     /// Gives a slot to the first in the line, who is to be woken, or back.
     pub(crate) fn release(&self) -> Option<Arc<Waiter>> {
         let mut line = self.lock();
-        let first = self.pop(&mut line);
+        let first = if self.is_over() { None } else { self.pop(&mut line) };
         match &first {
             Some(first) => first.give(Grant::Slot),
             // Under the lock, so that nobody joins the line in between and misses it.
@@ -197,6 +227,21 @@ mod tests {
         assert!(slots.release().is_none() && slots.release().is_none());
         assert_eq!((slots.used(), slots.waiting()), (0, 0));
         assert!(slots.hand(Grant::Slot).is_err(), "nobody waits");
+    }
+
+    #[test]
+    fn a_bound_that_is_lowered_is_reached_before_anybody_gets_a_slot() {
+        let slots = Slots::default();
+        assert!(!slots.is_bounded() && !slots.is_over());
+        slots.bound(Some(3));
+        assert!((0..3).all(|_| slots.try_take(3)));
+        slots.bound(Some(1));
+        assert!(slots.is_bounded() && slots.is_over());
+        let waits = slots.wait(1, 0, 1, 1).expect("there is room");
+        for (woken, used) in [(None, 2), (None, 1), (Some(1), 1), (None, 0)] {
+            assert_eq!((slots.release().map(|woken| woken.worker), slots.used()), (woken, used));
+        }
+        assert!(waits.waiter.take().is_some());
     }
 
     #[test]

@@ -234,6 +234,10 @@ impl ClusterView {
         });
         let endpoints: Vec<_> = endpoints.collect();
         known.values().for_each(|gone| gone.remove());
+        state.connections.bound(cluster.settings.bounds.connections_max);
+        for endpoint in endpoints.iter().filter(|_| state.connections.is_bounded()) {
+            endpoint.pool.shrink(&state.connections);
+        }
         let made = || Rc::new(Made { epoch: 0, until: Duration::ZERO, ready_weight: 0.0, tiers: Vec::new() });
         ClusterView {
             first_turn: making.first_turn,

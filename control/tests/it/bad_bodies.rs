@@ -75,6 +75,8 @@ fn trailers_that_must_not_come_late() {
         ("Host", CHUNKED, "1\r\na\r\n0\r\nHost: b\r\n\r\n", "400"),
         ("Authorization", CHUNKED, "1\r\na\r\n0\r\nAuthorization: b\r\n\r\n", "400"),
         ("X-Forwarded-For", CHUNKED, "1\r\na\r\n0\r\nX-Forwarded-For: b\r\n\r\n", "400"),
+        ("a lane", CHUNKED, "1\r\na\r\n0\r\nX-Evenkeel-Lane: b\r\n\r\n", "400"),
+        ("baggage", CHUNKED, "1\r\na\r\n0\r\nBaggage: evenkeel.lane=b\r\n\r\n", "400"),
         ("a fold", CHUNKED, "1\r\na\r\n0\r\nx: y\r\n z\r\n\r\n", "400"),
         ("a bare LF", CHUNKED, "1\r\na\r\n0\r\nx: y\n\r\n", "400"),
         ("a space before the colon", CHUNKED, "1\r\na\r\n0\r\nx : y\r\n\r\n", "400"),

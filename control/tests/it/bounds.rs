@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, until};
 
@@ -22,13 +23,27 @@ impl Meter {
         self.0.1.load(SeqCst)
     }
 
+    fn open(&self) -> usize {
+        self.0.0.load(SeqCst)
+    }
+
     /// A service that counts its connections.
     fn backend(&self) -> Backend {
+        self.slow_backend(Duration::ZERO)
+    }
+
+    /// One that takes its time for each answer, too.
+    fn slow_backend(&self, pace: Duration) -> Backend {
         let meter = self.clone();
         Backend::start(move |served| {
             let (open, most) = &*meter.0;
             most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
-            while served.request().is_some() && served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") {}
+            while served.request().is_some() {
+                std::thread::sleep(pace);
+                if !served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") {
+                    break;
+                }
+            }
             open.fetch_sub(1, SeqCst);
         })
     }
@@ -64,6 +79,39 @@ fn one_connection_is_one_with_four_workers_and_two_endpoints() {
     // Those that waited took over connections that were there, also from other workers.
     let opened: usize = backends.iter().map(Backend::connections).sum();
     assert!(opened <= 60, "{opened} connections for 300 requests");
+}
+
+#[test]
+fn a_bound_that_comes_or_falls_holds_while_there_is_load() {
+    for before in ["max: 20", "maxRequests: 1000"] {
+        let meter = Meter::default();
+        let backend = meter.slow_backend(Duration::from_millis(5));
+        let gateway = Launch::new(rules(&[backend.address()], before).yaml()).workers(2).start();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> = (0..10)
+            .map(|_| {
+                let (mut client, is_over) = (gateway.connect(), is_over.clone());
+                std::thread::spawn(move || {
+                    while !is_over.load(SeqCst) {
+                        client.send(GET);
+                        assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+                    }
+                })
+            })
+            .collect();
+        until("more connections than the new bound", || (meter.open() > 6).then_some(()));
+        gateway.reload(&rules(&[backend.address()], "max: 2, maxPending: 100").yaml());
+        until("connections within the new bound", || (meter.open() <= 2).then_some(()));
+        let served = backend.requests().len();
+        until("a hundred requests more", || {
+            // One may be closed at the gateway and open at the service for a moment.
+            assert!(meter.open() <= 3, "{before}: {} connections", meter.open());
+            (backend.requests().len() >= served + 100).then_some(())
+        });
+        assert_eq!(gateway.metric("evenkeel_connections{cluster=\"default/web:80\"}"), 2.0, "{before}");
+        is_over.store(true, SeqCst);
+        clients.into_iter().for_each(|client| client.join().expect("all are served"));
+    }
 }
 
 #[test]

@@ -169,6 +169,31 @@ fn copies_under_way_are_bounded() {
 }
 
 #[test]
+fn clients_make_no_copies() {
+    let (backend, mirror) = (Backend::echo(), Backend::echo());
+    let plain = rules(backend.address(), mirror.address(), "");
+    let trusting = plain.clone().policy("clientAddress: {trustedCIDRs: [127.0.0.0/8]}");
+    // What the service sees, and what the mirror does: of the mark, each value.
+    for (rules, sent, original, copy) in
+        [(&plain, "0", &[][..], &["1"][..]), (&plain, "1", &[], &["1"]), (&trusting, "1", &["1"], &["1"])]
+    {
+        let gateway = Gateway::start(rules);
+        let mut client = gateway.connect();
+        ask(&mut client, &format!("GET / HTTP/1.1\r\nHost: a\r\nX-Evenkeel-Mirror: {sent}\r\n\r\n"));
+        wait_for_copies(&gateway, "sent", 1);
+        let marks = |message: Message| -> Vec<String> {
+            let is_mark = |name: &str| name.eq_ignore_ascii_case("x-evenkeel-mirror");
+            message.fields.into_iter().filter(|(name, _)| is_mark(name)).map(|(_, value)| value).collect()
+        };
+        assert_eq!((marks(backend.only_request()), marks(mirror.only_request())), (owned(original), owned(copy)));
+    }
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| word.to_string()).collect()
+}
+
+#[test]
 fn a_copy_stays_in_the_lane_of_its_request() {
     let (backend, base, blue) = (Backend::echo(), Backend::echo(), Backend::echo());
     let rules = rules(backend.address(), base.address(), "");

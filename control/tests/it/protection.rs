@@ -197,6 +197,17 @@ fn a_breaker_of_each_endpoint_passes_over_the_one_that_fails() {
     let mut client = gateway.connect();
     let failed = statuses(&mut client, "", 40).into_iter().filter(|status| *status != 200).count();
     assert_eq!((failed, ill.requests().len()), (2, 2));
+    let refused = || gateway.policy("CircuitBreaker default/web on Service default/web")["refused"].clone();
+    assert_eq!(refused(), 0, "another one answered");
+    let ill_alone = Rules::new().service("web", &[ill.address()]).rule("backendRefs: [{name: web, port: 80}]").protect(
+        "CircuitBreaker",
+        "web",
+        Rules::WEB,
+        "per: endpoint\n  errors: {count: 2}\n  openFor: 1h",
+    );
+    gateway.reload(&ill_alone.yaml());
+    assert_eq!(statuses(&mut client, "", 3), [503; 3]);
+    assert_eq!((refused(), ill.requests().len()), (3.into(), 2));
 }
 
 #[test]

@@ -218,6 +218,11 @@ impl CircuitBreaker {
         }
     }
 
+    /// The refusal of an attempt is the answer of its request.
+    pub(crate) fn on_answered(&self) {
+        bump(&self.state.counts.refused);
+    }
+
     pub(crate) fn on_attempt_end(&self, now_ns: u64, endpoint: SocketAddr, call: &Call, outcome: &Outcome) {
         if let Some(breaker) = self.state.find(endpoint) {
             self.end(&breaker, now_ns, call, outcome);
@@ -275,8 +280,11 @@ impl CircuitBreaker {
                 Step::Continue
             }
             Pass::Refused { until_ns } => {
-                let retry_after = seconds_until(until_ns, now_ns);
-                self.state.counts.refuse(&self.policy, &self.settings.fallback, Some(retry_after))
+                let (reply, retry_after) = (&self.settings.fallback, Some(seconds_until(until_ns, now_ns)));
+                match self.settings.per {
+                    BreakerScope::Service => self.state.counts.refuse(&self.policy, reply, retry_after),
+                    BreakerScope::Endpoint => self.state.counts.pass_over(&self.policy, reply, retry_after),
+                }
             }
         }
     }

@@ -49,4 +49,17 @@ impl Counts {
         bump(&self.refused);
         Step::Respond(Refusal { reply, retry_after_seconds })
     }
+
+    /// As `refuse`, but where another endpoint may still be asked: whoever answers in the end counts.
+    pub(crate) fn pass_over<'r>(
+        &self,
+        policy: &Policy,
+        reply: &'r Reply,
+        retry_after_seconds: Option<u32>,
+    ) -> Step<'r> {
+        match is_shadow(policy) {
+            true => self.refuse(policy, reply, retry_after_seconds),
+            false => Step::Respond(Refusal { reply, retry_after_seconds }),
+        }
+    }
 }

@@ -69,11 +69,12 @@ impl Trailers {
 }
 
 /// RFC 9110 6.5.1: what frames, routes, authenticates, modifies the request, controls the answer, or tells how to
-/// process the content has its effect before the content or none.
+/// process the content has its effect before the content or none. What tells the lane of a request routes it.
 fn is_forbidden(name: &[u8]) -> bool {
-    const FORBIDDEN: [&str; 28] = [
+    const FORBIDDEN: [&str; 29] = [
         "age",
         "authorization",
+        "baggage",
         "cache-control",
         "content-encoding",
         "content-range",
@@ -101,5 +102,8 @@ fn is_forbidden(name: &[u8]) -> bool {
         "x-original-url",
         "x-rewrite-url",
     ];
-    known(name) != Known::Other || FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
+    const OURS: &[u8] = b"x-evenkeel-";
+    known(name) != Known::Other
+        || name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS))
+        || FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
 }
