@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use crate::decode::{Decode, Path, text_as};
-use crate::problem::Problems;
+use crate::problem::{Place, Problems};
 use crate::tree::Node;
 
 pub(crate) use moment::Moment;
@@ -111,6 +111,21 @@ text! {
     /// The name of a header field: a token (RFC 9110 5.6.2).
     HeaderName = text::header_name,
     json!({"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9!#$%&'*+\\-.^_`|~]+$"})
+}
+
+impl HeaderName {
+    /// Whether every listener drops what clients send under this name: many servers take `_` for `-`.
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.0.contains('_')
+    }
+
+    /// Warns of a rule that looks for such a field. `path` is the name's.
+    pub(crate) fn warn_if_dropped(&self, place: Place, path: &Path<'_>, problems: &mut Problems) {
+        if self.is_dropped() {
+            let reason = "clients' fields with '_' in their name are dropped before rules see them";
+            problems.warning(place, path, reason, None);
+        }
+    }
 }
 
 text! {

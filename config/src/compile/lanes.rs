@@ -11,7 +11,7 @@ use crate::compile::policies::Claim;
 use crate::decode::{At, Dictionary};
 use crate::model::lane_group::{Lane as WrittenLane, Spec};
 use crate::model::{Documents, Object};
-use crate::problem::Problems;
+use crate::problem::{Place, Problems};
 use crate::route::Expressions;
 use crate::snapshot::Endpoint;
 use crate::snapshot::lanes::{LaneGroup, LaneRole};
@@ -56,6 +56,7 @@ impl<'d> Lanes<'d> {
         groups.sort_by_cached_key(|group| group.metadata.seniority());
         let compiled: Vec<Arc<LaneGroup>> =
             groups.iter().map(|group| Arc::new(group::compile(group, expressions, problems))).collect();
+        warn_of_tags(&groups, &compiled, problems);
         assign_roles(&groups, &compiled, listeners, problems);
         let mut pairs: Vec<_> = groups.into_iter().zip(compiled).collect();
         pairs.sort_by_key(|(group, _)| (group.metadata.namespace(), group.metadata.name()));
@@ -194,6 +195,32 @@ impl<'d> Namespace<'d> {
                         format!("all instances of this lane are also those of lane {name:?} of {group}, at {at}");
                     problems.warning(place, field, reason, None);
                 }
+            }
+        }
+    }
+}
+
+/// Conditions of lanes on a tag, of whichever group: at an entry all that clients say of lanes is removed before.
+fn warn_of_tags(groups: &[&Object<Spec>], compiled: &[Arc<LaneGroup>], problems: &mut Problems) {
+    let mut warn = |header: &str, place: Place, field: String| {
+        let is_tag = |group: &&Arc<LaneGroup>| group.header.eq_ignore_ascii_case(header);
+        if let Some(group) = compiled.iter().find(is_tag) {
+            let reason = format!("is the tag of LaneGroup {}, which clients' requests have lost by then", group.name);
+            problems.warning(place, field, reason, None);
+        }
+    };
+    for group in groups {
+        for (number, lane) in group.spec.lanes.iter().enumerate() {
+            for (index, one) in lane.matches.iter().enumerate() {
+                for (place, header) in one.headers.iter().enumerate() {
+                    let field = format!("spec.lanes[{number}].match[{index}].headers[{place}].name");
+                    warn(header.name.as_str(), header.name.place, field);
+                }
+            }
+            if let Some((sticky, header)) =
+                lane.sticky_by.as_ref().and_then(|sticky| Some((sticky, sticky.header.as_ref()?)))
+            {
+                warn(header.as_str(), sticky.place, format!("spec.lanes[{number}].stickyBy.header"));
             }
         }
     }

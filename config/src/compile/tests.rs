@@ -110,6 +110,8 @@ fn only_rule(documents: &str) -> Rule {
     (**found.rule).clone()
 }
 
+const UNDERSCORED: &str = "clients' fields with '_' in their name are dropped before rules see them";
+
 const TO_A: &str = "backendRefs: [{name: a, port: 80}]";
 const TO_B: &str = "backendRefs: [{name: b, port: 80}]";
 

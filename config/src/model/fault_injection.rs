@@ -45,6 +45,7 @@ object! {
         /// What its value must be.
         required value: Line = "value",
     }
+    check header_can_be_there;
 }
 
 words! {
@@ -93,6 +94,10 @@ fn match_has_a_condition(one: &FaultMatch, path: &Path<'_>, problems: &mut Probl
     if one.headers.is_empty() && one.lanes.is_empty() {
         problems.error_with_hint(one.place, path, "has no condition", "leave out match to mean all requests");
     }
+}
+
+fn header_can_be_there(header: &HeaderMatch, path: &Path<'_>, problems: &mut Problems) {
+    header.name.warn_if_dropped(header.place, &path.field("name"), problems);
 }
 
 fn reply_is_sound(abort: &Abort, path: &Path<'_>, problems: &mut Problems) {

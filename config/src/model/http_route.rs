@@ -115,6 +115,7 @@ object! {
         /// What its value must be; repeated fields are one, joined by commas.
         required value: At<Line> = "value",
     }
+    check header_can_be_there;
 }
 
 object! {
@@ -192,6 +193,10 @@ object! {
         optional backend_request: At<Period<0>> = "backendRequest",
     }
     check attempt_fits_into_request;
+}
+
+fn header_can_be_there(header: &HeaderMatch, path: &Path<'_>, problems: &mut Problems) {
+    header.name.warn_if_dropped(header.name.place, &path.field("name"), problems);
 }
 
 fn parent_is_a_gateway(parent: &ParentRef, path: &Path<'_>, problems: &mut Problems) {

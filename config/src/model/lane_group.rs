@@ -229,6 +229,10 @@ fn tag_is_ours(tag: &Tag, path: &Path<'_>, problems: &mut Problems) {
             let reason = format!("{} has a meaning of its own", header.as_str());
             problems.error(header.place, path.field("header"), reason);
         }
+        if header.is_dropped() {
+            let reason = "has '_' in its name: listeners drop such fields, and the lane would be lost at the next hop";
+            problems.error_with_hint(header.place, path.field("header"), reason, "write '-'");
+        }
     }
 }
 
@@ -280,6 +284,9 @@ fn one_thing_to_stick_to(sticky: &StickyBy, path: &Path<'_>, problems: &mut Prob
         ("clientAddress", sticky.client_address.is_some()),
     ];
     exactly_one(&fields, sticky.place, path, problems);
+    if let Some(header) = &sticky.header {
+        header.warn_if_dropped(sticky.place, &path.field("header"), problems);
+    }
     if let Some(said) = sticky.client_address.as_ref().filter(|said| !said.value) {
         problems.error(said.place, path.field("clientAddress"), "must be true, or left out");
     }

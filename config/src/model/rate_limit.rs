@@ -189,6 +189,9 @@ fn check_rate(requests: u64, per: Period<1>, place: Place, path: &Path<'_>, prob
 
 fn one_thing_to_tell_by(by: &By, path: &Path<'_>, problems: &mut Problems) {
     exactly_one(&by.fields(), by.place, path, problems);
+    if let Some(header) = &by.header {
+        header.warn_if_dropped(by.place, &path.field("header"), problems);
+    }
     let said = [
         ("route", &by.route),
         ("service", &by.service),

@@ -278,6 +278,9 @@ fn one_thing_to_hash(of: &HashOn, path: &Path<'_>, problems: &mut Problems) {
         ("clientAddress", of.client_address.is_some()),
     ];
     exactly_one(&fields, of.place, path, problems);
+    if let Some(header) = &of.header {
+        header.warn_if_dropped(of.place, &path.field("header"), problems);
+    }
     if let Some(said) = &of.client_address
         && !said.value
     {

@@ -164,6 +164,38 @@ fn listeners_have_one_part() {
 }
 
 #[test]
+fn conditions_that_never_hold_are_told() {
+    let documents = [
+        group(
+            "name: g",
+            &format!(
+                "entries: [{}], tag: {{header: X-Lane}}, lanes: [\n\
+                 {{name: a, selector: {{lane: a}}, match: [{{headers: [{{name: x-a, value: b}}, {{name: x-lane, value: a}}]}}]}},\n\
+                 {{name: b, selector: {{lane: b}}, match: [{{headers: [{{name: X-Evenkeel-Lane, value: b}}]}}]}},\n\
+                 {{name: c, selector: {{lane: c}}, percentage: 1, stickyBy: {{header: x_user}}}},\n\
+                 {{name: d, selector: {{lane: d}}, percentage: 1, stickyBy: {{header: x-lane}}, \
+                 match: [{{headers: [{{name: x_d, value: d}}]}}]}}]",
+                of_gateway("shop", "")
+            ),
+        ),
+        group("name: h", &format!("internal: [{}]", of_gateway("g", ""))),
+        gateway("{name: x, port: 8081, protocol: HTTP}"),
+    ];
+    let tag =
+        |group: &str| format!("is the tag of LaneGroup default/{group}, which clients' requests have lost by then");
+    check_warnings(
+        &documents.concat(),
+        &[
+            &format!("spec.lanes[0].match[0].headers[1].name: {}", tag("g")),
+            &format!("spec.lanes[1].match[0].headers[0].name: {}", tag("h")),
+            &format!("spec.lanes[2].stickyBy.header: {UNDERSCORED}"),
+            &format!("spec.lanes[3].stickyBy.header: {}", tag("g")),
+            &format!("spec.lanes[3].match[0].headers[0].name: {UNDERSCORED}"),
+        ],
+    );
+}
+
+#[test]
 fn defaults_are_filled_in() {
     let documents = group(
         "name: g",

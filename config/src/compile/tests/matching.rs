@@ -98,6 +98,11 @@ fn headers_params_and_methods() {
         &twice,
         &["spec.rules[0].matches[0].headers[1].name: x-a has a condition before this one, which is therefore ignored"],
     );
+    // Listeners drop names with `_`.
+    check_warnings(
+        &rules(&format!("{{matches: [{{headers: [{{name: x-a, value: '1'}}, {{name: X_A, value: '1'}}]}}], {TO_A}}}")),
+        &[&format!("spec.rules[0].matches[0].headers[1].name: {UNDERSCORED}")],
+    );
     // HTTPQueryParamMatch.name: the same for parameters.
     check(
         &rules(&format!("{{matches: [{{queryParams: [{{name: q, value: '1'}}, {{name: q, value: '2'}}]}}], {TO_A}}}")),

@@ -174,6 +174,18 @@ fn what_hardly_was_meant() {
         &["spec.by[0].service: is not known yet where a limit on HTTPRoute acts: onMissing decides there (target the \
            Services)"],
     );
+    let balance = "---\n{apiVersion: evenkeel.dev/v1alpha1, kind: TrafficPolicy, metadata: {name: x}, spec: {targetRefs: \
+                   [{group: '', kind: Service, name: a}], loadBalancer: {policy: maglev, hashOn: [{header: x_user}]}}}\n";
+    for (document, field) in [
+        (policy("RateLimit", "x", &[ROUTE], ", by: [{header: x_user}]"), "by[0].header"),
+        (
+            policy("FaultInjection", "x", &[ROUTE], ", match: [{headers: [{name: x_a, value: b}]}]"),
+            "match[0].headers[0].name",
+        ),
+        (balance.to_owned(), "loadBalancer.hashOn[0].header"),
+    ] {
+        check_warnings(&[document, paid()].concat(), &[&format!("spec.{field}: {UNDERSCORED}")]);
+    }
     let windows = |limits: &str| {
         let rate = policy("RateLimit", "x", &[SERVICE], "").replace("[{requests: 1, per: 1s}]", limits);
         checked(&[rate, paid()].concat()).warnings.iter().map(|warning| warning.field.clone()).collect::<Vec<_>>()

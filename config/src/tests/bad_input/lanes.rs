@@ -53,6 +53,11 @@ fn groups() {
             "tag.baggage: means nothing without baggage in propagation.order",
         ],
     );
+    check_group(
+        "entries: [], tag: {header: x_lane}",
+        &["tag.header: has '_' in its name: listeners drop such fields, and the lane would be lost at the next hop \
+             (write '-')"],
+    );
     for order in ["[baggage]", "[baggage, header]", "[header, header]"] {
         check_group(
             &format!("propagation: {{order: {order}}}"),
