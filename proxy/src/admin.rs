@@ -35,6 +35,8 @@ const CONNECTIONS_MAX: usize = 256;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// What is asked with a head.
+const EXPLAIN: &str = "/explain";
 /// The largest head that is explained, and how long a worker may take to.
 const HEAD_BYTES_MAX: usize = 1 << 20;
 const EXPLAIN_TIME_MAX: Duration = Duration::from_secs(5);
@@ -159,7 +161,8 @@ async fn serve(door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static
         let admin = admin.clone();
         async move {
             Ok::<_, Infallible>(match (door, request.method(), request.uri().path()) {
-                (Door::Admin, &Method::POST, "/explain") => explain(request, &admin).await,
+                (Door::Admin, &Method::POST, EXPLAIN) => explain(request, &admin).await,
+                (Door::Admin, _, EXPLAIN) => only("POST"),
                 _ => respond(door, &request, &admin),
             })
         }
@@ -181,7 +184,7 @@ impl Door {
         }
     }
 
-    /// The paths behind this door.
+    /// The paths behind this door that are read.
     fn paths(self) -> &'static [&'static str] {
         match self {
             Door::Probe => &["/live", "/ready"],
@@ -219,12 +222,11 @@ async fn explain(request: Request<Incoming>, admin: &Admin) -> Response<Full<Byt
 fn respond(door: Door, request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
-        response.headers_mut().insert("allow", "GET, HEAD".parse().expect("a header value"));
-        return response;
+        return only("GET, HEAD");
     }
     if !door.paths().contains(&path) {
-        return text(StatusCode::NOT_FOUND, format!("{} has {}\n", door.name(), door.paths().join(" ")));
+        let asked = if door == Door::Admin { format!(", and POST {EXPLAIN}") } else { String::new() };
+        return text(StatusCode::NOT_FOUND, format!("{} has {}{asked}\n", door.name(), door.paths().join(" ")));
     }
     match path {
         "/live" => text(StatusCode::OK, "live\n".into()),
@@ -244,6 +246,13 @@ fn respond(door: Door, request: &Request<Incoming>, admin: &Admin) -> Response<F
             response
         }
     }
+}
+
+/// Refuses other methods than these.
+fn only(methods: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {methods}\n"));
+    response.headers_mut().insert("allow", methods.parse().expect("a header value"));
+    response
 }
 
 /// `/stats`: each worker by itself, for looking at balance.

@@ -19,7 +19,8 @@ pub(crate) struct Census {
     pub(crate) endpoints: Vec<(Use, Duration, u64)>,
     /// For each group.
     pub(crate) choices: Vec<Choice>,
-    pub(crate) connections: u32,
+    /// None: there is no bound, and nobody counts them over the process.
+    pub(crate) connections: Option<u32>,
     pub(crate) waiting: usize,
 }
 
@@ -44,7 +45,7 @@ fn of(cluster: &Arc<Cluster>, shared: &Shared, now: Duration) -> Option<Census> 
     Some(Census {
         endpoints: endpoints.collect(),
         choices: choices.collect(),
-        connections: state.connections.used(),
+        connections: cluster.settings.bounds.connections_max.map(|_| state.connections.used()),
         waiting: state.connections.waiting(),
         cluster: cluster.clone(),
     })
@@ -78,13 +79,16 @@ impl Census {
             }
             told
         });
-        json!({
+        let mut told = json!({
             "name": self.cluster.name.to_string(),
             "panic": self.is_panicking(),
-            "connections": self.connections,
             "waiting": self.waiting,
             "endpoints": endpoints.collect::<Vec<_>>(),
-        })
+        });
+        if let Some(connections) = self.connections {
+            told["connections"] = json!(connections);
+        }
+        told
     }
 }
 

@@ -199,17 +199,19 @@ fn encode_clusters(encoder: &mut DescriptorEncoder<'_>, all: &[Census]) -> fmt::
             family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
         }
     }
-    type Figure = fn(&Census) -> u64;
+    type Figure = fn(&Census) -> Option<u64>;
     let figures: [(&str, &str, Figure); 3] = [
-        ("evenkeel_cluster_panic", "Whether endpoints are asked though none is well", |of| of.is_panicking().into()),
-        ("evenkeel_connections", "Connections within a bound", |of| of.connections.into()),
-        ("evenkeel_waiting", "Requests that wait for a connection", |of| of.waiting as u64),
+        ("evenkeel_cluster_panic", "Whether endpoints are asked though none is well", |of| {
+            Some(of.is_panicking().into())
+        }),
+        ("evenkeel_connections", "Connections within a bound", |of| of.connections.map(u64::from)),
+        ("evenkeel_waiting", "Requests that wait for a connection", |of| Some(of.waiting as u64)),
     ];
     for (name, help, figure) in figures {
         let mut family = encoder.encode_descriptor(name, help, None, gauge)?;
-        for census in all {
+        for (census, figure) in all.iter().filter_map(|census| Some((census, figure(census)?))) {
             let labels = [("cluster", census.cluster.name.to_string())];
-            family.encode_family(&labels)?.encode_gauge(&figure(census))?;
+            family.encode_family(&labels)?.encode_gauge(&figure)?;
         }
     }
     let help = "Times that endpoints were left alone";

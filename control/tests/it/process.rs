@@ -256,6 +256,14 @@ fn the_doors_show_what_belongs_to_them() {
     ] {
         assert_eq!(ask(port, path), expected, "{path}");
     }
+    for (answer, status, words) in [
+        (gateway.get("/explain"), 405, "only POST\n"),
+        (gateway.post("/config", ""), 405, "only GET, HEAD\n"),
+        (gateway.get("/help"), 404, " /policies /stats, and POST /explain\n"),
+    ] {
+        let answer = answer.expect("an answer");
+        assert!(answer.status() == status && answer.text().ends_with(words), "{answer:?}");
+    }
     let row = "istio_requests_total{reporter=\"source\",destination_service=\"web.default\"";
     until("a request in the metrics", || (gateway.metric(row) == 1.0).then_some(()));
 }
