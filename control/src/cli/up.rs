@@ -86,12 +86,13 @@ fn show(args: &UpArgs, folder: &Path) -> Result<ExitCode, String> {
     let instances = shop::open(inside).map_err(failed)?;
     drop(entered);
 
+    create(folder)?;
     let rules = folder.join("rules.yaml");
     let failed = |error: io::Error| format!("cannot write {}: {error}", rules.display());
-    fs::create_dir_all(folder).map_err(failed)?;
     fs::write(&rules, rules::write(args.port, inside.port(), &instances)).map_err(failed)?;
     drop(held);
-    let is_live = !args.plain && io::stdout().is_terminal();
+    let has_terminal = io::stdout().is_terminal();
+    let is_live = !args.plain && has_terminal;
     let (sender, events) = sync_channel(EVENTS_MAX);
     let door = folder.join("admin.sock");
     let gateway = start_gateway(rules.clone(), &door, is_live.then_some(sender))?;
@@ -105,7 +106,7 @@ fn show(args: &UpArgs, folder: &Path) -> Result<ExitCode, String> {
         .map_err(|error| format!("cannot start the shop: {error}"))?;
     let is_timed_out = || args.seconds.is_some_and(|seconds| world.started.elapsed().as_secs() >= seconds);
     let is_over = || world.is_ending() || gateway.is_finished() || is_timed_out();
-    // A view that is gone, such as a closed terminal or a reader that has seen enough, ends it like a key.
+    // A view that is gone ends it like a key.
     let seen = match is_live {
         true => live(&world, events, is_over),
         false => plain(&world, is_over),
@@ -115,13 +116,24 @@ fn show(args: &UpArgs, folder: &Path) -> Result<ExitCode, String> {
     world.ending.send_replace(true);
     let _ = shop.join();
     let board = world.board(&VecDeque::new());
-    let _ = write!(io::stdout(), "{}", board.summary());
-    if let Err(error) = seen.as_ref().map_err(io::Error::to_string) {
+    let seen = seen.and(write!(io::stdout(), "{}", board.summary()));
+    if let Err(error) = &seen {
         // Standard error may be the terminal that is gone.
         let _ = writeln!(io::stderr(), "the view ended: {error}");
     }
+    // Where it is a closed terminal, or a reader that has seen enough, that is no failure.
+    let is_cut = seen.is_err_and(|error| !has_terminal && error.kind() != io::ErrorKind::BrokenPipe);
     let is_bad = board.totals.failed + board.totals.wrong > 0;
-    Ok(if is_lost || (is_timed_out && is_bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if is_lost || is_cut || (is_timed_out && is_bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Makes the folder and none above it: where `TMPDIR` is missing, nothing shall be left behind.
+fn create(folder: &Path) -> Result<(), String> {
+    match fs::create_dir(folder) {
+        // Of one that was killed, and had the same number.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created.map_err(|error| format!("cannot create {}: {error} (see TMPDIR)", folder.display())),
+    }
 }
 
 /// Ends the world at the signals that people and systems send, a terminal that is closed included.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -123,6 +123,32 @@ fn it_talks_to_nobody_else() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on"), "{output:?}");
     assert!(taken.accept().is_err(), "it talked to another program");
+}
+
+#[test]
+fn what_cannot_be_shown_or_written_is_a_failure() {
+    let scratch = Scratch::create("up-missing").expect("a folder");
+    let missing = scratch.path().join("missing");
+    let run = |stdout: Stdio, temporary: &Path| {
+        let mut command = Command::new(evenkeel());
+        command.args(["up", "--seconds", "20", "--port", &free_port().to_string()]).env("TMPDIR", temporary);
+        let output = command.stdin(Stdio::null()).stdout(stdout).output().expect("evenkeel can be started");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+    let (code, stderr) = run(full.into(), scratch.path());
+    assert!(code == Some(1) && stderr.contains("the view ended: No space left on device"), "{code:?}: {stderr}");
+    let (code, stderr) = run(Stdio::null(), &missing.join("dir"));
+    let expected = format!("cannot create {}/dir/evenkeel-up-", missing.display());
+    assert!(code == Some(1) && stderr.starts_with(&expected), "{code:?}: {stderr}");
+    assert!(!missing.exists(), "it was created");
+    // A reader that has seen enough is none.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let (code, stderr) = run(writer.into(), scratch.path());
+    assert_eq!(code, Some(0), "{stderr}");
+    let left: Vec<_> = fs::read_dir(scratch.path()).expect("a folder").collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// Our side and the other side of a new terminal, and the name of the latter.
