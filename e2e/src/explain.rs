@@ -158,15 +158,12 @@ fn agree(told: &Value, answer: &Message, served: Option<SocketAddr>, is_to_head:
     }
     let (upstream, lane) = (&told["upstream"], told["lane"].as_str());
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let expected = format!("{} {}", word(&upstream["path"]), word(&upstream["host"]));
+    let query = upstream["query"].as_str().map_or(String::new(), |query| format!("?{query}"));
+    let expected = format!("{}{query} {}", word(&upstream["path"]), word(&upstream["host"]));
     let text = answer.text();
     let mut said = text.rsplitn(2, ' ');
     let (tag, rest) = (said.next().unwrap_or_default(), said.next().unwrap_or_default());
-    let without_query = |text: &str| {
-        text.split_once('?')
-            .map_or(text.to_owned(), |(path, rest)| format!("{path} {}", rest.rsplit(' ').next().unwrap_or_default()))
-    };
-    if !is_to_head && (without_query(rest) != expected || lane.is_some_and(|lane| tag != "-" && lane != tag)) {
+    if !is_to_head && (rest != expected || lane.is_some_and(|lane| tag != "-" && lane != tag)) {
         return Err("what the service was told");
     }
     let fallback = told["fallback"].as_str().map_or(String::new(), |reason| format!(", which is {reason} there"));

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use config::snapshot::ListenerSettings;
 use config::snapshot::policy::{Action, Effect, Mode};
+use config::snapshot::{ListenerSettings, Mirror};
 use filters::Verdict;
 use filters::rules::{Peek, Rule};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::attempts;
 use crate::balance;
 use crate::buffer::LentHead;
 use crate::census;
-use crate::choice::{self, Standing, Use};
+use crate::choice::{self, Choice, Standing, Use};
 use crate::error::{Kind, ProxyError};
 use crate::h1::{self, HeadLimits, Method, Refusal, RequestMeta};
 use crate::lanes::Found;
@@ -66,11 +66,17 @@ fn explain(worker: &Worker, bind: &BindView, client: SocketAddr, text: &[u8]) ->
         client: learn(worker, bind, &settings, client, &mut head),
         head,
         record: Record::start(worker.driver.now()),
+        issues: false,
         told,
     };
     if let Err(error) = request.forward(bind, &settings, &meta) {
         let reply = error.reply();
         request.told["answer"] = json!({"status": reply.status, "flag": reply.flag, "reason": reply.body.trim()});
+    }
+    if request.issues {
+        // Only what a service answers carries the cookie.
+        let is_answered = request.told.get("answer").is_some();
+        request.told["laneCookie"] = json!(if is_answered { "notIssued" } else { "issued" });
     }
     request.told
 }
@@ -90,6 +96,8 @@ struct Request<'w> {
     client: IpAddr,
     head: LentHead,
     record: Record,
+    /// The dice decided its lane, for want of the cookie that an answer would set.
+    issues: bool,
     told: Value,
 }
 
@@ -101,9 +109,7 @@ impl Request<'_> {
         let Found { lane, issue, .. } = enter_lane(worker, bind, self.client, &mut self.head);
         self.record.lane = lane;
         self.told["lane"] = json!(self.record.lane.as_ref().map(|lane| lane.name.to_string()));
-        if issue.is_some() {
-            self.told["laneCookie"] = json!("issued");
-        }
+        self.issues = issue.is_some();
         check(settings, &self.head, meta)?;
         if matches!(meta.method, Method::Options | Method::Trace) && !spend_hop(&mut self.head) {
             let status = if meta.method == Method::Options { 200 } else { 501 };
@@ -112,9 +118,13 @@ impl Request<'_> {
         }
         let (mut met, cluster) = meet(worker, bind, &self.head, &mut self.record)?;
         self.told["route"] = json!(met.rule.name.to_string());
-        let targets = met.rule.backends.choices.iter().map(|choice| {
+        let targets = met.rule.backends.choices.iter().enumerate().map(|(place, choice)| {
             let cluster = choice.cluster.and_then(|cluster| worker.view().clusters.get(cluster).cloned());
-            json!({"cluster": cluster.map(|cluster| cluster.cluster.name.to_string()), "weight": choice.weight})
+            json!({
+                "cluster": cluster.map(|cluster| cluster.cluster.name.to_string()),
+                "weight": choice.weight,
+                "chosen": met.target() == Some(place),
+            })
         });
         self.told["targets"] = targets.collect();
         let rule = met.rule.clone();
@@ -134,9 +144,16 @@ impl Request<'_> {
         self.told["policies"] = policies.into();
         let cluster = cluster?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if self.told.get("answer").is_none() {
+            let percent = |mirror: &Mirror| 100.0 * f64::from(mirror.numerator) / f64::from(mirror.denominator);
+            let mirrors =
+                met.mirrors().map(|mirror| json!({"cluster": mirror.cluster.to_string(), "percent": percent(mirror)}));
+            self.told["mirrors"] = mirrors.collect();
+        }
         self.told["upstream"] = json!({
             "host": text(self.head.bytes(self.head.authority)),
             "path": text(self.head.bytes(self.head.path)),
+            "query": self.head.has_query.then(|| text(self.head.bytes(self.head.query))),
             "cluster": cluster.cluster.name.to_string(),
             "timeouts": {
                 "request": seconds(met.rule.request_timeout),
@@ -174,15 +191,17 @@ impl Request<'_> {
         let closed_by =
             picked.filter(|picked| closed.contains(picked)).and_then(|picked| closing(cluster, picked, now));
         let picked = picked.filter(|_| closed_by.is_none() && !is_full);
+        let choice = group.map(|group| cluster.choice(group, now, zone));
+        if choice.as_ref().is_some_and(|choice| choice.panic) {
+            self.told["panic"] = json!(true);
+        }
+        let among = Among { cluster, group, choice, closed, picked, now };
         let endpoints = (0..cluster.endpoints.len()).map(|place| {
             let endpoint = &cluster.endpoints[place];
             let (in_flight, latency) = endpoint.load.told(now);
             json!({
                 "address": endpoint.address.to_string(),
-                "verdict": match Some(endpoint.address) == picked {
-                    true => "chosen".to_owned(),
-                    false => self.passed_over(cluster, place as u32, group, &closed, now),
-                },
+                "verdict": self.verdict(&among, place as u32),
                 "inFlight": in_flight,
                 "latencyMs": (latency.as_secs_f64() * 1e6).round() / 1e3,
             })
@@ -191,6 +210,8 @@ impl Request<'_> {
         self.told["endpoints"] = endpoints.into();
         chosen?;
         if is_full {
+            // Nor is it copied.
+            self.told["mirrors"] = json!([]);
             return Err(ProxyError::here(Kind::Overflow));
         }
         if let Some(rule) = closed_by {
@@ -213,15 +234,20 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Why a request does not go to an endpoint; or that it might have.
-    fn passed_over(
-        &self,
-        cluster: &ClusterView,
-        place: u32,
-        group: Option<usize>,
-        closed: &[SocketAddr],
-        now: Duration,
-    ) -> String {
+    /// Whether a request goes to an endpoint, and if not, why.
+    fn verdict(&self, among: &Among<'_>, place: u32) -> String {
+        let &Among { cluster, group, ref choice, ref closed, picked, now } = among;
+        let endpoint = &cluster.endpoints[place as usize];
+        let standing = Standing::of(&endpoint.state);
+        let usage = choice::usability(standing, &cluster.cluster.settings.usage, now);
+        let trouble = trouble(usage, standing, now);
+        let panic = choice.as_ref().is_some_and(|choice| choice.panic);
+        if picked == Some(endpoint.address) {
+            return match trouble.filter(|_| panic) {
+                Some(trouble) => format!("chosen, though {trouble}"),
+                None => "chosen".to_owned(),
+            };
+        }
         let groups = &cluster.cluster.groups;
         let own = groups.iter().position(|group| group.members.contains(&place));
         let Some(own) = own else {
@@ -229,29 +255,27 @@ impl Request<'_> {
             return format!("no lane has its label {:?}", label.map_or("", |label| label));
         };
         if group != Some(own) {
-            return match &groups[own].lane {
-                Some(lane) => format!("it is in lane {lane}"),
-                None => "it is in the baseline".to_owned(),
+            let is_in_lane = self.record.lane.as_ref().is_some_and(|lane| cluster.lane(lane) == Some(own));
+            return match (trouble.filter(|_| is_in_lane), &groups[own].lane) {
+                (Some(trouble), _) => trouble,
+                (None, Some(lane)) => format!("it is in lane {lane}"),
+                (None, None) => "it is in the baseline".to_owned(),
             };
         }
-        let endpoint = &cluster.endpoints[place as usize];
-        let standing = Standing::of(&endpoint.state);
-        let zone = self.worker.shared.zone.as_deref();
-        let choice = cluster.choice(own, now, zone);
-        let usage = choice::usability(standing, &cluster.cluster.settings.usage, now);
-        let is_member = choice.tiers.iter().any(|tier| tier.members.iter().any(|(member, _)| *member == place));
-        match usage {
+        let mut members = choice.iter().flat_map(|choice| &choice.tiers).flat_map(|tier| &tier.members);
+        let is_member = members.any(|(member, _)| *member == place);
+        let reason = match (usage, &trouble) {
             _ if closed.contains(&endpoint.address) => "its breaker is open".to_owned(),
-            Use::Ejected if !choice.panic => {
-                let left = standing.ejected_until.saturating_sub(now);
-                format!("it is ejected for {} more seconds", left.as_secs() + 1)
-            }
-            Use::Unwell | Use::Unproven if !is_member => format!("it is {}", census::word(usage)),
+            (_, Some(trouble)) if !is_member && !panic => return trouble.clone(),
             _ if !is_member => "its zone is farther away".to_owned(),
-            Use::Ready(part) if part < 1.0 => {
+            (Use::Ready(part), _) if part < 1.0 => {
                 format!("another was chosen; it is new and has {:.0} % of its weight", part * 100.0)
             }
             _ => "another was chosen".to_owned(),
+        };
+        match trouble.filter(|_| panic) {
+            Some(trouble) => format!("{reason}; {trouble}"),
+            None => reason,
         }
     }
 
@@ -275,6 +299,31 @@ impl Request<'_> {
     fn answer(&mut self, answer: Value) {
         if self.told.get("answer").is_none() {
             self.told["answer"] = answer;
+        }
+    }
+}
+
+/// Whom a request's endpoint is chosen among, and which it is.
+struct Among<'c> {
+    cluster: &'c ClusterView,
+    /// None: its lane may not be left, and has none that is ready.
+    group: Option<usize>,
+    /// That of the group.
+    choice: Option<Choice>,
+    /// Those that a breaker keeps requests from.
+    closed: Vec<SocketAddr>,
+    picked: Option<SocketAddr>,
+    now: Duration,
+}
+
+/// Why an endpoint is not ready.
+fn trouble(usage: Use, standing: Standing, now: Duration) -> Option<String> {
+    match usage {
+        Use::Ready(_) => None,
+        Use::Unproven | Use::Unwell => Some(format!("it is {}", census::word(usage))),
+        Use::Ejected => {
+            let left = standing.ejected_until.saturating_sub(now);
+            Some(format!("it is ejected for {} more seconds", left.as_secs() + 1))
         }
     }
 }

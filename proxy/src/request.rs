@@ -216,6 +216,11 @@ impl Met {
         [&self.rule.filters, self.choice.map_or(&[], |choice| &self.rule.backends.choices[choice].filters)]
     }
 
+    /// The place of the target among those of the rule, if one was chosen.
+    pub(crate) fn target(&self) -> Option<usize> {
+        self.choice
+    }
+
     /// Who gets a copy.
     pub(crate) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
         let of_target = self.choice.map_or(&[][..], |choice| &self.rule.backends.choices[choice].mirrors);

@@ -163,10 +163,10 @@ fn text(args: &ExplainArgs, told: &Value) -> String {
         };
         let lane = told["lane"].as_str().map_or("baseline".to_owned(), |lane| format!("{lane}{fallback}"));
         // Without a sticky key each request is decided anew.
-        let diced = if told["laneCookie"].is_null() {
-            ""
-        } else {
-            ", by the dice: its answer would set the cookie that decides"
+        let diced = match told["laneCookie"].as_str() {
+            Some("issued") => ", by the dice: its answer would set the cookie that decides",
+            Some(_) => ", by the dice",
+            None => "",
         };
         line("lane", format!("{lane}{diced}"));
     }
@@ -176,11 +176,24 @@ fn text(args: &ExplainArgs, told: &Value) -> String {
     for policy in told["policies"].as_array().into_iter().flatten() {
         line("policy", format!("{}: {}", word(&policy["policy"]), verdict(policy)));
     }
+    if let Some(targets) = told["targets"].as_array().filter(|targets| targets.len() > 1) {
+        for target in targets {
+            let cluster = target["cluster"].as_str().unwrap_or("no Service, answered 500");
+            let drawn = if target["chosen"] == true { ", drawn here" } else { "" };
+            line("backend", format!("{cluster}: weight {}{drawn}", target["weight"]));
+        }
+    }
     if let Some(upstream) = told["upstream"].as_object() {
-        line(
-            "upstream",
-            format!("{} as {}{}", word(&upstream["cluster"]), word(&upstream["host"]), word(&upstream["path"])),
-        );
+        let query = upstream["query"].as_str().map_or(String::new(), |query| format!("?{query}"));
+        let [cluster, host, path] = ["cluster", "host", "path"].map(|part| word(&upstream[part]));
+        line("upstream", format!("{cluster} as {host}{path}{query}"));
+    }
+    for mirror in told["mirrors"].as_array().into_iter().flatten() {
+        let percent = mirror["percent"].as_f64().unwrap_or_default();
+        line("mirror", format!("{}: a copy of {percent} %", word(&mirror["cluster"])));
+    }
+    if told["panic"] == true {
+        line("panic", "none is well, so that all are asked all the same".to_owned());
     }
     for endpoint in told["endpoints"].as_array().into_iter().flatten() {
         let mut said = format!("{}: {}", word(&endpoint["address"]), word(&endpoint["verdict"]));

@@ -89,6 +89,13 @@ impl Rules {
         self
     }
 
+    /// Documents as they are written.
+    pub fn text(mut self, documents: &str) -> Rules {
+        self.services += "---\n";
+        self.services += documents;
+        self
+    }
+
     /// The route, as a policy's target.
     pub const ROUTE: &'static str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}";
     /// The Service `web`, as a policy's target.
