@@ -120,3 +120,30 @@ fn while_the_service_is_silent() {
     silent.store(false, SeqCst);
     is_served(&gateway);
 }
+
+#[test]
+fn who_ends_its_side_while_it_waits_is_taken_to_have_left() {
+    for (kind, spec) in [
+        ("RateLimit", "limits: [{requests: 1, per: 1m}]\n  effect: {type: queue, maxWait: 1h}"),
+        ("ConcurrencyLimit", "limit: {fixed: 1}\n  queue: {max: 9, timeout: 1h}"),
+        ("FaultInjection", "match: [{headers: [{name: x-late, value: '1'}]}]\n  delay: {fixed: 1h, percentage: 100}"),
+        ("connections", "connections: {max: 1}\n  timeouts: {connect: 1h}"),
+    ] {
+        let (backend, _tell) = Backend::patient();
+        let rules = Rules::to(backend.address());
+        let rules = match kind {
+            "connections" => rules.traffic("web", spec),
+            _ => rules.protect(kind, "wait", Rules::WEB, spec),
+        };
+        let gateway = Gateway::start(&rules);
+        let mut first = gateway.connect();
+        first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        until("a request at the service", || (backend.requests().len() == 1).then_some(()));
+        let mut second = gateway.connect();
+        second.send("GET / HTTP/1.1\r\nHost: a\r\nX-Late: 1\r\n\r\n");
+        assert!(!second.hears_within(Duration::from_millis(100)), "{kind}: it waits");
+        second.finish();
+        assert_eq!(second.outcome(), "closed", "{kind}");
+        assert_eq!(backend.requests().len(), 1, "{kind}");
+    }
+}

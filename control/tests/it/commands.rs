@@ -41,6 +41,22 @@ fn check_tells_all_problems_and_the_verdict() {
 }
 
 #[test]
+fn the_mistake_in_the_readme_is_told_as_it_says() {
+    let readme = include_str!("../../../README.md");
+    let part = |after: &str, end: &str| {
+        let rest = readme.split_once(after).unwrap_or_else(|| panic!("{after:?} is not in it")).1;
+        rest.split_once(end).expect("it has an end").0
+    };
+    let scratch = Scratch::create("readme").expect("a folder");
+    scratch.write("bad.yaml", part("$ cat bad.yaml\n", "$ ")).expect("a file");
+    let mut check = Command::new(evenkeel());
+    let output =
+        check.args(["check", "bad.yaml"]).current_dir(scratch.path()).output().expect("evenkeel can be started");
+    let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(told, part("evenkeel check bad.yaml\n", "```"));
+}
+
+#[test]
 fn the_schema_is_json_and_knows_every_kind() {
     let (code, stdout, stderr) = run(&["schema"]);
     assert_eq!((code, &stderr[..]), (0, ""));
