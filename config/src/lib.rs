@@ -20,6 +20,8 @@ pub mod snapshot;
 mod tests;
 mod tree;
 mod value;
+pub mod wire;
+pub mod xds;
 
 pub use files::Source;
 pub use model::schema;

@@ -24,3 +24,4 @@ mod service_faults;
 mod tidy;
 mod up;
 mod usage;
+mod wire;

@@ -1,0 +1,433 @@
+//! Control's end of one proxy's stream: what the proxy wants and has, what is under way to it, what it refused. Events
+//! go in one by one; after each, `responses` says what is to be sent. Machine, Cold.
+//!
+//! Changes that belong together are a *group*: those of one transaction, and of all that share a resource with it and
+//! have not arrived either, since of a resource only the newest bytes are known. A response is made of whole groups.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::wire::envoy::config::core::v3::Node;
+use crate::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use crate::wire::google::protobuf::Any;
+use crate::xds::catalog::{Catalog, Changed};
+use crate::xds::{ENDPOINTS, NAME_BYTES_MAX, TYPE, Version, is_collection};
+
+/// A collection that is there; its members have versions of their own.
+const PRESENT: Version = Version { revision: 0, hash: 1 };
+
+/// What a proxy may ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Names it subscribes to at the same time.
+    pub names_max: usize,
+    /// Bytes of resources in one message; a response that has more goes on in another.
+    pub message_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { names_max: 20_000, message_bytes_max: 1 << 20 }
+    }
+}
+
+/// Why a stream is cut: its proxy does not keep to the protocol, or to its bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breach(pub String);
+
+/// Changes that a proxy takes together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Group {
+    /// Without it, the proxy lacks something of this revision.
+    since: u64,
+    names: BTreeSet<Arc<str>>,
+}
+
+impl Group {
+    fn is_urgent(&self) -> bool {
+        self.names.iter().all(|name| name.starts_with(ENDPOINTS))
+    }
+
+    fn shares_a_name_with(&self, other: &Group) -> bool {
+        let (few, many) = if self.names.len() < other.names.len() { (self, other) } else { (other, self) };
+        few.names.iter().any(|name| many.names.contains(name))
+    }
+
+    fn join(&mut self, other: Group) {
+        self.since = self.since.min(other.since);
+        self.names.extend(other.names);
+    }
+}
+
+/// What a proxy did not take, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    group: Group,
+    /// What the proxy said.
+    pub reason: String,
+}
+
+impl Refused {
+    /// The resources, which are left until one of them changes.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.group.names.iter().map(|name| &**name)
+    }
+}
+
+/// A response that was neither accepted nor refused so far.
+#[derive(Debug)]
+struct UnderWay {
+    /// Of its last message.
+    nonce: String,
+    groups: Vec<Group>,
+    /// What the proxy has of each name once it has taken it; None: nothing is known of it any more.
+    outcome: Vec<(Arc<str>, Option<Version>)>,
+}
+
+impl UnderWay {
+    fn concerns(&self, group: &Group) -> bool {
+        self.groups.iter().any(|own| own.shares_a_name_with(group))
+    }
+}
+
+/// What may be under way at the same time.
+const SLOTS: usize = 2;
+/// Endpoints.
+const URGENT: usize = 0;
+/// Everything.
+const NORMAL: usize = 1;
+
+/// One proxy's stream.
+#[derive(Debug, Default)]
+pub struct Stream {
+    limits: Limits,
+    node: Option<Node>,
+    subscribed: BTreeSet<Arc<str>>,
+    /// What the proxy has in force, as far as it said so, and what it knows to be absent.
+    has: HashMap<Arc<str>, Version>,
+    /// Not sent, or changed since.
+    pending: Vec<Group>,
+    /// After a refusal: to be sent each in a response of its own.
+    apart: VecDeque<Vec<Group>>,
+    refused: Vec<Refused>,
+    under_way: [Option<UnderWay>; SLOTS],
+    /// The first request waits for an answer even if there is nothing to say.
+    owes_answer: bool,
+    nonces: u64,
+}
+
+impl Stream {
+    /// Before the first request.
+    pub fn new(limits: Limits) -> Stream {
+        Stream { limits, ..Stream::default() }
+    }
+
+    /// Who is at the other end, as it said of itself.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// The proxy wants something, or says what became of a response.
+    pub fn on_request(&mut self, catalog: &Catalog, request: DeltaDiscoveryRequest) -> Result<(), Breach> {
+        if request.type_url != TYPE {
+            return Err(Breach(format!("type {:?} is not served here", request.type_url)));
+        }
+        let is_first = self.node.is_none();
+        if is_first {
+            self.node = Some(request.node.ok_or_else(|| Breach("the first request has no node".into()))?);
+            if request.initial_resource_versions.len() > self.limits.names_max {
+                return Err(Breach(format!("more than {} resources", self.limits.names_max)));
+            }
+            let known = |(name, version): (String, String)| {
+                // Of another age: unlike any version there is.
+                let version = version.parse().unwrap_or(Version { revision: u64::MAX, hash: 0 });
+                (name.into(), version)
+            };
+            self.has = request.initial_resource_versions.into_iter().map(known).collect();
+            self.owes_answer = true;
+        }
+        if !request.response_nonce.is_empty() {
+            self.settle(catalog, &request.response_nonce, request.error_detail.map(|detail| detail.message));
+        }
+        let mut group = Group { since: catalog.revision(), ..Group::default() };
+        let is_less = is_first || !request.resource_names_unsubscribe.is_empty();
+        for name in request.resource_names_unsubscribe {
+            self.subscribed.remove(&*name);
+        }
+        for name in request.resource_names_subscribe {
+            let name: Arc<str> = self.checked(name)?.into();
+            self.add_wanted(catalog, &name, &mut group);
+            self.subscribed.insert(name);
+        }
+        if is_less {
+            self.add_unwanted(catalog, &mut group);
+        }
+        self.change(catalog, group);
+        Ok(())
+    }
+
+    /// The catalog has changed.
+    pub fn on_change(&mut self, catalog: &Catalog, changed: &Changed) {
+        let mut group = Group { since: catalog.revision(), ..Group::default() };
+        for name in &changed.resources {
+            if self.has.contains_key(name) || self.is_wanted(catalog, name) || self.is_open(name) {
+                group.names.insert(name.clone());
+            }
+        }
+        let mut is_left = false;
+        for name in changed.collections.iter().filter(|name| self.subscribed.contains(*name)) {
+            self.add_wanted(catalog, name, &mut group);
+            is_left = true;
+        }
+        if is_left {
+            self.add_unwanted(catalog, &mut group);
+        }
+        self.change(catalog, group);
+    }
+
+    /// What is to be sent now, in this order; nothing more until something happens.
+    pub fn responses(&mut self, catalog: &Catalog) -> Vec<DeltaDiscoveryResponse> {
+        let mut responses = Vec::new();
+        // The first answer is all that the proxy lacks.
+        let slots = if self.owes_answer { [NORMAL, URGENT] } else { [URGENT, NORMAL] };
+        for slot in slots {
+            while self.node.is_some() && self.under_way[slot].is_none() {
+                let groups = self.take(slot);
+                let owes_answer = slot == NORMAL && std::mem::take(&mut self.owes_answer);
+                if groups.is_empty() && !owes_answer {
+                    break;
+                }
+                self.send(catalog, slot, groups, owes_answer, &mut responses);
+            }
+        }
+        responses
+    }
+
+    /// The revision up to which everything the proxy wants is in force there.
+    pub fn in_force(&self, catalog: &Catalog) -> u64 {
+        if self.node.is_none() || self.owes_answer {
+            return 0;
+        }
+        let under_way = self.under_way.iter().flatten().flat_map(|response| &response.groups);
+        self.complete(catalog, under_way)
+    }
+
+    /// Whether the proxy is to have a resource.
+    pub fn wants(&self, catalog: &Catalog, name: &str) -> bool {
+        self.is_wanted(catalog, name)
+    }
+
+    /// Which bytes of a resource are in force at the proxy; None: none of it, as far as it said.
+    pub fn has(&self, name: &str) -> Option<Version> {
+        self.has.get(name).copied().filter(|version| *version != Version::ABSENT)
+    }
+
+    /// What the proxy did not take.
+    pub fn refused(&self) -> &[Refused] {
+        &self.refused
+    }
+
+    fn checked(&self, name: String) -> Result<String, Breach> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(Breach(format!("a name has 1 to {NAME_BYTES_MAX} bytes")));
+        }
+        if self.subscribed.len() >= self.limits.names_max && !self.subscribed.contains(&*name) {
+            return Err(Breach(format!("more than {} subscriptions", self.limits.names_max)));
+        }
+        Ok(name)
+    }
+
+    /// What the proxy should have of a name; None: nothing need be known of it.
+    fn target(&self, catalog: &Catalog, name: &str) -> Option<Version> {
+        if is_collection(name) {
+            let is_subscribed = self.subscribed.contains(name);
+            return is_subscribed.then(|| catalog.collection(name).map_or(Version::ABSENT, |_| PRESENT));
+        }
+        let version = catalog.resource(name).filter(|_| self.is_enforced(name)).map(|entry| entry.version);
+        match self.subscribed.contains(name) {
+            true => Some(version.unwrap_or(Version::ABSENT)),
+            false => version.filter(|_| self.is_wanted(catalog, name)),
+        }
+    }
+
+    fn is_wanted(&self, catalog: &Catalog, name: &str) -> bool {
+        let is_member = |collection: &Arc<str>| {
+            is_collection(collection) && catalog.collection(collection).is_some_and(|members| members.contains(name))
+        };
+        self.subscribed.contains(name) || self.subscribed.iter().any(is_member)
+    }
+
+    /// A kind of document that the proxy does not know is no news to it.
+    fn is_enforced(&self, name: &str) -> bool {
+        let kinds = self.node.as_ref().map_or(&[][..], |node| &node.client_features);
+        let kind = name.split('/').next().unwrap_or(name);
+        kinds.is_empty() || name.starts_with(ENDPOINTS) || kinds.iter().any(|known| known == kind)
+    }
+
+    /// What was sent, and is not in force.
+    fn open_groups(&self) -> impl Iterator<Item = &Group> {
+        let under_way = self.under_way.iter().flatten().flat_map(|response| &response.groups);
+        under_way.chain(self.refused.iter().map(|refused| &refused.group))
+    }
+
+    fn is_open(&self, name: &str) -> bool {
+        self.open_groups().any(|group| group.names.contains(name))
+    }
+
+    /// A name that is subscribed to, and its members.
+    fn add_wanted(&self, catalog: &Catalog, name: &Arc<str>, group: &mut Group) {
+        group.names.insert(name.clone());
+        if is_collection(name) {
+            group.names.extend(catalog.collection(name).into_iter().flatten().cloned());
+        }
+    }
+
+    /// What the proxy has, or will have, without wanting it any more.
+    fn add_unwanted(&self, catalog: &Catalog, group: &mut Group) {
+        let names = self.has.keys().chain(self.open_groups().flat_map(|group| &group.names));
+        group.names.extend(names.filter(|name| self.target(catalog, name).is_none()).cloned());
+    }
+
+    /// Something has to be sent: what of it the proxy does not have yet, with all that belongs to it.
+    fn change(&mut self, catalog: &Catalog, mut group: Group) {
+        group.names.retain(|name| self.is_open(name) || self.difference(catalog, name).is_some());
+        if !group.names.is_empty() {
+            let group = self.gather(group);
+            self.pending.push(group);
+        }
+    }
+
+    /// A group with all groups that share a name with it and are not under way.
+    fn gather(&mut self, mut group: Group) -> Group {
+        loop {
+            let before = group.names.len();
+            for others in std::iter::once(&mut self.pending).chain(&mut self.apart) {
+                for other in others.extract_if(.., |other| other.shares_a_name_with(&group)).collect::<Vec<_>>() {
+                    group.join(other);
+                }
+            }
+            let is_concerned = |refused: &mut Refused| refused.group.shares_a_name_with(&group);
+            for refused in self.refused.extract_if(.., is_concerned).collect::<Vec<_>>() {
+                group.join(refused.group);
+            }
+            if group.names.len() == before {
+                self.apart.retain(|groups| !groups.is_empty());
+                return group;
+            }
+        }
+    }
+
+    /// What has to be said of a name: the version the proxy is to have, or none. None: nothing.
+    fn difference(&self, catalog: &Catalog, name: &str) -> Option<Option<Version>> {
+        let (has, target) = (self.has.get(name).copied(), self.target(catalog, name));
+        (has != target).then_some(target)
+    }
+
+    /// The groups that go next in a slot. What is under way in the other must have arrived before it changes again.
+    fn take(&mut self, slot: usize) -> Vec<Group> {
+        let other = &self.under_way[SLOTS - 1 - slot];
+        let is_free = |group: &Group| other.as_ref().is_none_or(|response| !response.concerns(group));
+        if slot == NORMAL
+            && let Some(groups) = self.apart.front()
+        {
+            let is_next = groups.iter().all(is_free);
+            return if is_next { self.apart.pop_front().unwrap_or_default() } else { Vec::new() };
+        }
+        self.pending.extract_if(.., |group| (slot == NORMAL || group.is_urgent()) && is_free(group)).collect()
+    }
+
+    fn send(
+        &mut self,
+        catalog: &Catalog,
+        slot: usize,
+        groups: Vec<Group>,
+        owes_answer: bool,
+        responses: &mut Vec<DeltaDiscoveryResponse>,
+    ) {
+        let names = groups.iter().flat_map(|group| &group.names);
+        let outcome: Vec<(Arc<str>, Option<Version>)> =
+            names.filter_map(|name| Some((name.clone(), self.difference(catalog, name)?))).collect();
+        if outcome.is_empty() && !owes_answer {
+            return;
+        }
+        let empty = || DeltaDiscoveryResponse { type_url: TYPE.into(), ..DeltaDiscoveryResponse::default() };
+        let mut parts = vec![empty()];
+        let mut bytes = 0;
+        for (name, target) in &outcome {
+            let body = catalog.resource(name).map(|entry| entry.body.clone());
+            bytes += name.len() + 64 + body.as_ref().map_or(0, |body| body.len());
+            if bytes > self.limits.message_bytes_max && parts.last().is_some_and(|part| part != &empty()) {
+                parts.push(empty());
+                bytes = name.len() + 64 + body.as_ref().map_or(0, |body| body.len());
+            }
+            let part = parts.last_mut().expect("there is always one");
+            match target {
+                None | Some(Version::ABSENT) => part.removed_resources.push(name.to_string()),
+                Some(version) => part.resources.push(Resource {
+                    name: name.to_string(),
+                    version: version.to_string(),
+                    resource: body.map(|value| Any { type_url: TYPE.into(), value }),
+                }),
+            }
+        }
+        let other = self.under_way[SLOTS - 1 - slot].iter().flat_map(|response| &response.groups);
+        let revision = self.complete(catalog, other);
+        for part in &mut parts {
+            self.nonces += 1;
+            part.nonce = self.nonces.to_string();
+        }
+        let last = parts.last_mut().expect("there is always one");
+        last.system_version_info = revision.to_string();
+        self.under_way[slot] = Some(UnderWay { nonce: last.nonce.clone(), groups, outcome });
+        responses.extend(parts);
+    }
+
+    /// The revision of which nothing is missing but for what is not sent, or refused, or in `others`.
+    fn complete<'g>(&'g self, catalog: &Catalog, others: impl Iterator<Item = &'g Group>) -> u64 {
+        let waiting = self.pending.iter().chain(self.apart.iter().flatten());
+        let refused = self.refused.iter().map(|refused| &refused.group);
+        let since = waiting.chain(refused).chain(others).map(|group| group.since).min();
+        since.map_or(catalog.revision(), |since| since.saturating_sub(1))
+    }
+
+    /// A response is accepted, or refused for a reason. What is not under way any more is passed over.
+    fn settle(&mut self, catalog: &Catalog, nonce: &str, refusal: Option<String>) {
+        let mut slots = self.under_way.iter_mut();
+        let Some(response) = slots.find_map(|slot| slot.take_if(|response| response.nonce == nonce)) else {
+            return;
+        };
+        let Some(reason) = refusal else {
+            for (name, version) in response.outcome {
+                match version {
+                    Some(version) => drop(self.has.insert(name, version)),
+                    None => drop(self.has.remove(&name)),
+                }
+            }
+            return;
+        };
+        let mut suspects = response.groups;
+        if let [group] = &suspects[..] {
+            let part = |names| Group { since: group.since, names };
+            let has = |name: &str| self.has.get(name).map_or(0, |version| version.revision);
+            suspects = catalog.split(&group.names, has).into_iter().map(part).collect();
+        }
+        let is_found = suspects.len() == 1;
+        let mut alone = Vec::new();
+        for group in suspects {
+            match self.pending.iter().any(|pending| pending.shares_a_name_with(&group)) {
+                // It has changed meanwhile, perhaps for the better.
+                true => {
+                    let group = self.gather(group);
+                    self.pending.push(group);
+                }
+                false => alone.push(group),
+            }
+        }
+        if is_found {
+            self.refused.extend(alone.into_iter().map(|group| Refused { group, reason: reason.clone() }));
+        } else {
+            let rest = alone.split_off(alone.len() / 2);
+            self.apart.extend([alone, rest].into_iter().filter(|groups| !groups.is_empty()));
+        }
+    }
+}
