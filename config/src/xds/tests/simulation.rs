@@ -42,6 +42,8 @@ pub(super) struct Simulation {
     history: Vec<(u64, Vec<Arc<str>>)>,
     proxies: Vec<Proxy>,
     problems: Vec<String>,
+    /// What is sent now must be news.
+    is_quiet: bool,
 }
 
 struct Proxy {
@@ -88,6 +90,7 @@ impl Simulation {
             history: Vec::new(),
             proxies: (0..PROXIES).map(proxy).collect(),
             problems: Vec::new(),
+            is_quiet: false,
         }
     }
 
@@ -125,11 +128,13 @@ impl Simulation {
         self.rest();
         self.compare(true);
         // Nothing that is held is sent again.
+        self.is_quiet = true;
         for at in 0..PROXIES {
             self.cut(at);
         }
         self.rest();
         self.compare(true);
+        self.is_quiet = false;
         // What was refused is mended, and everybody has everything.
         let mended: Vec<Arc<str>> = (0..NAMES)
             .map(name)
@@ -272,6 +277,12 @@ impl Simulation {
                 }
             }
             if hears && let Some(response) = self.proxies[at].to_proxy.pop_front() {
+                let held = self.proxies[at].client.held();
+                let is_held = |name: &str, version: &str| held.get(name).is_some_and(|held| held.version == version);
+                let again = response.resources.iter().find(|resource| is_held(&resource.name, &resource.version));
+                if let (Some(resource), true) = (again, self.is_quiet) {
+                    self.problems.push(format!("proxy {at} has {} already", resource.name));
+                }
                 let actions = self.proxies[at].client.on_response(response);
                 self.act(at, actions);
             }
