@@ -9,6 +9,7 @@
 mod compile;
 pub mod consistent;
 mod decode;
+pub mod document;
 mod files;
 mod model;
 mod object;
