@@ -1,5 +1,5 @@
-//! Documents one by one, as values: what is stored, sent and compared where files are no more. What is wrong inside of
-//! one is the reader's business. Pure, Cold.
+//! Documents one by one, as values: what is stored, sent and compared where files are no more. Each is checked by itself;
+//! what is wrong with all of them together is the reader's business. Pure, Cold.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value};
 
 use crate::files::Source;
-use crate::problem::{Origins, Place, Problem, Problems};
+use crate::model::{self, Documents};
+use crate::problem::{Origins, Problem, Problems};
 use crate::tree::{self, Node, Word};
 
 /// What tells a document from all others.
@@ -41,8 +42,7 @@ pub struct Document {
     pub line: u32,
 }
 
-/// All documents of these files, or why they cannot be told from each other: what is no YAML, lacks a kind or a name,
-/// or has those of another.
+/// All documents of these files, or everything that is wrong with each of them, and those that are there twice.
 pub fn documents(sources: &[Source]) -> Result<Vec<Document>, Vec<Problem>> {
     let mut problems = Problems::new(Origins::default());
     let mut found: Vec<Document> = Vec::new();
@@ -53,7 +53,9 @@ pub fn documents(sources: &[Source]) -> Result<Vec<Document>, Vec<Problem>> {
         for part in tree::split(text) {
             let origin = problems.origins.open(&source.name, part.lines_before);
             for node in tree::parse(part.text, origin, &mut problems).iter().filter(|node| !node.is_null()) {
-                let Some(key) = key(node, &mut problems) else { continue };
+                let problems_before = problems.count();
+                model::read(node, &mut Documents::default(), &mut problems);
+                let Some(key) = key(node).filter(|_| problems.count() == problems_before) else { continue };
                 let line = part.lines_before + node.place.line;
                 if let Some((file, line)) = seen.insert(key.clone(), (source.name.clone(), line)) {
                     let reason = format!("{key} is there already, at {file}:{line}");
@@ -78,20 +80,14 @@ pub fn key_of(document: &Value) -> Option<Key> {
     })
 }
 
-fn key(node: &Node<'_>, problems: &mut Problems) -> Option<Key> {
-    let mut required = |place: Place, field: &str, found: Option<&Node<'_>>| {
-        let text = found.and_then(Node::text).filter(|text| !text.is_empty());
-        if text.is_none() {
-            problems.error(place, field, "is missing");
-        }
-        text.map(Arc::from)
-    };
-    let metadata = field(node, "metadata");
-    let kind = required(node.place, "kind", field(node, "kind"));
-    let place = metadata.map_or(node.place, |metadata| metadata.place);
-    let name = required(place, "metadata.name", metadata.and_then(|metadata| field(metadata, "name")));
-    let namespace = metadata.and_then(|metadata| field(metadata, "namespace")?.text()).unwrap_or("default");
-    Some(Key { kind: kind?, namespace: namespace.into(), name: name? })
+fn key(node: &Node<'_>) -> Option<Key> {
+    let metadata = field(node, "metadata")?;
+    let namespace = field(metadata, "namespace").filter(|namespace| !namespace.is_null()).and_then(Node::text);
+    Some(Key {
+        kind: field(node, "kind")?.text()?.into(),
+        namespace: namespace.unwrap_or("default").into(),
+        name: field(metadata, "name")?.text()?.into(),
+    })
 }
 
 fn field<'n, 's>(node: &'n Node<'s>, key: &str) -> Option<&'n Node<'s>> {
@@ -132,33 +128,44 @@ mod tests {
 
     #[test]
     fn documents_are_told_from_each_other() {
-        let text = "kind: A\nmetadata: {name: a}\nspec: {n: 1, f: 0.5, t: 'on', l: [~, true]}\n---\n---\n\
-                    {kind: B, metadata: {name: b, namespace: n}}\n";
-        let found = documents(&[source(text)]).expect("they are right");
-        let shown: Vec<String> =
-            found.iter().map(|document| format!("{}:{} {}", document.line, document.key, document.value)).collect();
+        let text = "apiVersion: evenkeel.dev/v1alpha1\nkind: Service\nmetadata: {name: a}\n\
+                    spec: {ports: [{port: 0x50, name: 'on'}]}\n---\n---\n\
+                    {apiVersion: evenkeel.dev/v1alpha1, kind: Service, metadata: {name: b, namespace: n}, \
+                    spec: {ports: [{name: http, port: 80}], dns: ~}}\n";
+        let found = documents(&[source(text)]).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let shown: Vec<String> = found
+            .iter()
+            .map(|document| format!("{}:{} {}", document.line, document.key, document.value["spec"]))
+            .collect();
         let expected = [
-            r#"1:A/default/a {"kind":"A","metadata":{"name":"a"},"spec":{"f":0.5,"l":[null,true],"n":1,"t":"on"}}"#,
-            r#"6:B/n/b {"kind":"B","metadata":{"name":"b","namespace":"n"}}"#,
+            r#"1:Service/default/a {"ports":[{"name":"on","port":80}]}"#,
+            r#"7:Service/n/b {"dns":null,"ports":[{"name":"http","port":80}]}"#,
         ];
         assert_eq!(shown, expected);
         assert!(found.iter().all(|document| key_of(&document.value).as_ref() == Some(&document.key)));
     }
 
     #[test]
-    fn what_has_no_name_is_a_problem() {
+    fn what_is_wrong_with_one_is_told_with_its_place() {
+        let service = |name: &str| {
+            format!(
+                "{{apiVersion: evenkeel.dev/v1alpha1, kind: Service, metadata: {{{name}}}, spec: {{ports: [{{name: http, port: 80}}]}}}}"
+            )
+        };
         for (text, expected) in [
-            ("kind: A\nmetadata: {}", &["rules.yaml:2: metadata.name: is missing"][..]),
-            ("a: b", &["rules.yaml:1: kind: is missing", "rules.yaml:1: metadata.name: is missing"]),
-            ("[1]", &["rules.yaml:1: kind: is missing", "rules.yaml:1: metadata.name: is missing"]),
-            ("kind: [", &["rules.yaml:2: is not YAML: while parsing a node, did not find expected node content"]),
+            (service(""), "rules.yaml:1: metadata.name: is missing"),
+            ("a: b".to_owned(), "rules.yaml:1: apiVersion: is missing"),
             (
-                "{kind: A, metadata: {name: a}}\n---\n{kind: A, metadata: {name: a, namespace: default}}",
-                &["rules.yaml:3: metadata.name: A/default/a is there already, at rules.yaml:1"],
+                "kind: [".to_owned(),
+                "rules.yaml:2: is not YAML: while parsing a node, did not find expected node content",
+            ),
+            (
+                [service("name: a"), service("name: a, namespace: default")].join("\n---\n"),
+                "rules.yaml:3: metadata.name: Service/default/a is there already, at rules.yaml:1",
             ),
         ] {
-            let problems = documents(&[source(text)]).expect_err(text);
-            assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{text}");
+            let problems = documents(&[source(&text)]).expect_err(&text);
+            assert_eq!(problems[0].to_string(), expected, "{text}");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! `evenkeel`: everything an operator runs, in one binary. Each subcommand is a file in `cli`. Cold.
 
 mod cli;
+mod server;
+mod store;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,8 @@ enum Command {
     Up(cli::up::UpArgs),
     /// Run a gateway with rule files
     Gateway(proxy::GatewayArgs),
+    /// Run the control server: documents with history, checked before they are kept, over a REST API
+    Control(cli::control::ControlArgs),
     /// Tell what a request would meet at a running gateway: listener, lane, route, policies, endpoint
     Explain(cli::explain::ExplainArgs),
     /// Tell all that is wrong with rule files, and change nothing
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     match Args::parse().command {
         Command::Up(args) => cli::up::run(args),
         Command::Gateway(args) => proxy::run(args),
+        Command::Control(args) => cli::control::run(args),
         Command::Explain(args) => cli::explain::run(args),
         Command::Check(args) => cli::check::run(args),
         Command::Schema => cli::schema::run(),

@@ -7,6 +7,7 @@ mod bounds;
 mod client_gone;
 mod commands;
 mod connects;
+mod control;
 mod dns;
 mod explain;
 mod forwarding;

@@ -1,0 +1,322 @@
+//! The REST API: documents, transactions, history, and a stream of what changes. Who may do what is not decided here. Cold.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use config::Source;
+use config::document::{self, Key};
+use serde_json::{Value, json};
+
+use crate::server::Warnings;
+use crate::server::answer::{Fault, problem};
+use crate::server::diff::{Difference, differences};
+use crate::store::{Change, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version};
+
+/// Of one request.
+const BODY_BYTES_MAX: usize = 32 << 20;
+/// Of one answer.
+const HISTORY_MAX: usize = 1_000;
+/// The store remembers no more of one document.
+const VERSIONS_MAX: usize = 101;
+
+/// What all requests share.
+#[derive(Clone)]
+pub(crate) struct Api {
+    store: Store,
+    warnings: Warnings,
+}
+
+type Answer = Result<Json<Value>, Fault>;
+
+pub(crate) fn router(store: Store, warnings: Warnings) -> Router {
+    Router::new()
+        .route("/api/v1/objects", get(list).post(apply))
+        .route("/api/v1/objects/{kind}/{namespace}/{name}", get(one).put(put).patch(patch).delete(remove))
+        .route("/api/v1/objects/{kind}/{namespace}/{name}/history", get(versions))
+        .route("/api/v1/history", get(history))
+        .route("/api/v1/rollback", post(rollback))
+        .route("/api/v1/watch", get(watch))
+        .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(Api { store, warnings })
+}
+
+/// The parameters of all requests; each reads those it knows.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Parameters {
+    kind: Option<String>,
+    namespace: Option<String>,
+    /// Everything is decided, and nothing is done.
+    #[serde(default)]
+    dry_run: bool,
+    /// Why, for the history.
+    message: Option<String>,
+    revision: Option<u64>,
+    before: Option<u64>,
+    count: Option<usize>,
+}
+
+impl Parameters {
+    fn transaction(&self, changes: Vec<Change>) -> Transaction {
+        let message = self.message.as_deref().unwrap_or_default().into();
+        Transaction { changes, author: "local".into(), message }
+    }
+
+    fn means(&self, key: &Key) -> bool {
+        self.kind.as_ref().is_none_or(|kind| *kind == *key.kind)
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == *key.namespace)
+    }
+}
+
+impl Api {
+    /// Carries a transaction out, or tells what it would come to.
+    async fn commit(&self, parameters: &Parameters, changes: Vec<Change>) -> Answer {
+        let transaction = parameters.transaction(changes);
+        let committed = match parameters.dry_run {
+            true => {
+                let state = self.store.state();
+                let mut draft = Draft::of(&state);
+                let committed = draft.decide(transaction, 0)?;
+                draft.take(committed, &mut crate::server::check(Warnings::default()))?
+            }
+            false => self.store.commit(transaction).await?,
+        };
+        Ok(Json(self.tell(&committed, parameters.dry_run)))
+    }
+
+    fn tell(&self, committed: &Committed, is_dry: bool) -> Value {
+        let changes = committed.moved.iter().map(|moved| {
+            let warnings: Vec<Value> = self.warnings.of(&moved.key).iter().map(problem).collect();
+            let differences = differences(&value(moved.before.as_ref()), &value(moved.after.as_ref()));
+            let differences: Vec<Value> = differences.iter().map(Difference::json).collect();
+            json!({ "object": moved.key.to_string(), "change": word(moved), "differences": differences, "warnings": warnings })
+        });
+        json!({ "revision": committed.revision, "dryRun": is_dry, "changes": changes.collect::<Vec<_>>() })
+    }
+}
+
+/// What became of a document.
+fn word(moved: &Moved) -> &'static str {
+    match (&moved.before, &moved.after) {
+        (None, _) => "created",
+        (_, None) => "removed",
+        _ => "changed",
+    }
+}
+
+fn value(object: Option<&Arc<Object>>) -> Value {
+    object.and_then(|object| serde_json::from_str(&object.text).ok()).unwrap_or_default()
+}
+
+fn shown(object: &Arc<Object>) -> Value {
+    json!({
+        "name": object.key.to_string(),
+        "created": object.created,
+        "revision": object.revision,
+        "object": value(Some(object)),
+    })
+}
+
+fn key((kind, namespace, name): (String, String, String)) -> Key {
+    Key { kind: kind.into(), namespace: namespace.into(), name: name.into() }
+}
+
+/// What a client believes of a document (RFC 9110 13.1).
+fn expected(headers: &HeaderMap) -> Result<Expected, Fault> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if let Some(tag) = text(header::IF_MATCH) {
+        let revision = tag.trim_matches('"').parse();
+        let wrong = || Fault::new(StatusCode::BAD_REQUEST, format!("If-Match: {tag} is no revision"));
+        return revision.map(Expected::Revision).map_err(|_| wrong());
+    }
+    match text(header::IF_NONE_MATCH) {
+        None => Ok(Expected::Anything),
+        Some("*") => Ok(Expected::Absent),
+        Some(tag) => Err(Fault::new(StatusCode::BAD_REQUEST, format!("If-None-Match: {tag} is not *"))),
+    }
+}
+
+/// The documents of a body, YAML or JSON.
+fn documents(body: &Bytes) -> Result<Vec<document::Document>, Fault> {
+    let source = Source { name: "body".into(), bytes: body.to_vec() };
+    document::documents(&[source]).map_err(|problems| Fault::wrong(&problems))
+}
+
+async fn list(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
+    let state = api.store.state();
+    let objects: Vec<Value> = state.objects().filter(|object| parameters.means(&object.key)).map(shown).collect();
+    Ok(Json(json!({ "revision": state.revision(), "objects": objects })))
+}
+
+async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
+    let key = key(path);
+    let state = api.store.state();
+    state.get(&key).map(|object| Json(shown(object))).ok_or_else(|| Fault::absent(&key))
+}
+
+async fn apply(State(api): State<Api>, Query(parameters): Query<Parameters>, body: Bytes) -> Answer {
+    let change = |document: document::Document| Change {
+        text: Some(document.value.to_string().into()),
+        key: document.key,
+        expected: Expected::Anything,
+    };
+    api.commit(&parameters, documents(&body)?.into_iter().map(change).collect()).await
+}
+
+async fn put(
+    State(api): State<Api>,
+    Path(path): Path<(String, String, String)>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let key = key(path);
+    let text = match &documents(&body)?[..] {
+        [document] if document.key == key => document.value.to_string().into(),
+        [document] => {
+            let reason = format!("the body is {}, the path says {key}", document.key);
+            return Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, reason));
+        }
+        all => {
+            return Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body has {} documents", all.len())));
+        }
+    };
+    api.commit(&parameters, vec![Change { key, text: Some(text), expected: expected(&headers)? }]).await
+}
+
+async fn patch(
+    State(api): State<Api>,
+    Path(path): Path<(String, String, String)>,
+    Query(parameters): Query<Parameters>,
+    Json(patch): Json<Value>,
+) -> Answer {
+    let key = key(path);
+    let object = api.store.state().get(&key).cloned().ok_or_else(|| Fault::absent(&key))?;
+    let mut patched = value(Some(&object));
+    merge(&mut patched, &patch);
+    if document::key_of(&patched).as_ref() != Some(&key) {
+        return Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "a patch cannot rename a document"));
+    }
+    documents(&patched.to_string().into())?;
+    // Whoever changed it meanwhile did not know of this.
+    let expected = Expected::Revision(object.revision);
+    api.commit(&parameters, vec![Change { key, text: Some(patched.to_string().into()), expected }]).await
+}
+
+/// A JSON Merge Patch (RFC 7396).
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Value::Object(target) = target else { return };
+    for (name, value) in patch {
+        match value {
+            Value::Null => drop(target.remove(name)),
+            value => merge(target.entry(name.clone()).or_insert(Value::Null), value),
+        }
+    }
+}
+
+async fn remove(
+    State(api): State<Api>,
+    Path(path): Path<(String, String, String)>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Answer {
+    let key = key(path);
+    if api.store.state().get(&key).is_none() {
+        return Err(Fault::absent(&key));
+    }
+    api.commit(&parameters, vec![Change { key, text: None, expected: expected(&headers)? }]).await
+}
+
+async fn versions(
+    State(api): State<Api>,
+    Path(path): Path<(String, String, String)>,
+    Query(parameters): Query<Parameters>,
+) -> Answer {
+    let key = key(path);
+    let versions = api.store.versions(&key, parameters.count.unwrap_or(VERSIONS_MAX).min(VERSIONS_MAX))?;
+    if versions.is_empty() {
+        return Err(Fault::absent(&key));
+    }
+    let version = |version: &Version| {
+        let object: Value = version.text.as_ref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        json!({ "revision": version.revision, "object": object })
+    };
+    Ok(Json(json!({ "versions": versions.iter().map(version).collect::<Vec<_>>() })))
+}
+
+async fn history(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
+    let count = parameters.count.unwrap_or(50).min(HISTORY_MAX);
+    let records = api.store.history(parameters.before.unwrap_or(u64::MAX), count)?;
+    let record = |record: &crate::store::Record| {
+        json!({
+            "revision": record.revision,
+            "time": jiff::Timestamp::from_millisecond(record.time_ms).map(|time| time.to_string()).unwrap_or_default(),
+            "author": record.author,
+            "message": record.message,
+            "objects": record.keys,
+        })
+    };
+    Ok(Json(json!({ "revisions": records.iter().map(record).collect::<Vec<_>>() })))
+}
+
+async fn rollback(State(api): State<Api>, Query(mut parameters): Query<Parameters>) -> Answer {
+    let Some(revision) = parameters.revision else {
+        return Err(Fault::new(StatusCode::BAD_REQUEST, "which revision? ?revision=N"));
+    };
+    let changes = api.store.way_back(revision, |key| parameters.means(key));
+    let changes = changes.map_err(|error| Fault::new(StatusCode::NOT_FOUND, error.to_string()))?;
+    parameters.message.get_or_insert_with(|| format!("back to revision {revision}"));
+    api.commit(&parameters, changes).await
+}
+
+/// What changes from a revision on, or from now, as server-sent events whose id is the revision. `reset`: more than is
+/// remembered was missed, list everything anew.
+async fn watch(
+    State(api): State<Api>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Sse<impl futures_util::Stream<Item = Result<Event, Infallible>>> {
+    let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let revisions = api.store.revisions();
+    let start = last_seen.or(parameters.revision).unwrap_or(*revisions.borrow());
+    let watcher = (api, revisions, start, VecDeque::new());
+    let events = futures_util::stream::unfold(watcher, |(api, mut revisions, mut seen, mut queue)| async move {
+        while queue.is_empty() {
+            revisions.borrow_and_update();
+            match api.store.since(seen) {
+                Missed::TooMuch => {
+                    seen = *revisions.borrow();
+                    queue.push_back(Event::default().event("reset").id(seen.to_string()).data("{}"));
+                }
+                Missed::Changes(changes) => {
+                    for committed in changes {
+                        seen = committed.revision;
+                        let told = api.tell(&committed, false).to_string();
+                        queue.push_back(Event::default().event("change").id(seen.to_string()).data(told));
+                    }
+                }
+            }
+            if queue.is_empty() && revisions.changed().await.is_err() {
+                return None;
+            }
+        }
+        let event = queue.pop_front()?;
+        Some((Ok(event), (api, revisions, seen, queue)))
+    });
+    Sse::new(events).keep_alive(KeepAlive::default())
+}

@@ -1,0 +1,279 @@
+//! The store on disk: redb, whose transactions survive a crash whole or not at all. Cold.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use config::document::Key;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde_json::{Value, json};
+
+use crate::store::state::{Change, Committed, Expected, Object, State};
+
+/// Documents as they are: created, changed, text.
+const OBJECTS: TableDefinition<'_, &str, (u64, u64, &str)> = TableDefinition::new("objects");
+/// Documents as they were after a revision; None: removed.
+const VERSIONS: TableDefinition<'_, (&str, u64), Option<&str>> = TableDefinition::new("versions");
+/// Revisions: time, author, message, keys, as JSON.
+const REVISIONS: TableDefinition<'_, u64, &str> = TableDefinition::new("revisions");
+/// What is known of the store itself.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const FORMAT: u64 = 1;
+
+/// Revisions that are remembered.
+const REVISIONS_KEPT: u64 = 100_000;
+/// Versions of a document that are remembered, beside the one in force.
+const VERSIONS_KEPT: usize = 100;
+
+/// Why the disk did not do as it was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskError(pub String);
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the store: {}", self.0)
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for DiskError {
+    fn from(error: E) -> DiskError {
+        DiskError(error.into().to_string())
+    }
+}
+
+/// Where the store lies.
+#[derive(Debug, Clone)]
+pub enum File {
+    /// A file; made if it is not there.
+    Path(PathBuf),
+    /// Nowhere.
+    #[cfg(test)]
+    Memory,
+}
+
+/// A revision as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its number.
+    pub revision: u64,
+    /// Milliseconds since 1970.
+    pub time_ms: i64,
+    /// Who made it.
+    pub author: String,
+    /// Why.
+    pub message: String,
+    /// What it changed.
+    pub keys: Vec<String>,
+}
+
+/// A document as it was after a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// The one that changed it.
+    pub revision: u64,
+    /// None: it was removed.
+    pub text: Option<Arc<str>>,
+}
+
+/// The open store.
+pub struct Disk {
+    file: File,
+    /// After a write that failed, redb wants to be opened again.
+    database: Mutex<Option<Arc<Database>>>,
+}
+
+impl Disk {
+    /// Opens it; a file that another process has open is an error.
+    pub fn open(file: File) -> Result<Disk, DiskError> {
+        let database = open(&file)?;
+        let write = database.begin_write()?;
+        {
+            let mut meta = write.open_table(META)?;
+            let format = meta.get("format")?.map_or(FORMAT, |format| format.value());
+            if format != FORMAT {
+                return Err(DiskError(format!("its format is {format}, and this build knows {FORMAT}")));
+            }
+            meta.insert("format", FORMAT)?;
+            write.open_table(OBJECTS)?;
+            write.open_table(VERSIONS)?;
+            write.open_table(REVISIONS)?;
+        }
+        write.commit()?;
+        Ok(Disk { file, database: Mutex::new(Some(Arc::new(database))) })
+    }
+
+    fn database(&self) -> Result<Arc<Database>, DiskError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = &*database {
+            return Ok(database.clone());
+        }
+        let opened = Arc::new(open(&self.file)?);
+        *database = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// Everything that is on it.
+    pub fn load(&self) -> Result<State, DiskError> {
+        let read = self.database()?.begin_read()?;
+        let revision = read.open_table(META)?.get("revision")?.map_or(0, |revision| revision.value());
+        let mut objects = Vec::new();
+        for entry in read.open_table(OBJECTS)?.iter()? {
+            let (name, value) = entry?;
+            let (created, revision, text) = value.value();
+            objects.push(Object { key: key(name.value())?, created, revision, text: text.into() });
+        }
+        Ok(State::new(revision, objects))
+    }
+
+    /// Writes what was decided, all of it or nothing; it is on disk when this returns.
+    pub fn write(&self, batch: &[Arc<Committed>]) -> Result<(), DiskError> {
+        let database = self.database()?;
+        let written = write(&database, batch);
+        if written.is_err() {
+            // It does not say whether it can go on: the next write opens it anew, which mends what a crash could leave.
+            *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        written
+    }
+
+    /// The last revisions before one, newest first.
+    pub fn history(&self, before: u64, count: usize) -> Result<Vec<Record>, DiskError> {
+        let read = self.database()?.begin_read()?;
+        let table = read.open_table(REVISIONS)?;
+        let mut records = Vec::new();
+        for entry in table.range(..before)?.rev().take(count) {
+            let (revision, text) = entry?;
+            records.push(record(revision.value(), text.value())?);
+        }
+        Ok(records)
+    }
+
+    /// The versions of a document, newest first.
+    pub fn versions(&self, key: &Key, count: usize) -> Result<Vec<Version>, DiskError> {
+        let name = key.to_string();
+        let read = self.database()?.begin_read()?;
+        let table = read.open_table(VERSIONS)?;
+        let mut versions = Vec::new();
+        for entry in table.range((&*name, 0)..=(&*name, u64::MAX))?.rev().take(count) {
+            let (place, text) = entry?;
+            versions.push(Version { revision: place.value().1, text: text.value().map(Arc::from) });
+        }
+        Ok(versions)
+    }
+
+    /// What undoes every revision after this one, as far as it is meant.
+    pub fn way_back(&self, revision: u64, is_meant: impl Fn(&Key) -> bool) -> Result<Vec<Change>, DiskError> {
+        let read = self.database()?.begin_read()?;
+        let (revisions, versions) = (read.open_table(REVISIONS)?, read.open_table(VERSIONS)?);
+        let last = revisions.last()?.map_or(0, |(last, _)| last.value());
+        let is_known = revision == 0 || revisions.get(revision)?.is_some();
+        if revision > last || !is_known {
+            return Err(DiskError(format!("revision {revision} is not remembered")));
+        }
+        let mut names = BTreeMap::new();
+        for entry in revisions.range(revision + 1..)? {
+            let (number, text) = entry?;
+            for name in record(number.value(), text.value())?.keys {
+                names.insert(name, ());
+            }
+        }
+        let mut changes = Vec::new();
+        for name in names.into_keys() {
+            let key = key(&name)?;
+            if !is_meant(&key) {
+                continue;
+            }
+            let then = versions.range((&*name, 0)..=(&*name, revision))?.next_back().transpose()?;
+            let text = match then {
+                Some((_, text)) => text.value().map(Arc::from),
+                // It was made later, unless its versions of then are forgotten.
+                None => match versions.range((&*name, revision + 1)..=(&*name, u64::MAX))?.count() > VERSIONS_KEPT {
+                    true => {
+                        return Err(DiskError(format!("{name} as it was at revision {revision} is not remembered")));
+                    }
+                    false => None,
+                },
+            };
+            changes.push(Change { key, text, expected: Expected::Anything });
+        }
+        Ok(changes)
+    }
+}
+
+fn open(file: &File) -> Result<Database, DiskError> {
+    match file {
+        File::Path(path) => Database::create(path).map_err(|error| DiskError(format!("{}: {error}", path.display()))),
+        #[cfg(test)]
+        File::Memory => Ok(Database::builder().create_with_backend(redb::backends::InMemoryBackend::new())?),
+    }
+}
+
+fn write(database: &Database, batch: &[Arc<Committed>]) -> Result<(), DiskError> {
+    let write = database.begin_write()?;
+    {
+        let mut objects = write.open_table(OBJECTS)?;
+        let mut versions = write.open_table(VERSIONS)?;
+        let mut revisions = write.open_table(REVISIONS)?;
+        for committed in batch {
+            let mut keys = Vec::with_capacity(committed.moved.len());
+            for moved in &committed.moved {
+                let name = moved.key.to_string();
+                match &moved.after {
+                    Some(object) => drop(objects.insert(&*name, (object.created, object.revision, &*object.text))?),
+                    None => drop(objects.remove(&*name)?),
+                }
+                versions.insert((&*name, committed.revision), moved.after.as_ref().map(|object| &*object.text))?;
+                forget_versions(&mut versions, &name)?;
+                keys.push(name);
+            }
+            let Committed { time_ms, author, message, .. } = &**committed;
+            let record = json!({ "time": time_ms, "author": **author, "message": **message, "keys": keys }).to_string();
+            revisions.insert(committed.revision, &*record)?;
+            if let Some(old) = committed.revision.checked_sub(REVISIONS_KEPT) {
+                revisions.remove(old)?;
+            }
+        }
+        let last = batch.last().map_or(0, |committed| committed.revision);
+        write.open_table(META)?.insert("revision", last)?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+fn forget_versions(
+    versions: &mut redb::Table<'_, (&'static str, u64), Option<&'static str>>,
+    name: &str,
+) -> Result<(), DiskError> {
+    // One is added at a time, so at most one is too many.
+    let surplus = {
+        let mut kept = versions.range((name, 0)..=(name, u64::MAX))?.rev().skip(VERSIONS_KEPT + 1);
+        kept.next().transpose()?.map(|(place, _)| place.value().1)
+    };
+    if let Some(revision) = surplus {
+        versions.remove((name, revision))?;
+    }
+    Ok(())
+}
+
+fn key(name: &str) -> Result<Key, DiskError> {
+    let mut parts = name.splitn(3, '/').map(Arc::from);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(kind), Some(namespace), Some(name)) => Ok(Key { kind, namespace, name }),
+        _ => Err(DiskError(format!("{name:?} is no name of a document"))),
+    }
+}
+
+fn record(revision: u64, text: &str) -> Result<Record, DiskError> {
+    let record: Value =
+        serde_json::from_str(text).map_err(|error| DiskError(format!("revision {revision}: {error}")))?;
+    let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
+    let keys = record["keys"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    Ok(Record {
+        revision,
+        time_ms: record["time"].as_i64().unwrap_or(0),
+        author: text("author"),
+        message: text("message"),
+        keys: keys.collect(),
+    })
+}

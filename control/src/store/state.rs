@@ -1,0 +1,227 @@
+//! What is in the store, and what a transaction comes to. Time is an argument. Pure, Cold.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use config::document::Key;
+
+/// A document as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// What it is called.
+    pub key: Key,
+    /// The revision that made it.
+    pub created: u64,
+    /// The revision that changed it last.
+    pub revision: u64,
+    /// JSON, on one line, keys sorted.
+    pub text: Arc<str>,
+}
+
+/// Everything, at one revision.
+#[derive(Debug, Default, Clone)]
+pub struct State {
+    revision: u64,
+    objects: BTreeMap<Key, Arc<Object>>,
+}
+
+/// What one who changes a document believes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing.
+    Anything,
+    /// It is not there.
+    Absent,
+    /// This revision changed it last.
+    Revision(u64),
+}
+
+/// One document's change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Which document.
+    pub key: Key,
+    /// What it shall be; None: it shall not be there.
+    pub text: Option<Arc<str>>,
+    /// Only if this holds.
+    pub expected: Expected,
+}
+
+/// Changes that are made together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Each document at most once.
+    pub changes: Vec<Change>,
+    /// Who makes them.
+    pub author: Arc<str>,
+    /// Why, in words for people.
+    pub message: Arc<str>,
+}
+
+/// What became of one document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Which.
+    pub key: Key,
+    /// As it was.
+    pub before: Option<Arc<Object>>,
+    /// As it is.
+    pub after: Option<Arc<Object>>,
+}
+
+/// What a transaction came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Its revision; that of the last one if nothing changed.
+    pub revision: u64,
+    /// Milliseconds since 1970.
+    pub time_ms: i64,
+    /// Who made it.
+    pub author: Arc<str>,
+    /// Why.
+    pub message: Arc<str>,
+    /// What is other than before.
+    pub moved: Vec<Moved>,
+}
+
+/// Why a transaction was not carried out. Nothing of it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A document is not as expected.
+    Conflict {
+        /// Which.
+        key: Key,
+        /// The revision that changed it last; None: it is not there.
+        found: Option<u64>,
+    },
+    /// A document is there twice in it.
+    Twice(Key),
+    /// What it would come to is wrong.
+    Wrong(Vec<config::Problem>),
+    /// More wait than there is room for.
+    Busy,
+    /// It could not be written.
+    Unavailable(String),
+}
+
+impl State {
+    /// What was there at the start.
+    pub fn new(revision: u64, objects: impl IntoIterator<Item = Object>) -> State {
+        let objects = objects.into_iter().map(|object| (object.key.clone(), Arc::new(object))).collect();
+        State { revision, objects }
+    }
+
+    /// Of the last transaction.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// One document.
+    pub fn get(&self, key: &Key) -> Option<&Arc<Object>> {
+        self.objects.get(key)
+    }
+
+    /// All documents, in the order of their keys.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values()
+    }
+
+    /// Takes what has been written.
+    pub(super) fn follow(&mut self, batch: &[Arc<Committed>]) {
+        for committed in batch {
+            self.revision = committed.revision;
+            for moved in &committed.moved {
+                match &moved.after {
+                    Some(object) => drop(self.objects.insert(moved.key.clone(), object.clone())),
+                    None => drop(self.objects.remove(&moved.key)),
+                }
+            }
+        }
+    }
+}
+
+/// A state with transactions that are not written so far.
+#[derive(Debug)]
+pub struct Draft<'s> {
+    base: &'s State,
+    revision: u64,
+    over: BTreeMap<Key, Option<Arc<Object>>>,
+}
+
+impl<'s> Draft<'s> {
+    /// Nothing but what is written.
+    pub fn of(base: &'s State) -> Draft<'s> {
+        Draft { base, revision: base.revision, over: BTreeMap::new() }
+    }
+
+    /// One document.
+    pub fn get(&self, key: &Key) -> Option<&Arc<Object>> {
+        match self.over.get(key) {
+            Some(over) => over.as_ref(),
+            None => self.base.get(key),
+        }
+    }
+
+    /// All documents, those of the draft last.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let base = self.base.objects.iter().filter(|(key, _)| !self.over.contains_key(*key)).map(|(_, object)| object);
+        base.chain(self.over.values().flatten())
+    }
+
+    /// What a transaction would come to.
+    pub fn decide(&self, transaction: Transaction, time_ms: i64) -> Result<Committed, Refusal> {
+        let Transaction { changes, author, message } = transaction;
+        let revision = self.revision + 1;
+        let mut moved: BTreeMap<Key, Option<Moved>> = BTreeMap::new();
+        for Change { key, text, expected } in changes {
+            let before = self.get(&key).cloned();
+            let found = before.as_ref().map(|object| object.revision);
+            let is_as_expected = match expected {
+                Expected::Anything => true,
+                Expected::Absent => found.is_none(),
+                Expected::Revision(revision) => found == Some(revision),
+            };
+            if !is_as_expected {
+                return Err(Refusal::Conflict { key, found });
+            }
+            let created = before.as_ref().map_or(revision, |object| object.created);
+            let is_same = before.as_ref().map(|object| &object.text) == text.as_ref();
+            let after = text.map(|text| Arc::new(Object { key: key.clone(), created, revision, text }));
+            let one = (!is_same).then(|| Moved { key: key.clone(), before, after });
+            if moved.insert(key.clone(), one).is_some() {
+                return Err(Refusal::Twice(key));
+            }
+        }
+        let moved: Vec<Moved> = moved.into_values().flatten().collect();
+        let revision = if moved.is_empty() { self.revision } else { revision };
+        Ok(Committed { revision, time_ms, author, message, moved })
+    }
+
+    /// Adds what was decided, unless `check` finds fault with the whole as it is then.
+    pub fn take(
+        &mut self,
+        committed: Committed,
+        check: &mut dyn FnMut(&Draft<'_>, &Committed) -> Result<(), Refusal>,
+    ) -> Result<Arc<Committed>, Refusal> {
+        let committed = Arc::new(committed);
+        if committed.moved.is_empty() {
+            return Ok(committed);
+        }
+        let before: Vec<_> =
+            committed.moved.iter().map(|moved| (moved.key.clone(), self.over.get(&moved.key).cloned())).collect();
+        for moved in &committed.moved {
+            self.over.insert(moved.key.clone(), moved.after.clone());
+        }
+        if let Err(refusal) = check(self, &committed) {
+            for (key, before) in before {
+                match before {
+                    Some(before) => drop(self.over.insert(key, before)),
+                    None => drop(self.over.remove(&key)),
+                }
+            }
+            return Err(refusal);
+        }
+        self.revision = committed.revision;
+        Ok(committed)
+    }
+}

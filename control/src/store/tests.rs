@@ -1,0 +1,148 @@
+//! Tables of transactions and what becomes of them, in memory and on a disk.
+
+use super::*;
+
+fn key(name: &str) -> Key {
+    Key { kind: "Service".into(), namespace: "default".into(), name: name.into() }
+}
+
+fn put(name: &str, text: &str, expected: Expected) -> Change {
+    Change { key: key(name), text: Some(text.into()), expected }
+}
+
+fn remove(name: &str) -> Change {
+    Change { key: key(name), text: None, expected: Expected::Anything }
+}
+
+fn by_test(changes: Vec<Change>) -> Transaction {
+    Transaction { changes, author: "test".into(), message: "a try".into() }
+}
+
+fn anything() -> Check {
+    Box::new(|_, _| Ok(()))
+}
+
+fn commit(store: &Store, changes: Vec<Change>) -> Result<u64, Refusal> {
+    wait_for(store.commit(by_test(changes))).map(|committed| committed.revision)
+}
+
+/// The store answers from a thread of its own.
+fn wait_for<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+}
+
+fn shown(store: &Store) -> String {
+    let state = store.state();
+    let objects = state
+        .objects()
+        .map(|object| format!("{}={}@{}:{}", object.key.name, object.text, object.created, object.revision));
+    objects.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn transactions_are_made_whole_or_not_at_all() {
+    let store = Store::start(Disk::open(File::Memory).expect("memory"), anything()).expect("a store");
+    use Expected::{Absent, Anything, Revision};
+    let conflict = |name: &str, found| Err(Refusal::Conflict { key: key(name), found });
+    for (changes, expected, after) in [
+        (vec![put("a", "1", Absent), put("b", "1", Anything)], Ok(1), "a=1@1:1 b=1@1:1"),
+        (vec![put("a", "2", Absent)], conflict("a", Some(1)), "a=1@1:1 b=1@1:1"),
+        (vec![put("b", "2", Anything), put("a", "2", Revision(9))], conflict("a", Some(1)), "a=1@1:1 b=1@1:1"),
+        (vec![put("c", "2", Revision(1))], conflict("c", None), "a=1@1:1 b=1@1:1"),
+        (vec![put("a", "2", Revision(1)), put("b", "1", Anything)], Ok(2), "a=2@1:2 b=1@1:1"),
+        (vec![put("a", "2", Anything)], Ok(2), "a=2@1:2 b=1@1:1"),
+        (vec![put("a", "3", Anything), remove("a")], Err(Refusal::Twice(key("a"))), "a=2@1:2 b=1@1:1"),
+        (vec![remove("b"), remove("none")], Ok(3), "a=2@1:2"),
+        (vec![put("b", "4", Absent)], Ok(4), "a=2@1:2 b=4@4:4"),
+    ] {
+        assert_eq!(commit(&store, changes.clone()), expected, "{changes:?}");
+        assert_eq!(shown(&store), after, "{changes:?}");
+    }
+    let Missed::Changes(missed) = store.since(2) else { panic!("two are remembered") };
+    assert_eq!(missed.iter().map(|committed| committed.revision).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(*store.revisions().borrow(), 4);
+}
+
+#[test]
+fn what_a_check_refuses_changes_nothing() {
+    let check: Check = Box::new(|draft, committed| {
+        // It sees the whole as it would be.
+        let count = draft.objects().count();
+        assert!(committed.moved.iter().all(|moved| draft.get(&moved.key) == moved.after.as_ref()));
+        if count > 2 { Err(Refusal::Wrong(Vec::new())) } else { Ok(()) }
+    });
+    let store = Store::start(Disk::open(File::Memory).expect("memory"), check).expect("a store");
+    let any = Expected::Anything;
+    assert_eq!(commit(&store, vec![put("a", "1", any), put("b", "1", any)]), Ok(1));
+    assert_eq!(commit(&store, vec![put("c", "1", any), put("a", "2", any)]), Err(Refusal::Wrong(Vec::new())));
+    assert_eq!(shown(&store), "a=1@1:1 b=1@1:1");
+    assert_eq!(commit(&store, vec![remove("a"), put("c", "1", any)]), Ok(2));
+}
+
+#[test]
+fn history_is_remembered_and_leads_back() {
+    let folder = std::env::temp_dir().join(format!("evenkeel-store-{}", std::process::id()));
+    let any = Expected::Anything;
+    {
+        let store = Store::open(&folder, anything()).expect("a store");
+        for changes in [
+            vec![put("a", "1", any), put("b", "1", any)],
+            vec![put("a", "2", any)],
+            vec![remove("b"), put("c", "3", any)],
+        ] {
+            commit(&store, changes).expect("it is right");
+        }
+        assert!(Store::open(&folder, anything()).is_err(), "one process at a time");
+        assert_eq!(shown(&store), "a=2@1:2 c=3@3:3");
+    }
+    // As after the end of the process.
+    let store = reopened(&folder);
+    assert_eq!(shown(&store), "a=2@1:2 c=3@3:3");
+    let history = store.history(u64::MAX, 2).expect("it can be read");
+    let shown_history: Vec<_> = history.iter().map(|record| (record.revision, record.keys.join(" "))).collect();
+    let expected = [(3, "Service/default/b Service/default/c".to_owned()), (2, "Service/default/a".to_owned())];
+    assert_eq!(shown_history, expected);
+    assert_eq!((&*history[0].author, &*history[0].message), ("test", "a try"));
+    let versions = store.versions(&key("b"), 10).expect("they can be read");
+    let expected = [Version { revision: 3, text: None }, Version { revision: 1, text: Some("1".into()) }];
+    assert_eq!(versions, expected);
+    for (revision, name, after) in
+        [(1, None, "a=1@1:4 b=1@4:4"), (3, Some("a"), "a=2@1:5 b=1@4:4"), (0, None, ""), (5, None, "a=2@7:7 b=1@7:7")]
+    {
+        let changes =
+            store.way_back(revision, |key| name.is_none_or(|name| *key.name == *name)).expect("it is remembered");
+        commit(&store, changes).expect("it was right before");
+        assert_eq!(shown(&store), after, "back to {revision}");
+    }
+    assert!(store.way_back(8, |_| true).is_err());
+    drop(store);
+    std::fs::remove_dir_all(&folder).expect("it is ours");
+}
+
+/// The writer of a store ends a moment after the last handle.
+fn reopened(folder: &Path) -> Store {
+    loop {
+        match Store::open(folder, anything()) {
+            Ok(store) => return store,
+            Err(error) if error.0.contains("already open") => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn many_at_a_time_are_written_in_one_go() {
+    let store = Store::start(Disk::open(File::Memory).expect("memory"), anything()).expect("a store");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let mut revisions = runtime.block_on(async {
+        let mut all = tokio::task::JoinSet::new();
+        for number in 0..500 {
+            let store = store.clone();
+            let changes = vec![put(&number.to_string(), "1", Expected::Absent)];
+            all.spawn(async move { store.commit(by_test(changes)).await.map(|committed| committed.revision) });
+        }
+        all.join_all().await.into_iter().collect::<Result<Vec<_>, _>>().expect("they are right")
+    });
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=500).collect::<Vec<_>>());
+}

@@ -1,0 +1,184 @@
+//! The control server as a process: what it is told it checks, keeps over its own death, and tells again.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
+
+use e2e::kit::{Guard, PATIENCE, Peer, Scratch, evenkeel, free_port, until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// A control server and what it keeps.
+struct Control {
+    guard: Guard,
+    address: SocketAddr,
+}
+
+impl Control {
+    fn start(folder: &Scratch) -> Control {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let log = File::create(folder.path().join("log")).expect("a file");
+        let mut command = Command::new(evenkeel());
+        command.arg("control").arg("--data").arg(folder.path().join("data"));
+        command.args(["--listen", &address.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let guard = Guard::start_anywhere(&mut command).expect("evenkeel can be started");
+        until("a control server that answers", || {
+            Peer::try_connect(address).ok()?;
+            Some(())
+        });
+        Control { guard, address }
+    }
+
+    /// Status and body of an answer.
+    fn ask(&self, start: &str, headers: &str, body: &str) -> (u16, Value) {
+        let mut peer = Peer::connect(self.address);
+        peer.send(format!(
+            "{start} HTTP/1.1\r\nHost: control\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        let answer = peer.read().expect("an answer");
+        (answer.status(), serde_json::from_slice(&answer.body).unwrap_or_default())
+    }
+
+    fn kill(mut self) {
+        let id = i32::try_from(self.guard.id()).ok().and_then(Pid::from_raw).expect("an id");
+        kill_process(id, Signal::KILL).expect("it is ours");
+        self.guard.wait(PATIENCE).expect("a child can be waited for");
+    }
+}
+
+fn service(name: &str, port: u16) -> String {
+    format!(
+        "{{apiVersion: evenkeel.dev/v1alpha1, kind: Service, metadata: {{name: {name}}}, \
+         spec: {{ports: [{{name: http, port: {port}}}]}}}}"
+    )
+}
+
+const A: &str = "/api/v1/objects/Service/default/a";
+
+#[test]
+fn documents_are_checked_kept_and_told() {
+    let folder = Scratch::create("control").expect("a folder");
+    let control = Control::start(&folder);
+    let two = format!("{}\n---\n{}", service("a", 80), service("b", 80));
+    let patch = r#"{"spec": {"ports": [{"name": "http", "port": 82}]}}"#;
+    let json = "Content-Type: application/json\r\n";
+    let grantless = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: x}, \
+                     spec: {parentRefs: [{name: g}], rules: [{backendRefs: [{name: a, namespace: default, port: 80}]}]}}";
+    // What is asked, its status, and what the answer says somewhere.
+    for (start, headers, body, status, words) in [
+        ("GET /api/v1/objects", "", "", 200, r#"{"objects":[],"revision":0}"#),
+        ("GET /elsewhere", "", "", 404, "below /api/v1"),
+        (&format!("GET {A}"), "", "", 404, "there is no Service/default/a"),
+        ("POST /api/v1/objects?dryRun=true", "", &two, 200, r#""dryRun":true,"revision":1"#),
+        ("GET /api/v1/objects", "", "", 200, r#""revision":0"#),
+        ("POST /api/v1/objects?message=first", "", &two, 200, r#""change":"created""#),
+        (&format!("GET {A}"), "", "", 200, r#""revision":1"#),
+        // All that is wrong, with its place, and nothing of it is kept.
+        (
+            "POST /api/v1/objects",
+            "",
+            &format!("{}\n---\nkind: Servise\n---\n- 1", service("c", 80)),
+            422,
+            r#""line":3"#,
+        ),
+        ("GET /api/v1/objects/Service/default/c", "", "", 404, "there is no"),
+        ("POST /api/v1/objects", "", grantless, 422, "ReferenceGrant"),
+        ("POST /api/v1/objects", "", "", 200, r#""changes":[]"#),
+        // Who believes what is no longer so.
+        (&format!("PUT {A}"), "If-Match: \"9\"\r\n", &service("a", 81), 409, "it is at revision 1"),
+        (&format!("PUT {A}"), "If-None-Match: *\r\n", &service("a", 81), 409, "it is at revision 1"),
+        (&format!("PUT {A}"), "If-Match: one\r\n", &service("a", 81), 400, "is no revision"),
+        (&format!("PUT {A}"), "If-Match: \"1\"\r\n", &service("b", 81), 422, "the path says Service/default/a"),
+        (
+            &format!("PUT {A}"),
+            "If-Match: \"1\"\r\n",
+            &service("a", 81),
+            200,
+            r#""after":81,"before":80,"field":"spec.ports[0].port""#,
+        ),
+        (&format!("PUT {A}"), "", &service("a", 81), 200, r#""changes":[],"dryRun":false,"revision":2"#),
+        (&format!("PATCH {A}"), json, patch, 200, r#""after":82,"before":81"#),
+        (&format!("PATCH {A}"), json, r#"{"metadata": {"name": "z"}}"#, 422, "cannot rename"),
+        (&format!("PATCH {A}"), json, r#"{"spec": {"ports": 1}}"#, 422, "spec.ports"),
+        ("DELETE /api/v1/objects/Service/default/b", "", "", 200, r#""change":"removed""#),
+        ("DELETE /api/v1/objects/Service/default/b", "", "", 404, "there is no"),
+        ("GET /api/v1/objects?kind=Service&namespace=other", "", "", 200, r#""objects":[]"#),
+        ("GET /api/v1/objects?kin=Service", "", "", 400, ""),
+        ("GET /api/v1/history?count=1", "", "", 200, r#""objects":["Service/default/b"],"revision":4"#),
+        (&format!("GET {A}/history"), "", "", 200, r#""revision":3"#),
+        ("POST /api/v1/rollback?revision=1&dryRun=true", "", "", 200, r#""after":80,"before":82"#),
+        ("POST /api/v1/rollback?revision=1", "", "", 200, r#""revision":5"#),
+        ("POST /api/v1/rollback?revision=9", "", "", 404, "revision 9 is not remembered"),
+        ("POST /api/v1/rollback", "", "", 400, "which revision"),
+        ("GET /api/v1/history?count=1", "", "", 200, "back to revision 1"),
+    ] {
+        let (seen, answer) = control.ask(start, headers, body);
+        let text = answer.to_string();
+        assert!(seen == status && text.contains(words), "{start} {headers}{body}: {seen} {text}");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_outlives_the_process() {
+    let folder = Scratch::create("control").expect("a folder");
+    let control = Control::start(&folder);
+    // Killed while others write: whoever got an answer finds what was written.
+    let address = control.address;
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            std::thread::spawn(move || {
+                let mut acknowledged = Vec::new();
+                let mut peer = Peer::connect(address);
+                for number in 0..10_000 {
+                    let name = format!("w{writer}-{number}");
+                    let body = service(&name, 80);
+                    let start = format!("PUT /api/v1/objects/Service/default/{name}");
+                    peer.send(format!("{start} HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+                    match peer.read() {
+                        Ok(answer) if answer.status() == 200 => acknowledged.push(name),
+                        _ => return acknowledged,
+                    }
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    let count = || control.ask("GET /api/v1/objects", "", "").1["revision"].as_u64().unwrap_or(0);
+    until("a hundred revisions", || (count() >= 100).then_some(()));
+    control.kill();
+    let acknowledged: Vec<String> = writers.into_iter().flat_map(|writer| writer.join().expect("it ends")).collect();
+    assert!(acknowledged.len() >= 50, "{}", acknowledged.len());
+    let control = Control::start(&folder);
+    for name in &acknowledged {
+        let (status, _) = control.ask(&format!("GET /api/v1/objects/Service/default/{name}"), "", "");
+        assert_eq!(status, 200, "{name} was acknowledged");
+    }
+    let (_, all) = control.ask("GET /api/v1/objects", "", "");
+    let kept = all["objects"].as_array().map_or(0, Vec::len);
+    // Each writer may have written one more, whose answer was lost.
+    assert!(kept <= acknowledged.len() + 4 && all["revision"] == kept, "{kept} of {}", acknowledged.len());
+}
+
+#[test]
+fn changes_are_told_as_they_come() {
+    let folder = Scratch::create("control").expect("a folder");
+    let control = Control::start(&folder);
+    let put = |name: &str| control.ask("POST /api/v1/objects", "", &service(name, 80));
+    assert_eq!(put("a").0, 200);
+    let mut watcher = Peer::connect(control.address);
+    watcher.send("GET /api/v1/watch?revision=0 HTTP/1.1\r\nHost: control\r\n\r\n");
+    let head = watcher.read_head().expect("an answer");
+    assert_eq!((head.status(), head.get("content-type")), (200, Some("text/event-stream")));
+    let mut heard = String::new();
+    let mut hear = |words: &str| {
+        while !heard.contains(words) {
+            heard.push_str(&String::from_utf8_lossy(&watcher.take(1).unwrap_or_else(|_| panic!("{words}: {heard}"))));
+        }
+    };
+    hear("event: change\nid: 1\n");
+    hear("Service/default/a");
+    assert_eq!(put("b").0, 200);
+    hear("id: 2\n");
+    hear("Service/default/b");
+}
