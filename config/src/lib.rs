@@ -16,6 +16,7 @@ mod object;
 pub mod problem;
 mod reader;
 pub mod route;
+pub mod scope;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;

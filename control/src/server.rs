@@ -2,18 +2,18 @@
 
 mod answer;
 mod api;
+mod check;
 mod diff;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use config::document::Key;
-use config::{Problem, Reader, Severity, Source};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::store::{Check, Committed, Draft, Refusal, Store};
+use crate::server::check::Checker;
+use crate::store::Store;
 
 /// What it is started with.
 #[derive(Debug, Clone, clap::Args)]
@@ -31,8 +31,8 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
     if !args.listen.ip().is_loopback() {
         return Err(format!("{} is no loopback address, and there is no TLS yet", args.listen));
     }
-    let warnings = Warnings::default();
-    let store = Store::open(&args.data, check(warnings.clone())).map_err(|error| error.to_string())?;
+    let checker = Arc::new(Mutex::new(Checker::default()));
+    let store = Store::open(&args.data, Box::new(checker.clone())).map_err(|error| error.to_string())?;
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -45,44 +45,10 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
             _ = interrupt.recv() => {}
         }
     };
-    let served = axum::serve(listener, api::router(store, warnings));
+    let served = axum::serve(listener, api::router(store, checker));
     tokio::select! {
         // Open watches have no end: whoever was answered has been, the others see the connection close.
         () = ended => Ok(()),
         served = served => served.map_err(|error| error.to_string()),
     }
-}
-
-/// What is hardly meant as it stands, as of the last change.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Warnings(Arc<Mutex<Vec<Problem>>>);
-
-impl Warnings {
-    pub(crate) fn of(&self, key: &Key) -> Vec<Problem> {
-        let name = key.to_string();
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().filter(|problem| *problem.file == *name).cloned().collect()
-    }
-}
-
-/// Everything together must be without errors after each change. Problems name a document where they name a file elsewhere.
-pub(crate) fn check(warnings: Warnings) -> Check {
-    let mut reader = Reader::default();
-    Box::new(move |draft: &Draft<'_>, _: &Committed| {
-        let source = |object: &Arc<crate::store::Object>| Source {
-            name: object.key.to_string().into(),
-            bytes: object.text.as_bytes().to_vec(),
-        };
-        let sources: Vec<Source> = draft.objects().map(source).collect();
-        match reader.read(&sources) {
-            Ok(checked) => {
-                *warnings.0.lock().unwrap_or_else(PoisonError::into_inner) = checked.warnings;
-                Ok(())
-            }
-            Err(problems) => {
-                let errors = problems.into_iter().filter(|problem| problem.severity == Severity::Error);
-                Err(Refusal::Wrong(errors.collect()))
-            }
-        }
-    })
 }

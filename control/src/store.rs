@@ -33,8 +33,32 @@ struct Command {
     answer: oneshot::Sender<Result<Arc<Committed>, Refusal>>,
 }
 
-/// Looks at what a transaction would come to; the error is why it must not.
-pub type Check = Box<dyn FnMut(&Draft<'_>, &Committed) -> Result<(), Refusal> + Send>;
+/// Who looks at what transactions would come to.
+pub trait Check: Send {
+    /// This is what there is at the start.
+    fn begin(&mut self, state: &State);
+
+    /// A transaction is made, in a draft where it is already, unless this says why it must not.
+    fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal>;
+
+    /// A transaction that passed is not made after all; the last one first.
+    fn undo(&mut self, committed: &Committed);
+}
+
+/// One that others look into, too.
+impl<C: Check> Check for Arc<Mutex<C>> {
+    fn begin(&mut self, state: &State) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).begin(state);
+    }
+
+    fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).check(draft, committed)
+    }
+
+    fn undo(&mut self, committed: &Committed) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).undo(committed);
+    }
+}
 
 /// A handle of the store. The store ends when all handles are gone.
 #[derive(Clone)]
@@ -61,15 +85,16 @@ pub enum Missed {
 
 impl Store {
     /// Opens the store in this folder, or begins one.
-    pub fn open(folder: &Path, check: Check) -> Result<Store, DiskError> {
+    pub fn open(folder: &Path, check: Box<dyn Check>) -> Result<Store, DiskError> {
         std::fs::create_dir_all(folder).map_err(|error| DiskError(format!("{}: {error}", folder.display())))?;
         let file = folder.join("store.redb");
         Store::start(Disk::open(File::Path(file))?, check)
     }
 
     /// Runs the store that lies on a disk.
-    pub fn start(disk: Disk, check: Check) -> Result<Store, DiskError> {
+    pub fn start(disk: Disk, mut check: Box<dyn Check>) -> Result<Store, DiskError> {
         let state = disk.load()?;
+        check.begin(&state);
         let (commands, receiver) = sync_channel(LINE_MAX);
         let shared = Arc::new(Shared {
             revision: watch::Sender::new(state.revision()),
@@ -128,7 +153,7 @@ impl Store {
 }
 
 /// The life of the writer: whoever waits is served in one go.
-fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Check) {
+fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check>) {
     while let Ok(first) = receiver.recv() {
         let mut batch = Vec::new();
         let mut answers = Vec::new();
@@ -136,7 +161,7 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Check) {
         let mut draft = Draft::of(&state);
         for Command { transaction, answer } in std::iter::once(first).chain(receiver.try_iter()).take(BATCH_MAX) {
             let decided = draft.decide(transaction, jiff::Timestamp::now().as_millisecond());
-            let decided = decided.and_then(|committed| draft.take(committed, &mut check));
+            let decided = decided.and_then(|committed| draft.take(committed, &mut *check));
             batch.extend(decided.as_ref().ok().filter(|committed| !committed.moved.is_empty()).cloned());
             answers.push((answer, decided));
         }
@@ -144,6 +169,7 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Check) {
         let written = if batch.is_empty() { Ok(()) } else { shared.disk.write(&batch) };
         if let Err(error) = &written {
             // Nobody has heard of it, so nothing happened.
+            batch.iter().rev().for_each(|committed| check.undo(committed));
             for (_, decided) in &mut answers {
                 if decided.as_ref().is_ok_and(|committed| !committed.moved.is_empty()) {
                     *decided = Err(Refusal::Unavailable(error.to_string()));

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -14,10 +14,10 @@ use config::Source;
 use config::document::{self, Key};
 use serde_json::{Value, json};
 
-use crate::server::Warnings;
 use crate::server::answer::{Fault, problem};
+use crate::server::check::Checker;
 use crate::server::diff::{Difference, differences};
-use crate::store::{Change, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version};
+use crate::store::{Change, Check, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version};
 
 /// Of one request.
 const BODY_BYTES_MAX: usize = 32 << 20;
@@ -30,12 +30,12 @@ const VERSIONS_MAX: usize = 101;
 #[derive(Clone)]
 pub(crate) struct Api {
     store: Store,
-    warnings: Warnings,
+    checker: Arc<Mutex<Checker>>,
 }
 
 type Answer = Result<Json<Value>, Fault>;
 
-pub(crate) fn router(store: Store, warnings: Warnings) -> Router {
+pub(crate) fn router(store: Store, checker: Arc<Mutex<Checker>>) -> Router {
     Router::new()
         .route("/api/v1/objects", get(list).post(apply))
         .route("/api/v1/objects/{kind}/{namespace}/{name}", get(one).put(put).patch(patch).delete(remove))
@@ -45,7 +45,7 @@ pub(crate) fn router(store: Store, warnings: Warnings) -> Router {
         .route("/api/v1/watch", get(watch))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Api { store, warnings })
+        .with_state(Api { store, checker })
 }
 
 /// The parameters of all requests; each reads those it knows.
@@ -85,16 +85,24 @@ impl Api {
                 let state = self.store.state();
                 let mut draft = Draft::of(&state);
                 let committed = draft.decide(transaction, 0)?;
-                draft.take(committed, &mut crate::server::check(Warnings::default()))?
+                let mut checker = self.checker();
+                let committed = draft.take(committed, &mut *checker)?;
+                checker.undo(&committed);
+                committed
             }
             false => self.store.commit(transaction).await?,
         };
         Ok(Json(self.tell(&committed, parameters.dry_run)))
     }
 
+    fn checker(&self) -> MutexGuard<'_, Checker> {
+        self.checker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, committed: &Committed, is_dry: bool) -> Value {
+        let checker = self.checker();
         let changes = committed.moved.iter().map(|moved| {
-            let warnings: Vec<Value> = self.warnings.of(&moved.key).iter().map(problem).collect();
+            let warnings: Vec<Value> = checker.warnings(&moved.key).iter().map(problem).collect();
             let differences = differences(&value(moved.before.as_ref()), &value(moved.after.as_ref()));
             let differences: Vec<Value> = differences.iter().map(Difference::json).collect();
             json!({ "object": moved.key.to_string(), "change": word(moved), "differences": differences, "warnings": warnings })

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use config::document::Key;
 
+use crate::store::Check;
+
 /// A document as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
@@ -162,12 +164,6 @@ impl<'s> Draft<'s> {
         }
     }
 
-    /// All documents, those of the draft last.
-    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
-        let base = self.base.objects.iter().filter(|(key, _)| !self.over.contains_key(*key)).map(|(_, object)| object);
-        base.chain(self.over.values().flatten())
-    }
-
     /// What a transaction would come to.
     pub fn decide(&self, transaction: Transaction, time_ms: i64) -> Result<Committed, Refusal> {
         let Transaction { changes, author, message } = transaction;
@@ -198,11 +194,7 @@ impl<'s> Draft<'s> {
     }
 
     /// Adds what was decided, unless `check` finds fault with the whole as it is then.
-    pub fn take(
-        &mut self,
-        committed: Committed,
-        check: &mut dyn FnMut(&Draft<'_>, &Committed) -> Result<(), Refusal>,
-    ) -> Result<Arc<Committed>, Refusal> {
+    pub fn take(&mut self, committed: Committed, check: &mut dyn Check) -> Result<Arc<Committed>, Refusal> {
         let committed = Arc::new(committed);
         if committed.moved.is_empty() {
             return Ok(committed);
@@ -212,7 +204,7 @@ impl<'s> Draft<'s> {
         for moved in &committed.moved {
             self.over.insert(moved.key.clone(), moved.after.clone());
         }
-        if let Err(refusal) = check(self, &committed) {
+        if let Err(refusal) = check.check(self, &committed) {
             for (key, before) in before {
                 match before {
                     Some(before) => drop(self.over.insert(key, before)),

@@ -18,8 +18,30 @@ fn by_test(changes: Vec<Change>) -> Transaction {
     Transaction { changes, author: "test".into(), message: "a try".into() }
 }
 
-fn anything() -> Check {
-    Box::new(|_, _| Ok(()))
+/// Never both `y` and `z`; remembers what it let pass.
+#[derive(Default)]
+struct Picky(Arc<Mutex<Vec<u64>>>);
+
+impl Check for Picky {
+    fn begin(&mut self, _: &State) {}
+
+    fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
+        // It sees the whole as it would be.
+        assert!(committed.moved.iter().all(|moved| draft.get(&moved.key) == moved.after.as_ref()));
+        if draft.get(&key("y")).is_some() && draft.get(&key("z")).is_some() {
+            return Err(Refusal::Wrong(Vec::new()));
+        }
+        self.0.lock().expect("a list").push(committed.revision);
+        Ok(())
+    }
+
+    fn undo(&mut self, committed: &Committed) {
+        assert_eq!(self.0.lock().expect("a list").pop(), Some(committed.revision));
+    }
+}
+
+fn anything() -> Box<dyn Check> {
+    Box::new(Picky::default())
 }
 
 fn commit(store: &Store, changes: Vec<Change>) -> Result<u64, Refusal> {
@@ -65,18 +87,15 @@ fn transactions_are_made_whole_or_not_at_all() {
 
 #[test]
 fn what_a_check_refuses_changes_nothing() {
-    let check: Check = Box::new(|draft, committed| {
-        // It sees the whole as it would be.
-        let count = draft.objects().count();
-        assert!(committed.moved.iter().all(|moved| draft.get(&moved.key) == moved.after.as_ref()));
-        if count > 2 { Err(Refusal::Wrong(Vec::new())) } else { Ok(()) }
-    });
+    let passed = Arc::<Mutex<Vec<u64>>>::default();
+    let check = Box::new(Picky(passed.clone()));
     let store = Store::start(Disk::open(File::Memory).expect("memory"), check).expect("a store");
     let any = Expected::Anything;
-    assert_eq!(commit(&store, vec![put("a", "1", any), put("b", "1", any)]), Ok(1));
-    assert_eq!(commit(&store, vec![put("c", "1", any), put("a", "2", any)]), Err(Refusal::Wrong(Vec::new())));
-    assert_eq!(shown(&store), "a=1@1:1 b=1@1:1");
-    assert_eq!(commit(&store, vec![remove("a"), put("c", "1", any)]), Ok(2));
+    assert_eq!(commit(&store, vec![put("a", "1", any), put("y", "1", any)]), Ok(1));
+    assert_eq!(commit(&store, vec![put("z", "1", any), put("a", "2", any)]), Err(Refusal::Wrong(Vec::new())));
+    assert_eq!(shown(&store), "a=1@1:1 y=1@1:1");
+    assert_eq!(commit(&store, vec![remove("y"), put("z", "1", any)]), Ok(2));
+    assert_eq!(*passed.lock().expect("a list"), [1, 2]);
 }
 
 #[test]

@@ -54,6 +54,13 @@ fn service(name: &str, port: u16) -> String {
     )
 }
 
+fn gateway(name: &str) -> String {
+    format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: {name}}}, spec: {{gatewayClassName: \
+         evenkeel, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}}}"
+    )
+}
+
 const A: &str = "/api/v1/objects/Service/default/a";
 
 #[test]
@@ -85,6 +92,14 @@ fn documents_are_checked_kept_and_told() {
         ("GET /api/v1/objects/Service/default/c", "", "", 404, "there is no"),
         ("POST /api/v1/objects", "", grantless, 422, "ReferenceGrant"),
         ("POST /api/v1/objects", "", "", 200, r#""changes":[]"#),
+        // Gateways are processes of their own, and may listen on the same port.
+        (
+            "POST /api/v1/objects?dryRun=true",
+            "",
+            &[gateway("g"), gateway("h")].join("\n---\n"),
+            200,
+            "Gateway/default/h",
+        ),
         // Who believes what is no longer so.
         (&format!("PUT {A}"), "If-Match: \"9\"\r\n", &service("a", 81), 409, "it is at revision 1"),
         (&format!("PUT {A}"), "If-None-Match: *\r\n", &service("a", 81), 409, "it is at revision 1"),
