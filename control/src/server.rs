@@ -1,9 +1,14 @@
 //! The life of the control server: its store, the check that every change passes, and the doors. Cold.
 
+#[rustfmt::skip]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
+mod ads;
 mod answer;
 mod api;
 mod check;
 mod diff;
+mod feed;
+mod streams;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,8 +16,12 @@ use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tonic::transport::Server;
 
+use crate::server::ads::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use crate::server::check::Checker;
+use crate::server::feed::Feed;
+use crate::server::streams::Streams;
 use crate::store::Store;
 
 /// What it is started with.
@@ -24,19 +33,30 @@ pub struct ControlArgs {
     /// Where the REST API is served. Without TLS, so a loopback address only
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15012")]
     pub listen: SocketAddr,
+    /// Where proxies get their configuration (xDS over gRPC). Without TLS, so a loopback address only
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15010")]
+    pub xds: SocketAddr,
 }
 
 /// Runs until it is told to end.
 pub async fn run(args: ControlArgs) -> Result<(), String> {
-    if !args.listen.ip().is_loopback() {
-        return Err(format!("{} is no loopback address, and there is no TLS yet", args.listen));
+    if let Some(open) = [args.listen, args.xds].iter().find(|address| !address.ip().is_loopback()) {
+        return Err(format!("{open} is no loopback address, and there is no TLS yet"));
     }
     let checker = Arc::new(Mutex::new(Checker::default()));
     let store = Store::open(&args.data, Box::new(checker.clone())).map_err(|error| error.to_string())?;
-    let listener = TcpListener::bind(args.listen).await;
-    let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
-    eprintln!("{} revision {}, api on http://{address}", jiff::Timestamp::now(), store.state().revision());
+    let listen = async |address: SocketAddr| {
+        let listener =
+            TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        Ok::<_, String>((listener, address))
+    };
+    let ((api, api_address), (xds, xds_address)) = (listen(args.listen).await?, listen(args.xds).await?);
+    let feed = Arc::new(Feed::default());
+    let streams = Streams::new(feed.clone());
+    let revision = store.state().revision();
+    let now = jiff::Timestamp::now();
+    eprintln!("{now} revision {revision}, api on http://{api_address}, xds on http://{xds_address}");
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     let [Ok(terminate), Ok(interrupt)] = &mut ends else { return Err("signals cannot be heard".into()) };
     let ended = async {
@@ -45,10 +65,24 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
             _ = interrupt.recv() => {}
         }
     };
-    let served = axum::serve(listener, api::router(store, checker));
+    let router = api::router(store.clone(), checker, streams.clone());
+    let discovery = AggregatedDiscoveryServiceServer::new(streams);
+    let incoming = futures_util::stream::unfold(xds, |xds| async move {
+        let accepted = xds.accept().await.map(|(socket, _)| socket);
+        Some((accepted, xds))
+    });
+    let served = async {
+        tokio::select! {
+            served = axum::serve(api, router) => served.map_err(|error| error.to_string()),
+            served = Server::builder().add_service(discovery).serve_with_incoming(incoming) => {
+                served.map_err(|error| error.to_string())
+            }
+            () = feed.run(store) => Err("the store has ended".into()),
+        }
+    };
     tokio::select! {
         // Open watches have no end: whoever was answered has been, the others see the connection close.
         () = ended => Ok(()),
-        served = served => served.map_err(|error| error.to_string()),
+        served = served => served,
     }
 }

@@ -1,6 +1,9 @@
 //! What tests of whole processes are written with: a gateway, scripted peers on both sides of it, and rules. It
 //! panics with a sentence where something is not as a test demands. Cold.
 
+#[rustfmt::skip]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
+mod ads;
 mod backend;
 mod gateway;
 mod message;
@@ -9,6 +12,7 @@ mod peer;
 mod ports;
 mod program;
 mod rules;
+mod subscriber;
 mod wait;
 
 pub use backend::{Backend, Served};
@@ -19,6 +23,7 @@ pub use peer::{Ended, Peer};
 pub use ports::free_port;
 pub use program::evenkeel;
 pub use rules::Rules;
+pub use subscriber::{Subscriber, Took};
 pub use wait::{PATIENCE, until};
 
 pub use crate::process::{Guard, Scratch};

@@ -23,6 +23,8 @@ pub struct Transaction {
 /// What a transaction came to, for streams that follow.
 #[derive(Debug, Clone, Default)]
 pub struct Changed {
+    /// The transaction's.
+    pub revision: u64,
     /// Resources that have another version now, or none.
     pub resources: Vec<Arc<str>>,
     /// Collections that came, went or have other members.
@@ -56,7 +58,7 @@ impl Catalog {
     /// Takes a transaction. What has the bytes it had before keeps its version, and has not changed.
     pub fn commit(&mut self, transaction: Transaction) -> Changed {
         self.revision = self.revision.max(transaction.revision);
-        let mut changed = Changed::default();
+        let mut changed = Changed { revision: transaction.revision, ..Changed::default() };
         for (name, body) in transaction.resources {
             let is_same = match (&body, self.resources.get(&name)) {
                 (Some(body), Some(entry)) => *body == entry.body,
@@ -126,6 +128,16 @@ impl Catalog {
     /// Of the last transaction.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// All resources.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.resources.keys()
+    }
+
+    /// All collections.
+    pub fn collections(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.collections.keys()
     }
 
     /// A resource; None: there is none of that name.

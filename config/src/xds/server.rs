@@ -166,9 +166,9 @@ impl Stream {
         Ok(())
     }
 
-    /// The catalog has changed.
+    /// The catalog has changed, perhaps more than once; each change is told, in order, before anything else.
     pub fn on_change(&mut self, catalog: &Catalog, changed: &Changed) {
-        let mut group = Group { since: catalog.revision(), ..Group::default() };
+        let mut group = Group { since: changed.revision, ..Group::default() };
         for name in &changed.resources {
             if self.has.contains_key(name) || self.is_wanted(catalog, name) || self.is_open(name) {
                 group.names.insert(name.clone());

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::server::answer::{Fault, problem};
 use crate::server::check::Checker;
 use crate::server::diff::{Difference, differences};
+use crate::server::streams::Streams;
 use crate::store::{Change, Check, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version};
 
 /// Of one request.
@@ -31,11 +32,12 @@ const VERSIONS_MAX: usize = 101;
 pub(crate) struct Api {
     store: Store,
     checker: Arc<Mutex<Checker>>,
+    streams: Streams,
 }
 
 type Answer = Result<Json<Value>, Fault>;
 
-pub(crate) fn router(store: Store, checker: Arc<Mutex<Checker>>) -> Router {
+pub(crate) fn router(store: Store, checker: Arc<Mutex<Checker>>, streams: Streams) -> Router {
     Router::new()
         .route("/api/v1/objects", get(list).post(apply))
         .route("/api/v1/objects/{kind}/{namespace}/{name}", get(one).put(put).patch(patch).delete(remove))
@@ -43,9 +45,10 @@ pub(crate) fn router(store: Store, checker: Arc<Mutex<Checker>>) -> Router {
         .route("/api/v1/history", get(history))
         .route("/api/v1/rollback", post(rollback))
         .route("/api/v1/watch", get(watch))
+        .route("/api/v1/proxies", get(async |State(api): State<Api>| Json(api.streams.proxies())))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Api { store, checker })
+        .with_state(Api { store, checker, streams })
 }
 
 /// The parameters of all requests; each reads those it knows.

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use e2e::kit::{Guard, PATIENCE, Peer, Scratch, evenkeel, free_port, until};
+use e2e::kit::{Guard, PATIENCE, Peer, Scratch, Subscriber, Took, evenkeel, free_port, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -12,21 +13,26 @@ use serde_json::Value;
 struct Control {
     guard: Guard,
     address: SocketAddr,
+    xds: SocketAddr,
 }
 
 impl Control {
     fn start(folder: &Scratch) -> Control {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let [address, xds] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
         let log = File::create(folder.path().join("log")).expect("a file");
         let mut command = Command::new(evenkeel());
         command.arg("control").arg("--data").arg(folder.path().join("data"));
-        command.args(["--listen", &address.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .args(["--listen", &address.to_string(), "--xds", &xds.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         let guard = Guard::start_anywhere(&mut command).expect("evenkeel can be started");
         until("a control server that answers", || {
             Peer::try_connect(address).ok()?;
-            Some(())
+            Peer::try_connect(xds).ok().map(drop)
         });
-        Control { guard, address }
+        Control { guard, address, xds }
     }
 
     /// Status and body of an answer.
@@ -196,4 +202,64 @@ fn changes_are_told_as_they_come() {
     assert_eq!(put("b").0, 200);
     hear("id: 2\n");
     hear("Service/default/b");
+}
+
+fn took(revision: u64, names: &[&str]) -> Took {
+    Took { revision, names: names.iter().map(|name| name.to_string()).collect() }
+}
+
+#[test]
+fn proxies_get_what_belongs_to_their_gateway() {
+    let folder = Scratch::create("control").expect("a folder");
+    let control = Control::start(&folder);
+    let apply = |documents: &[String]| {
+        let (status, answer) = control.ask("POST /api/v1/objects", "", &documents.join("\n---\n"));
+        assert_eq!(status, 200, "{answer}");
+    };
+    let route = |service: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r}}, spec: {{parentRefs: \
+             [{{name: g}}], rules: [{{backendRefs: [{{name: {service}, port: 80}}]}}]}}}}"
+        )
+    };
+    let names = ["Gateway/default/g", "Gateway/default/g/*", "HTTPRoute/default/r", "Service/default/a"];
+    let mut proxy = Subscriber::new("p", &["Gateway/default/g/*"]);
+    proxy.connect(control.xds);
+    assert_eq!(proxy.take(), took(0, &["-Gateway/default/g/*"]), "there is none so far");
+    apply(&[gateway("g"), gateway("h"), route("a"), service("a", 80), service("b", 80)]);
+    assert_eq!(proxy.take(), took(1, &names));
+    // Nobody's business here.
+    apply(&[service("b", 81)]);
+    apply(&[service("a", 82)]);
+    assert_eq!(proxy.take(), took(3, &["Service/default/a"]));
+    apply(&[route("b")]);
+    assert_eq!(proxy.take(), took(4, &["HTTPRoute/default/r", "Service/default/b", "-Service/default/a"]));
+    let told = || control.ask("GET /api/v1/proxies", "", "").1;
+    until("revision 4 in force", || (told()["proxies"][0]["inForce"] == 4).then_some(()));
+
+    // Whoever comes back is sent nothing that it has.
+    proxy.connect(control.xds);
+    assert_eq!(proxy.take(), took(4, &[]));
+    assert!(proxy.hears_nothing_for(Duration::from_millis(50)));
+
+    // What it cannot take is known by name, and stays out of force until it is mended.
+    proxy.refuses = Some("8443");
+    apply(&[service("b", 8443)]);
+    assert_eq!(proxy.take(), took(5, &["Service/default/b"]));
+    let (refused, _) =
+        until("a refusal", || Some(told()["proxies"][0].clone()).filter(|one| one["refused"][0].is_object()));
+    assert_eq!((&refused["inForce"], &refused["id"]), (&4.into(), &"p".into()));
+    assert_eq!(refused["refused"][0]["objects"][0], "Service/default/b");
+    assert_eq!(refused["refused"][0]["reason"], "Service/default/b is refused");
+    assert!(proxy.held()["Service/default/b"].contains("81"));
+    apply(&[service("b", 84)]);
+    assert_eq!(proxy.take(), took(6, &["Service/default/b"]));
+    until("revision 6 in force", || (told()["proxies"][0]["inForce"] == 6).then_some(()));
+
+    // The Gateway goes, and with it all that it had.
+    assert_eq!(control.ask("DELETE /api/v1/objects/Gateway/default/g", "", "").0, 200);
+    let gone = ["-Gateway/default/g", "-Gateway/default/g/*", "-HTTPRoute/default/r", "-Service/default/b"];
+    assert_eq!(proxy.take(), took(7, &gone));
+    drop(proxy);
+    until("nobody connected", || told()["proxies"].as_array().is_some_and(Vec::is_empty).then_some(()));
 }

@@ -1,4 +1,4 @@
-//! The generated code of messages is what the `.proto` files of `config/proto` say. With
+//! The generated code of messages and services is what the `.proto` files of `config/proto` say. With
 //! `EVENKEEL_REGENERATE=1` this test writes it.
 
 use std::fs;
@@ -27,22 +27,49 @@ fn protos(folder: &Path) -> Vec<PathBuf> {
 fn generated_code_is_what_the_protos_say() {
     let folder = root().join("config/proto");
     let descriptors = protox::compile(protos(&folder), [&folder]).expect("the files are right");
-    let scratch = Scratch::create("wire").expect("a folder");
-    let builder = tonic_prost_build::configure().build_client(false).build_server(false).bytes(".").btree_map(".");
-    let builder = builder.compile_well_known_types(true).out_dir(scratch.path());
-    builder.compile_fds(descriptors).expect("code can be written");
-    check(scratch.path(), &root().join("config/src/wire"));
+    // Messages are everybody's, each end of a service is its crate's.
+    let written = [
+        ("config/src/wire", false, false, None),
+        ("e2e/src/kit/ads.rs", true, false, Some("::config::wire")),
+        ("control/src/server/ads.rs", false, true, Some("::config::wire")),
+    ];
+    for (target, has_client, has_server, messages) in written {
+        let scratch = Scratch::create("wire").expect("a folder");
+        let mut builder = tonic_prost_build::configure()
+            .build_client(has_client)
+            .build_server(has_server)
+            .build_transport(false)
+            .bytes(".")
+            .btree_map(".")
+            .out_dir(scratch.path());
+        builder = match messages {
+            // All of them, so that nothing but services is left to write.
+            Some(path) => ["envoy", "evenkeel", "google"].iter().fold(builder, |builder, package| {
+                builder.extern_path(format!(".{package}"), format!("{path}::{package}"))
+            }),
+            None => builder.compile_well_known_types(true),
+        };
+        builder.compile_fds(descriptors.clone()).expect("code can be written");
+        check(scratch.path(), &root().join(target));
+    }
 }
 
-/// A package is a file in folders of its own, as modules are.
+/// A package is a file in folders of its own, as modules are; a service is one file.
 fn check(generated: &Path, kept: &Path) {
     let regenerates = std::env::var_os("EVENKEEL_REGENERATE").is_some();
     for entry in fs::read_dir(generated).expect("a folder").flatten() {
         let name = entry.file_name().into_string().expect("UTF-8");
         let package = name.strip_suffix(".rs").expect("code");
         let text = fs::read_to_string(entry.path()).expect("text");
+        // A package without anything of this end.
+        if text.lines().all(|line| line.starts_with("//") || line.is_empty()) {
+            continue;
+        }
         let text = format!("//! Generated from config/proto by control/tests/it/wire.rs; do not edit. Cold.\n\n{text}");
-        let file = kept.join(package.replace('.', "/")).with_extension("rs");
+        let file = match kept.extension() {
+            Some(_) => kept.to_path_buf(),
+            None => kept.join(package.replace('.', "/")).with_extension("rs"),
+        };
         if regenerates {
             fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
             fs::write(&file, &text).expect("a file");

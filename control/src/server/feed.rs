@@ -1,0 +1,136 @@
+//! What proxies can get: the catalog, kept up with the store, and whom to tell when it changes. Whatever reads the catalog
+//! has been told of every change in it. Cold.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use config::document::Key;
+use config::scope::Scopes;
+use config::wire::evenkeel::v1::{self, resource::Kind};
+use config::xds::catalog::{Catalog, Changed, Transaction};
+use prost::Message;
+use prost::bytes::Bytes;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::store::{Committed, Missed, Object, Store};
+
+/// The catalog and its streams.
+#[derive(Debug, Default)]
+pub(crate) struct Feed {
+    catalog: RwLock<Catalog>,
+    scopes: Mutex<Scopes>,
+    streams: Mutex<Vec<UnboundedSender<Arc<Changed>>>>,
+}
+
+impl Feed {
+    /// Everything there is now.
+    pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes from now on; the catalog as it is now is what they begin with.
+    pub(crate) fn follow(&self) -> UnboundedReceiver<Arc<Changed>> {
+        let (sender, receiver) = unbounded_channel();
+        // Under the lock, so that no change falls in between.
+        let _catalog = self.catalog();
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        receiver
+    }
+
+    /// Takes over what is in the store, then every change of it, for as long as there is a store.
+    pub(crate) async fn run(&self, store: Store) {
+        let mut revisions = store.revisions();
+        let mut seen = self.begin(&store);
+        loop {
+            revisions.borrow_and_update();
+            match store.since(seen) {
+                Missed::Changes(changes) => {
+                    for committed in changes {
+                        seen = committed.revision;
+                        self.take(&committed);
+                    }
+                }
+                // It was too fast for us: everything anew.
+                Missed::TooMuch => seen = self.begin(&store),
+            }
+            if revisions.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn begin(&self, store: &Store) -> u64 {
+        let state = store.state();
+        let objects: Vec<Arc<Object>> = state.objects().cloned().collect();
+        let revision = state.revision();
+        drop(state);
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        *scopes = Scopes::default();
+        let mut transaction = Transaction { revision, ..Transaction::default() };
+        for object in &objects {
+            scopes.set(&object.key, serde_json::from_str(&object.text).ok().as_ref());
+            transaction.resources.insert(object.key.to_string().into(), Some(body(&object.text)));
+        }
+        for object in objects.iter().filter(|object| *object.key.kind == *"Gateway") {
+            transaction.collections.insert(collection(&object.key), Some(members(&scopes, &object.key)));
+        }
+        drop(scopes);
+        let catalog = self.catalog();
+        let gone = catalog.names().filter(|name| !transaction.resources.contains_key(*name)).cloned();
+        let gone: Vec<Arc<str>> = gone.collect();
+        let closed = catalog.collections().filter(|name| !transaction.collections.contains_key(*name)).cloned();
+        let closed: Vec<Arc<str>> = closed.collect();
+        drop(catalog);
+        transaction.resources.extend(gone.into_iter().map(|name| (name, None)));
+        transaction.collections.extend(closed.into_iter().map(|name| (name, None)));
+        self.commit(transaction);
+        revision
+    }
+
+    fn take(&self, committed: &Committed) {
+        let mut transaction = Transaction { revision: committed.revision, ..Transaction::default() };
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gateways: BTreeSet<Key> = BTreeSet::new();
+        for moved in &committed.moved {
+            gateways.extend(scopes.gateways(&moved.key));
+        }
+        for moved in &committed.moved {
+            let value = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
+            scopes.set(&moved.key, value.as_ref());
+            let body = moved.after.as_ref().map(|object| body(&object.text));
+            transaction.resources.insert(moved.key.to_string().into(), body);
+        }
+        for moved in &committed.moved {
+            gateways.extend(scopes.gateways(&moved.key));
+        }
+        for gateway in gateways {
+            let members = members(&scopes, &gateway);
+            transaction.collections.insert(collection(&gateway), Some(members).filter(|members| !members.is_empty()));
+        }
+        drop(scopes);
+        self.commit(transaction);
+    }
+
+    fn commit(&self, transaction: Transaction) {
+        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = Arc::new(catalog.commit(transaction));
+        // Under the lock, so that whoever reads the catalog has been told.
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|stream| stream.send(changed.clone()).is_ok());
+    }
+}
+
+/// A document as proxies get it, encoded once for all of them.
+fn body(text: &str) -> Bytes {
+    let document = v1::Document { text: Bytes::copy_from_slice(text.as_bytes()) };
+    v1::Resource { kind: Some(Kind::Document(document)) }.encode_to_vec().into()
+}
+
+/// What a Gateway's proxies subscribe to.
+fn collection(gateway: &Key) -> Arc<str> {
+    format!("{gateway}/*").into()
+}
+
+fn members(scopes: &Scopes, gateway: &Key) -> BTreeSet<Arc<str>> {
+    scopes.of_gateway(gateway).iter().map(|key| key.to_string().into()).collect()
+}

@@ -1,0 +1,135 @@
+//! A proxy as control sees it: the real machine of a proxy's end on a real stream, and nothing behind it. A test says what
+//! it takes and what it refuses. Cold.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::wire::envoy::config::core::v3::Node;
+use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use config::wire::evenkeel::v1::{self, resource::Kind};
+use config::xds::client::{Action, Change, Client, Held};
+use prost::Message as _;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tonic::Streaming;
+use tonic::transport::Endpoint;
+
+use super::PATIENCE;
+use super::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+
+/// A change that a proxy took, or did not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Took {
+    /// The revision that it completes.
+    pub revision: u64,
+    /// Names that came or changed, then names that went, each with a `-` before it.
+    pub names: Vec<String>,
+}
+
+/// One proxy.
+pub struct Subscriber {
+    /// Of a thread that moves what is under way on the stream.
+    runtime: Handle,
+    /// Ends that thread.
+    _end: oneshot::Sender<()>,
+    client: Client,
+    stream: Option<(UnboundedSender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>)>,
+    waiting: VecDeque<Change>,
+    /// Texts that a document it refuses contains.
+    pub refuses: Option<&'static str>,
+}
+
+impl Subscriber {
+    /// One that wants these, and is not connected.
+    pub fn new(id: &str, wanted: &[&str]) -> Subscriber {
+        let node = Node { id: id.into(), ..Node::default() };
+        let mut client = Client::new(node, BTreeMap::new(), 0);
+        client.want(wanted.iter().copied());
+        let (end, ended) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || runtime.block_on(ended));
+        Subscriber { runtime: handle, _end: end, client, stream: None, waiting: VecDeque::new(), refuses: None }
+    }
+
+    /// Connects, or connects anew.
+    pub fn connect(&mut self, control: SocketAddr) {
+        if self.stream.take().is_some() {
+            self.client.on_disconnected(0);
+        }
+        self.stream = Some(self.runtime.block_on(async {
+            let endpoint = Endpoint::from_shared(format!("http://{control}")).expect("an address");
+            let channel = endpoint.connect().await.expect("control listens");
+            let (sender, mut receiver) = unbounded_channel();
+            let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
+            let mut service = AggregatedDiscoveryServiceClient::new(channel);
+            // The server answers with the head at once.
+            let responses = service.delta_aggregated_resources(requests).await.expect("a stream");
+            (sender, responses.into_inner())
+        }));
+        let actions = self.client.on_connected();
+        self.act(actions);
+    }
+
+    /// Waits for the next change, takes or refuses it, and tells which it was.
+    pub fn take(&mut self) -> Took {
+        while self.waiting.is_empty() {
+            let response = self.hear(PATIENCE).expect("a response in time");
+            let actions = self.client.on_response(response);
+            self.act(actions);
+        }
+        let change = self.waiting.pop_front().expect("one waits");
+        let is_refused = |held: &Held| self.refuses.is_some_and(|word| text(held).contains(word));
+        let refused: Vec<String> = change
+            .resources
+            .iter()
+            .filter(|(_, held)| held.as_ref().is_some_and(is_refused))
+            .map(|(name, _)| format!("{name} is refused"))
+            .collect();
+        let actions = self.client.on_applied(&change, if refused.is_empty() { Ok(()) } else { Err(refused) });
+        self.act(actions);
+        let here = change.resources.iter().filter(|(_, held)| held.is_some()).map(|(name, _)| name.to_string());
+        let gone = change.resources.iter().filter(|(_, held)| held.is_none()).map(|(name, _)| format!("-{name}"));
+        Took { revision: change.revision, names: here.chain(gone).collect() }
+    }
+
+    /// Whether nothing comes for that long.
+    pub fn hears_nothing_for(&mut self, time: Duration) -> bool {
+        self.waiting.is_empty() && self.hear(time).is_none()
+    }
+
+    /// What is in force, by name.
+    pub fn held(&self) -> BTreeMap<Arc<str>, String> {
+        self.client.held().iter().map(|(name, held)| (name.clone(), text(held))).collect()
+    }
+
+    fn hear(&mut self, time: Duration) -> Option<DeltaDiscoveryResponse> {
+        let (_, responses) = self.stream.as_mut().expect("it is connected");
+        let heard = self.runtime.block_on(async { tokio::time::timeout(time, responses.message()).await.ok() });
+        heard.map(|response| response.expect("the stream lives").expect("the stream goes on"))
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Apply(change) => self.waiting.push_back(change),
+                Action::Disconnect(reason) => panic!("{reason}"),
+                Action::Send(request) => {
+                    let (sender, _) = self.stream.as_ref().expect("it is connected");
+                    sender.send(*request).expect("the stream lives");
+                }
+            }
+        }
+    }
+}
+
+/// The text of a document; empty for what is none.
+fn text(held: &Held) -> String {
+    match v1::Resource::decode(held.body.clone()).ok().and_then(|resource| resource.kind) {
+        Some(Kind::Document(document)) => String::from_utf8_lossy(&document.text).into_owned(),
+        _ => String::new(),
+    }
+}
