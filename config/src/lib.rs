@@ -26,7 +26,7 @@ pub mod wire;
 pub mod xds;
 
 pub use files::Source;
-pub use model::schema;
+pub use model::{kinds, schema};
 pub use problem::{Problem, Severity};
 pub use reader::{Checked, Loaded, Reader, load, read};
 pub use snapshot::Snapshot;

@@ -153,6 +153,11 @@ object! {
     ignored { "apiVersion", "kind", "spec", "status" }
 }
 
+/// The kinds that this build enforces.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(kind, _)| *kind)
+}
+
 /// Reads one document into its kind's list.
 pub(crate) fn read(node: &Node<'_>, documents: &mut Documents, problems: &mut Problems) {
     let Value::Map(entries) = &node.value else {

@@ -7,14 +7,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use config::{Reader, Snapshot};
+use config::Reader;
+use config::Snapshot;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Admin, AdminAddress, Doors};
 use crate::dns::Dns;
 use crate::log::{AccessLog, Format, event};
+use crate::origin::Origin;
 use crate::process::Process;
-use crate::revision::{InForce, Rules};
+use crate::revision::InForce;
 use crate::status::Status;
 use crate::{admin, cgroup, log, metrics, watch};
 
@@ -28,8 +30,14 @@ const MAIN_NICENESS: i32 = 10;
 #[derive(Debug, Clone, clap::Args)]
 pub struct GatewayArgs {
     /// Rule files and folders of them (.yaml, .yml, .json); watched for changes
-    #[arg(short = 'f', long = "file", value_name = "PATH", required = true)]
+    #[arg(short = 'f', long = "file", value_name = "PATH", required_unless_present = "control")]
     pub files: Vec<PathBuf>,
+    /// A control server to get rules from, in place of files. Without TLS, so a loopback address only
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "files", requires = "name")]
+    pub control: Option<SocketAddr>,
+    /// Which Gateway this is at the control server
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "control")]
+    pub name: Option<String>,
     /// Worker threads [default: one per core that the cgroup allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
@@ -74,6 +82,8 @@ impl GatewayArgs {
     pub fn of(files: Vec<PathBuf>) -> GatewayArgs {
         GatewayArgs {
             files,
+            control: None,
+            name: None,
             workers: None,
             probe: None,
             metrics: None,
@@ -118,9 +128,9 @@ fn fail(problems: &[String]) -> ExitCode {
 
 async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     let one = |error: String| vec![error];
+    let mut origin = Origin::of(&args).map_err(one)?;
     // Kept, so that a change costs what changed and not all the rules again.
-    let (reader, rules) = read(Reader::default(), args.files.clone());
-    let (snapshot, warnings) = rules?;
+    let (reader, (snapshot, warnings), answer) = origin.first().await?;
 
     let access_log = match &args.access_log {
         None => None,
@@ -151,11 +161,20 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
         let _ = ready.send(());
     }
 
-    run_until_signal(&args, in_force, reader).await
+    if let Some(answer) = answer {
+        // Control may have gone meanwhile.
+        let _ = answer.send(Ok(()));
+    }
+    run_until_signal(&args, in_force, origin, reader).await
 }
 
 /// Serves, follows changed rules, and ends when told to.
-async fn run_until_signal(args: &GatewayArgs, mut in_force: InForce, reader: Reader) -> Result<(), Vec<String>> {
+async fn run_until_signal(
+    args: &GatewayArgs,
+    mut in_force: InForce,
+    mut origin: Origin,
+    reader: Reader,
+) -> Result<(), Vec<String>> {
     let listen_for = |kind: SignalKind| signal(kind).map_err(|error| vec![error.to_string()]);
     let mut ends =
         Ends { terminate: listen_for(SignalKind::terminate())?, interrupt: listen_for(SignalKind::interrupt())? };
@@ -166,7 +185,9 @@ async fn run_until_signal(args: &GatewayArgs, mut in_force: InForce, reader: Rea
     let by_hand = changed.clone();
     // A change that nobody has looked at yet stands for the ones after it.
     let noticed = move || !matches!(changed.try_send(()), Err(tokio::sync::mpsc::error::TrySendError::Closed(())));
-    if let Err(error) = watch::start(args.files.clone(), noticed) {
+    if let Origin::Files(files) = &origin
+        && let Err(error) = watch::start(files.clone(), noticed)
+    {
         event("warn", &format!("rule files are not watched, SIGHUP reads them again: {error}"));
     }
 
@@ -182,15 +203,19 @@ async fn run_until_signal(args: &GatewayArgs, mut in_force: InForce, reader: Rea
             _ = user2.recv() => event("info", "SIGUSR2 has no meaning here"),
             // On a thread of its own: a file system that hangs must not take probes and signals with it.
             Some(()) = changes.recv(), if reader.is_some() => {
-                let (reader, files) = (reader.take().expect("checked"), args.files.clone());
-                let started = Instant::now();
-                reading = Some(tokio::task::spawn_blocking(move || (read(reader, files), started)));
+                let (reader, text, started) = (reader.take().expect("checked"), origin.again(), Instant::now());
+                reading = Some(tokio::task::spawn_blocking(move || (text.read(reader), None, started)));
+            }
+            offer = origin.next(), if reader.is_some() => {
+                let (reader, started) = (reader.take().expect("checked"), Instant::now());
+                let (text, answer) = offer;
+                reading = Some(tokio::task::spawn_blocking(move || (text.read(reader), Some(answer), started)));
             }
             read = async { reading.as_mut().expect("checked").await }, if reading.is_some() => {
                 reading = None;
-                let ((kept, rules), started) = read.map_err(|error| vec![format!("reading rules: {error}")])?;
+                let ((kept, rules), answer, started) = read.map_err(|error| vec![format!("reading rules: {error}")])?;
                 reader = Some(kept);
-                in_force.take(rules, started);
+                in_force.take(rules, started, answer);
             }
             () = in_force.is_due() => in_force.advance(),
             _ = health.tick() => {
@@ -200,6 +225,9 @@ async fn run_until_signal(args: &GatewayArgs, mut in_force: InForce, reader: Rea
                 // An address that another process held may be free by now.
                 if in_force.may_succeed_later {
                     ask(&by_hand);
+                }
+                if std::mem::take(&mut in_force.has_succeeded_late) {
+                    origin.tell_again();
                 }
                 refused_before = tell_refused(&in_force.process, refused_before);
             }
@@ -257,16 +285,6 @@ fn tell_refused(process: &Process, before: u64) -> u64 {
         event("warn", &format!("{} connections were refused at a bound", refused - before));
     }
     refused
-}
-
-/// Reads the rules, and gives the reader back. The error is all that is wrong with them.
-fn read(mut reader: Reader, files: Vec<PathBuf>) -> (Reader, Rules) {
-    let lines = |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let rules = match reader.load(&files).result {
-        Ok(checked) => Ok((checked.snapshot, lines(checked.warnings))),
-        Err(problems) => Err(lines(problems)),
-    };
-    (reader, rules)
 }
 
 /// Ends: no new connections, requests in flight have their time; a second signal ends at once.

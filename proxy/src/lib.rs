@@ -1,6 +1,9 @@
 //! The data plane, in the order things happen.
 
 mod admin;
+#[rustfmt::skip]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
+mod ads;
 mod attempt;
 mod attempts;
 mod balance;
@@ -28,6 +31,7 @@ mod listen;
 mod log;
 mod metrics;
 mod mirror;
+mod origin;
 mod passage;
 mod pool;
 mod process;
@@ -41,6 +45,7 @@ mod shared;
 mod slots;
 mod stats;
 mod status;
+mod subscription;
 mod sys;
 mod view;
 mod watch;

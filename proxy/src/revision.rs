@@ -10,6 +10,7 @@ use config::snapshot::dns;
 
 use crate::dns::Dns;
 use crate::log::event;
+use crate::origin::Answer;
 use crate::process::Process;
 use crate::status::Status;
 
@@ -33,6 +34,8 @@ pub(crate) struct InForce {
     awaited: Option<Read>,
     /// Rules that were refused may succeed without another change.
     pub(crate) may_succeed_later: bool,
+    /// And have, since somebody looked.
+    pub(crate) has_succeeded_late: bool,
 }
 
 /// Rules that were read.
@@ -42,6 +45,9 @@ struct Read {
     started: Instant,
     /// Until when they wait.
     until: Instant,
+    answer: Option<Answer>,
+    /// They were refused before.
+    is_late: bool,
 }
 
 impl InForce {
@@ -61,18 +67,21 @@ impl InForce {
         dns.applied();
         tell(&warnings);
         status.applied(revision, snapshot, warnings);
-        Ok(InForce { process, status, dns, rules, awaited: None, may_succeed_later: false })
+        Ok(InForce { process, status, dns, rules, awaited: None, may_succeed_later: false, has_succeeded_late: false })
     }
 
     /// Takes rules that were read: they are in force at once, or as soon as there are answers for names that are new, or
     /// never, and then everything stays as it is.
-    pub(crate) fn take(&mut self, read: Rules, started: Instant) {
-        self.may_succeed_later = false;
+    pub(crate) fn take(&mut self, read: Rules, started: Instant, answer: Option<Answer>) {
+        let is_late = std::mem::take(&mut self.may_succeed_later);
         match read {
             Ok((rules, warnings)) => {
                 let names: BTreeSet<_> = dns::names(&self.rules).into_iter().chain(dns::names(&rules)).collect();
                 self.dns.follow(names);
-                self.awaited = Some(Read { rules, warnings, started, until: Instant::now() + FIRST_ANSWERS });
+                // Whoever waited for the ones before is told by what comes of these.
+                let answer = answer.or_else(|| self.awaited.take().and_then(|before| before.answer));
+                let until = Instant::now() + FIRST_ANSWERS;
+                self.awaited = Some(Read { rules, warnings, started, until, answer, is_late });
                 self.put_awaited();
             }
             Err(problems) => {
@@ -80,6 +89,7 @@ impl InForce {
                 if let Some(read) = self.awaited.take() {
                     self.put(read);
                 }
+                tell_of(answer, Err(problems.clone()));
                 self.refuse(problems);
             }
         }
@@ -111,7 +121,7 @@ impl InForce {
     }
 
     fn put(&mut self, read: Read) {
-        let Read { rules, warnings, started, .. } = read;
+        let Read { rules, warnings, started, answer, is_late, .. } = read;
         let before = self.status.snapshot().unwrap_or_default();
         let snapshot = with_addresses(&self.status, &rules, &before);
         if before == snapshot {
@@ -119,6 +129,7 @@ impl InForce {
                 event("info", "the rules are again those in force");
             }
             self.rules = rules;
+            tell_of(answer, Ok(()));
         } else {
             match self.process.apply(snapshot.clone()) {
                 Ok(revision) => {
@@ -127,8 +138,11 @@ impl InForce {
                     event("info", &format!("revision {revision} in force after {} ms", started.elapsed().as_millis()));
                     self.rules = rules;
                     self.dns.applied();
+                    self.has_succeeded_late |= is_late;
+                    tell_of(answer, Ok(()));
                 }
                 Err(problem) => {
+                    tell_of(answer, Err(vec![problem.clone()]));
                     if !self.status.is_refused_for(&problem) {
                         self.refuse(vec![problem]);
                     }
@@ -174,6 +188,11 @@ impl InForce {
 /// A snapshot with the addresses that are known of its names.
 fn with_addresses(status: &Status, rules: &Snapshot, before: &Snapshot) -> Arc<Snapshot> {
     status.names(|names| Arc::new(dns::resolve(rules, before, |name| names.addresses(name))))
+}
+
+/// Whoever asked may have gone.
+fn tell_of(answer: Option<Answer>, result: Result<(), Vec<String>>) {
+    let _ = answer.map(|answer| answer.send(result));
 }
 
 fn tell(warnings: &[String]) {

@@ -1,11 +1,13 @@
 //! The control server as a process: what it is told it checks, keeps over its own death, and tells again.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::kit::{Guard, PATIENCE, Peer, Scratch, Subscriber, Took, evenkeel, free_port, until};
+use e2e::kit::{
+    Backend, Gateway, Guard, Launch, PATIENCE, Peer, Rules, Scratch, Subscriber, Took, evenkeel, free_port, until,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -18,7 +20,10 @@ struct Control {
 
 impl Control {
     fn start(folder: &Scratch) -> Control {
-        let [address, xds] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
+        Control::start_at(folder, [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))))
+    }
+
+    fn start_at(folder: &Scratch, [address, xds]: [SocketAddr; 2]) -> Control {
         let log = File::create(folder.path().join("log")).expect("a file");
         let mut command = Command::new(evenkeel());
         command.arg("control").arg("--data").arg(folder.path().join("data"));
@@ -44,6 +49,22 @@ impl Control {
         ));
         let answer = peer.read().expect("an answer");
         (answer.status(), serde_json::from_slice(&answer.body).unwrap_or_default())
+    }
+
+    /// Makes changes, and tells their revision.
+    fn apply(&self, documents: &str) -> u64 {
+        let (status, answer) = self.ask("POST /api/v1/objects", "", documents);
+        assert_eq!(status, 200, "{answer}");
+        answer["revision"].as_u64().expect("a number")
+    }
+
+    /// The only proxy, as it is known.
+    fn proxy(&self) -> Value {
+        self.ask("GET /api/v1/proxies", "", "").1["proxies"][0].clone()
+    }
+
+    fn wait_until_in_force(&self, revision: u64) {
+        until("the revision in force", || (self.proxy()["inForce"] == revision).then_some(()));
     }
 
     fn kill(mut self) {
@@ -262,4 +283,53 @@ fn proxies_get_what_belongs_to_their_gateway() {
     assert_eq!(proxy.take(), took(7, &gone));
     drop(proxy);
     until("nobody connected", || told()["proxies"].as_array().is_some_and(Vec::is_empty).then_some(()));
+}
+
+/// What a gateway answers.
+fn answer(gateway: &Gateway) -> String {
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.read().map_or_else(|ended| format!("{ended:?}"), |answer| answer.text())
+}
+
+#[test]
+fn a_gateway_runs_on_what_control_says() {
+    let folder = Scratch::create("control").expect("a folder");
+    let control = Control::start(&folder);
+    let backends = ["one", "two", "three"]
+        .map(|word| Backend::canned(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{word}", word.len())));
+    let to = |place: usize| Rules::to(backends[place].address()).yaml();
+    let gateway = Launch::under(control.xds).workers(2).spawn();
+    until("a gateway that waits", || gateway.stderr().contains("does not know this Gateway").then_some(()));
+    control.wait_until_in_force(control.apply(&gateway.fill(&to(0))));
+    assert_eq!(answer(&gateway), "one");
+    // In force means in force: the first request after it meets the new rules.
+    for place in [1, 0, 1, 0, 1] {
+        control.wait_until_in_force(control.apply(&gateway.fill(&to(place))));
+        assert_eq!(answer(&gateway), ["one", "two"][place]);
+    }
+
+    // An address that somebody else holds: the refusal is told, and it succeeds as soon as that is over.
+    let port = free_port();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    let moved = control.apply(&to(0).replace("{{port}}", &port.to_string()));
+    let is_told =
+        |proxy: &Value| proxy["refused"][0]["reason"].as_str().is_some_and(|why| why.contains("cannot listen"));
+    until("a refusal", || is_told(&control.proxy()).then_some(()));
+    assert_eq!(answer(&gateway), "two", "the old rules");
+    drop(taken);
+    control.wait_until_in_force(moved);
+    let mut client = Peer::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.read().map(|answer| answer.text()), Ok("one".into()));
+    control.wait_until_in_force(control.apply(&gateway.fill(&to(1))));
+
+    // Without control it goes on, and follows the next one, which has everything.
+    let places = [control.address, control.xds];
+    control.kill();
+    until("a gateway that knows", || gateway.stderr().contains("is not there, its last rules stay").then_some(()));
+    assert_eq!(answer(&gateway), "two");
+    let control = Control::start_at(&folder, places);
+    control.wait_until_in_force(control.apply(&gateway.fill(&to(2))));
+    assert_eq!(answer(&gateway), "three");
 }

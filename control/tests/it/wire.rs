@@ -30,6 +30,7 @@ fn generated_code_is_what_the_protos_say() {
     // Messages are everybody's, each end of a service is its crate's.
     let written = [
         ("config/src/wire", false, false, None),
+        ("proxy/src/ads.rs", true, false, Some("::config::wire")),
         ("e2e/src/kit/ads.rs", true, false, Some("::config::wire")),
         ("control/src/server/ads.rs", false, true, Some("::config::wire")),
     ];

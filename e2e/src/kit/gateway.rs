@@ -28,6 +28,7 @@ pub struct Launch {
     cpu: Option<usize>,
     config_map: bool,
     chroot: Option<PathBuf>,
+    control: Option<SocketAddr>,
 }
 
 /// A gateway.
@@ -42,7 +43,13 @@ impl Launch {
     /// With these rules and one worker.
     pub fn new(yaml: impl Into<String>) -> Launch {
         let program = vec![evenkeel().display().to_string(), "gateway".into()];
-        Launch { yaml: yaml.into(), workers: 1, flags: Vec::new(), program, cpu: None, config_map: false, chroot: None }
+        let (yaml, flags, cpu, chroot, control) = (yaml.into(), Vec::new(), None, None, None);
+        Launch { yaml, workers: 1, flags, program, cpu, config_map: false, chroot, control }
+    }
+
+    /// Under a control server, as one of the Gateway that tests have.
+    pub fn under(control: SocketAddr) -> Launch {
+        Launch { control: Some(control), ..Launch::new("") }.flags(&["--name", "default/edge"])
     }
 
     /// So many workers.
@@ -109,7 +116,11 @@ impl Launch {
         let words = if self.chroot.is_some() { &self.program[..] } else { &self.program[1..] };
         let log = fs::File::create(scratch.path().join("stderr")).expect("a file");
         let out = fs::File::create(scratch.path().join("stdout")).expect("a file");
-        command.args(words).arg("-f").arg(seen_folder);
+        command.args(words);
+        match self.control {
+            None => command.arg("-f").arg(seen_folder),
+            Some(control) => command.args(["--control", &control.to_string()]),
+        };
         command.args(["--workers", &self.workers.to_string(), "--admin", &doors.to_string()]).args(&self.flags);
         command.stdin(Stdio::null()).stdout(out).stderr(log);
         let guard = match self.cpu {
