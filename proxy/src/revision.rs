@@ -73,7 +73,8 @@ impl InForce {
     /// Takes rules that were read: they are in force at once, or as soon as there are answers for names that are new, or
     /// never, and then everything stays as it is.
     pub(crate) fn take(&mut self, read: Rules, started: Instant, answer: Option<Answer>) {
-        let is_late = std::mem::take(&mut self.may_succeed_later);
+        // Nobody waits for what is only tried again.
+        let is_late = std::mem::take(&mut self.may_succeed_later) && answer.is_none();
         match read {
             Ok((rules, warnings)) => {
                 let names: BTreeSet<_> = dns::names(&self.rules).into_iter().chain(dns::names(&rules)).collect();
