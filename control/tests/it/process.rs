@@ -153,15 +153,24 @@ fn without_descriptors_it_waits_and_goes_on() {
         client.send(GET);
     }
     // Its count of errors shows that it tried; the door has no descriptor either, so time is what is left to look at.
-    let before = (gateway.cpu_time(), Instant::now());
-    assert!(!waiting[0].hears_within(Duration::from_millis(500)), "there is a descriptor left");
-    let spent = gateway.cpu_time() - before.0;
-    assert!(spent < before.1.elapsed() / 5, "{spent:?} of CPU in {:?} of waiting", before.1.elapsed());
+    let shares: Vec<f64> = (0..5)
+        .map(|_| {
+            let before = (gateway.cpu_time(), Instant::now());
+            assert!(!waiting[0].hears_within(Duration::from_millis(100)), "there is a descriptor left");
+            (gateway.cpu_time() - before.0).as_secs_f64() / before.1.elapsed().as_secs_f64()
+        })
+        .collect();
+    // Who turns in circles does so all the time; a machine that stands still for a moment may charge us for that.
+    assert!(shares.iter().any(|share| *share < 0.2), "{shares:?} of a CPU while waiting");
     // Each needs a descriptor for itself, and most another for the service: what the ones before give back.
-    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.id())).expect("the process is ours");
-    let highest = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok()).max();
-    limit(highest.expect("a socket that listens") + 1);
+    let open = || -> Vec<u64> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.id())).expect("the process is ours");
+        open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    };
+    let before = open();
     clients.clear();
+    until("eight descriptors less", || (open().len() + 8 <= before.len()).then_some(()));
+    limit(before.iter().max().expect("a socket that listens") + 1);
     for client in &mut waiting {
         assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
     }
