@@ -1,9 +1,6 @@
 //! What tests of whole processes are written with: a gateway, scripted peers on both sides of it, and rules. It
 //! panics with a sentence where something is not as a test demands. Cold.
 
-#[rustfmt::skip]
-#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
-mod ads;
 mod backend;
 mod gateway;
 mod message;

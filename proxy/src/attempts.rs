@@ -62,7 +62,10 @@ pub(crate) async fn run(
         let hash = balance::hash(&cluster.cluster.settings.hash_on, head, client_address);
         let (endpoint, watch) = match choose(worker, &cluster, record, now, hash, &mut tried)? {
             Chosen::Endpoint(endpoint, watch) => (endpoint, watch),
-            Chosen::Refused(refused) => return Ok(refused.answer_attempt(guard, client, meta, record).await),
+            Chosen::Refused(refused) => {
+                refused.count();
+                return Ok(refused.answer(guard, client, meta, record).await);
+            }
         };
         record.endpoint = Some(endpoint.address);
         record.attempts += 1;

@@ -3,7 +3,8 @@
 mod admin;
 #[rustfmt::skip]
 #[expect(clippy::allow_attributes_without_reason, reason = "generated")]
-mod ads;
+#[allow(missing_docs, reason = "config/proto says what each means")]
+pub mod ads;
 mod attempt;
 mod attempts;
 mod balance;

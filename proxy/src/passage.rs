@@ -55,6 +55,11 @@ pub(crate) struct Refused<'r> {
 }
 
 impl Refused<'_> {
+    /// A rule refused an attempt, and no other endpoint is left: this is the answer after all.
+    pub(crate) fn count(&self) {
+        self.rule.on_answered();
+    }
+
     /// Sends the answer.
     pub(crate) async fn answer(
         &self,
@@ -67,20 +72,6 @@ impl Refused<'_> {
         record.policy = Some(policy.name.clone());
         record.flag = flag;
         reply::send_answer(guard, client, meta, &self.refusal, record).await
-    }
-}
-
-impl Refused<'_> {
-    /// As `answer`, where a rule refused an attempt and no other endpoint is left.
-    pub(crate) async fn answer_attempt(
-        &self,
-        guard: &ConnectionGuard,
-        client: &mut Client,
-        meta: &RequestMeta,
-        record: &mut Record,
-    ) -> After {
-        self.rule.on_answered();
-        self.answer(guard, client, meta, record).await
     }
 }
 

@@ -31,7 +31,6 @@ fn generated_code_is_what_the_protos_say() {
     let written = [
         ("config/src/wire", false, false, None),
         ("proxy/src/ads.rs", true, false, Some("::config::wire")),
-        ("e2e/src/kit/ads.rs", true, false, Some("::config::wire")),
         ("control/src/server/ads.rs", false, true, Some("::config::wire")),
     ];
     for (target, has_client, has_server, messages) in written {

@@ -11,6 +11,7 @@ use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDi
 use config::wire::evenkeel::v1::{self, resource::Kind};
 use config::xds::client::{Action, Change, Client, Held};
 use prost::Message as _;
+use proxy::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -18,7 +19,6 @@ use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 use super::PATIENCE;
-use super::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
 /// A change that a proxy took, or did not.
 #[derive(Debug, Clone, PartialEq, Eq)]
