@@ -22,6 +22,7 @@ use crate::compile::protection::Protection;
 use crate::consistent::Tables;
 use crate::model::Documents;
 use crate::problem::Problems;
+use crate::reader::Origin;
 use crate::route::Expressions;
 use crate::snapshot::Snapshot;
 
@@ -33,7 +34,7 @@ pub(crate) struct Kept {
 }
 
 /// Resolves everything. The result is of use only if no error was told.
-pub(crate) fn compile(documents: &Documents, kept: &mut Kept, problems: &mut Problems) -> Snapshot {
+pub(crate) fn compile(documents: &Documents, origin: Origin, kept: &mut Kept, problems: &mut Problems) -> Snapshot {
     let Kept { expressions, tables } = kept;
     expressions.renew();
     tables.renew();
@@ -43,7 +44,7 @@ pub(crate) fn compile(documents: &Documents, kept: &mut Kept, problems: &mut Pro
     let lanes = Lanes::gather(documents, &mut listeners, expressions, problems);
     let protection = Protection::gather(documents, problems);
     let settings = traffic::settings(documents, problems);
-    let mut backends = backends::Resolver::new(documents, settings, &protection, &lanes, tables);
+    let mut backends = backends::Resolver::new(documents, settings, &protection, &lanes, origin, tables);
     routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
     let clusters = backends.into_clusters();
     Snapshot { binds: listeners::into_binds(listeners, problems), clusters, lane_groups: lanes.groups }

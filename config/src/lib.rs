@@ -28,5 +28,5 @@ pub mod xds;
 pub use files::Source;
 pub use model::{kinds, schema};
 pub use problem::{Problem, Severity};
-pub use reader::{Checked, Loaded, Reader, load, read};
+pub use reader::{Checked, Loaded, Origin, Reader, load, read};
 pub use snapshot::Snapshot;

@@ -40,8 +40,10 @@ pub fn read(sources: &[Source]) -> Result<Checked, Vec<Problem>> {
     Reader::default().read(sources)
 }
 
-/// Readings in which a document may be missing, as while files are half-written, before it is forgotten.
+/// Readings in which a document may be missing before it is forgotten: while files are half-written, or where different
+/// parts of a whole are read in turn.
 const READINGS_KEPT: u64 = 4;
+const PARTS_KEPT: u64 = 2_000;
 
 /// Reads configurations one after the other. Documents, regular expressions and tables of consistent hashing that
 /// stay the same cost next to nothing the second time; what comes out is the same as with a new one.
@@ -51,6 +53,8 @@ pub struct Reader {
     origins: Origins,
     kept: Kept,
     reading: u64,
+    origin: Origin,
+    reads_parts: bool,
 }
 
 /// What was read, without any problem, of one part of a file.
@@ -62,7 +66,28 @@ struct Known {
     reading: u64,
 }
 
+/// Whose documents are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// People's: all that is known of a Service stands in its document.
+    #[default]
+    Files,
+    /// Those that control sends: it tells endpoints apart from their Services.
+    Control,
+}
+
 impl Reader {
+    /// A reader of such documents.
+    pub fn new(origin: Origin) -> Reader {
+        Reader { origin, ..Reader::default() }
+    }
+
+    /// A reader that is given different parts of a whole in turn, each of up to two thousand at least once in that many
+    /// readings.
+    pub fn of_parts() -> Reader {
+        Reader { reads_parts: true, ..Reader::default() }
+    }
+
     /// Reads files and the `.yaml`, `.yml` and `.json` files of directories, in the order of their names.
     /// Directories are not descended into, and dot files are passed over, as in a mounted ConfigMap.
     pub fn load(&mut self, paths: &[PathBuf]) -> Loaded {
@@ -91,7 +116,7 @@ impl Reader {
         // With documents missing, every reference to them would look wrong: one kind of mistake at a time.
         let snapshot = match problems.has_errors() {
             true => Snapshot::default(),
-            false => compile(&documents, &mut self.kept, &mut problems),
+            false => compile(&documents, self.origin, &mut self.kept, &mut problems),
         };
         let is_refused = problems.has_errors();
         let (list, origins) = problems.into_sorted(sources.iter().map(|source| &source.name));
@@ -152,7 +177,12 @@ impl Reader {
 
     fn forget(&mut self, passing: Vec<u32>) {
         passing.into_iter().for_each(|origin| self.origins.close(origin));
-        let oldest = self.reading.saturating_sub(READINGS_KEPT);
+        let (kept, every) = if self.reads_parts { (PARTS_KEPT, PARTS_KEPT / 10) } else { (READINGS_KEPT, 1) };
+        if !self.reading.is_multiple_of(every) {
+            // A look at all that is known costs more than to read one part.
+            return;
+        }
+        let oldest = self.reading.saturating_sub(kept);
         let origins = &mut self.origins;
         self.known.retain(|_, known| {
             let is_kept = known.reading >= oldest;

@@ -39,10 +39,13 @@ pub struct Scopes {
 }
 
 impl Scopes {
-    /// A document is this now, or none.
-    pub fn set(&mut self, key: &Key, document: Option<&Value>) {
-        let before = self.references.remove(key).unwrap_or_default();
+    /// A document is this now, or none. Returns whether that may change what belongs to a Gateway.
+    pub fn set(&mut self, key: &Key, document: Option<&Value>) -> bool {
         let now = document.map(|document| references(key, document));
+        if now.as_ref() == self.references.get(key) {
+            return false;
+        }
+        let before = self.references.remove(key).unwrap_or_default();
         let empty = References::default();
         let next = now.as_ref().unwrap_or(&empty);
         turn(&mut self.attached, key, &before.attached_to, &next.attached_to);
@@ -57,6 +60,7 @@ impl Scopes {
         if let Some(now) = now {
             self.references.insert(key.clone(), now);
         }
+        true
     }
 
     /// Everything that belongs to a Gateway, itself among it; nothing if it is not there.

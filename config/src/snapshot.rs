@@ -1,6 +1,7 @@
 //! What the data plane runs on: every reference resolved, every default filled in, nothing left that
 //! could be wrong. How it comes about is `compile`'s business, who asks it is the proxy's. Pure.
 
+pub mod discovery;
 pub mod dns;
 pub mod lanes;
 pub mod policy;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use crate::consistent::Consistent;
 use crate::route::Table;
-use crate::snapshot::dns::Dns;
+use crate::snapshot::discovery::Discovery;
 use crate::snapshot::lanes::{LaneGroup, LaneRole};
 use crate::snapshot::policy::Policy;
 
@@ -229,8 +230,8 @@ pub struct Cluster {
     pub service: Arc<str>,
     /// The port's number.
     pub port: u16,
-    /// The name whose addresses are its endpoints, if they are not written.
-    pub dns: Option<Dns>,
+    /// Where its endpoints come from.
+    pub discovery: Discovery,
     /// Those with a weight above 0; none means 503.
     pub endpoints: Vec<Endpoint>,
     /// Who serves whom: the baseline first, then each lane that has endpoints here. An endpoint of a lane that no
@@ -240,6 +241,13 @@ pub struct Cluster {
     pub settings: ClusterSettings,
     /// Limits, breakers and faults of the Service.
     pub policies: Arc<[Arc<Policy>]>,
+}
+
+impl Cluster {
+    /// Whether control tells its endpoints, and has not so far.
+    pub fn is_awaited(&self) -> bool {
+        matches!(&self.discovery, Discovery::Control(told) if told.instances.is_none())
+    }
 }
 
 /// The endpoints of a cluster that requests of one lane go to.

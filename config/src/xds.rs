@@ -17,6 +17,7 @@
 pub mod catalog;
 pub mod client;
 pub mod server;
+pub mod service;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,11 @@ pub const NAME_BYTES_MAX: usize = 512;
 
 /// What a name of endpoints begins with. They are urgent: no rule is compiled for them, and no canary waits for them.
 pub const ENDPOINTS: &str = "Endpoints/";
+
+/// The name of a Service's endpoints.
+pub fn endpoints_of(namespace: &str, service: &str) -> String {
+    format!("{ENDPOINTS}{namespace}/{service}")
+}
 
 /// Whether a name stands for members that control knows.
 pub fn is_collection(name: &str) -> bool {

@@ -10,6 +10,7 @@ mod procfs;
 
 pub mod bench;
 pub mod explain;
+pub mod fleet;
 pub mod kit;
 pub mod load;
 pub mod oracles;

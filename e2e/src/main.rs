@@ -14,6 +14,8 @@ enum Command {
     Bench(e2e::bench::Arguments),
     /// Hold what is explained against what is served
     Explain(e2e::explain::Arguments),
+    /// Measure a control server with ten thousand proxies
+    Fleet(e2e::fleet::Arguments),
     /// Ask llhttp, h11, HAProxy and nginx what they make of mutated requests
     Oracles(e2e::oracles::Arguments),
     /// Repeat what must never fail
@@ -24,6 +26,7 @@ fn main() -> e2e::Outcome<ExitCode> {
     let good = match Command::parse() {
         Command::Bench(arguments) => e2e::bench::run(&arguments)?,
         Command::Explain(arguments) => e2e::explain::run(&arguments)?,
+        Command::Fleet(arguments) => e2e::fleet::run(&arguments)?,
         Command::Oracles(arguments) => e2e::oracles::run(&arguments)?,
         Command::Soak(arguments) => e2e::soak::run(&arguments)?,
     };

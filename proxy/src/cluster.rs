@@ -2,12 +2,14 @@
 //! new, how many requests and connections there are, and how much may be retried. It outlives revisions: a cluster that
 //! stays keeps it. Hot where a request touches it, which writes nothing that others read unless something is wrong.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use config::Snapshot;
+use config::snapshot::discovery::Discovery;
 use config::snapshot::{Cluster, Endpoint, Outlier};
 
 use crate::budget::Budget;
@@ -28,6 +30,10 @@ pub(crate) struct ClusterState {
     /// Connections.
     pub(crate) connections: Slots,
     pub(crate) budget: Budget,
+    /// Its endpoints have been known: those that come are new.
+    is_settled: AtomicBool,
+    /// A request went to it since somebody looked; kept only where control tells its endpoints.
+    is_used: AtomicBool,
 }
 
 /// What the process knows of one endpoint of a cluster. Times are in nanoseconds since the process's start, 0 is never.
@@ -71,8 +77,8 @@ impl ClusterStates {
         now: Duration,
     ) -> (Arc<ClusterState>, Vec<Arc<EndpointState>>) {
         let mut known = self.0.lock().expect("no holder of this lock can panic");
-        let (state, is_first) = match known.get(&cluster.name).and_then(Weak::upgrade) {
-            Some(state) => (state, false),
+        let state = match known.get(&cluster.name).and_then(Weak::upgrade) {
+            Some(state) => state,
             None => {
                 known.retain(|_, state| state.strong_count() > 0);
                 let state = Arc::new(ClusterState {
@@ -82,9 +88,11 @@ impl ClusterStates {
                     requests: AtomicI64::new(0),
                     connections: Slots::default(),
                     budget: Budget::new(workers),
+                    is_settled: AtomicBool::new(false),
+                    is_used: AtomicBool::new(false),
                 });
                 known.insert(cluster.name.clone(), Arc::downgrade(&state));
-                (state, true)
+                state
             }
         };
         let mut endpoints = state.endpoints.lock().expect("no holder of this lock can panic");
@@ -93,7 +101,7 @@ impl ClusterStates {
                 return known;
             }
             let fresh = Arc::new(EndpointState::default());
-            if !is_first {
+            if state.is_settled.load(Relaxed) {
                 fresh.ready_since.store(nanos(now), Relaxed);
             }
             endpoints.insert(endpoint.address, Arc::downgrade(&fresh));
@@ -102,7 +110,22 @@ impl ClusterStates {
         let joined: Vec<_> = joined.collect();
         endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
         drop(endpoints);
+        state.is_settled.fetch_or(!cluster.is_awaited(), Relaxed);
         (state, joined)
+    }
+
+    /// The resources of whose clusters some were used since the last call.
+    pub(crate) fn used(&self, snapshot: &Snapshot) -> HashSet<Arc<str>> {
+        let known = self.0.lock().expect("no holder of this lock can panic");
+        let is_used = |name: &Arc<str>| {
+            let state = known.get(name).and_then(Weak::upgrade);
+            state.is_some_and(|state| state.is_used.swap(false, Relaxed))
+        };
+        let used = snapshot.clusters.iter().filter_map(|cluster| match &cluster.discovery {
+            Discovery::Control(told) if is_used(&cluster.name) => Some(told.resource.clone()),
+            _ => None,
+        });
+        used.collect()
     }
 
     /// The state of a cluster that workers know, with that of its endpoints.
@@ -117,6 +140,16 @@ impl ClusterStates {
 }
 
 impl ClusterState {
+    /// A request goes to it. Returns whether it is the first since somebody looked.
+    pub(crate) fn touch(&self) -> bool {
+        // Most often it is known already, and then nobody's cache is disturbed.
+        let is_first = !self.is_used.load(Relaxed);
+        if is_first {
+            self.is_used.store(true, Relaxed);
+        }
+        is_first
+    }
+
     /// Whoever chose at another epoch has to look again.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Relaxed)

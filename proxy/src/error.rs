@@ -48,6 +48,8 @@ pub enum Kind {
     NoCluster,
     /// The backend has no endpoint.
     NoEndpoint,
+    /// Control has not told the backend's endpoints.
+    Awaited,
     /// The request's lane has no endpoint that is ready, and may not be left.
     NoLane,
     /// No connection to the endpoint.
@@ -127,6 +129,7 @@ impl ProxyError {
             (_, NoRoute) => (404, "no route for this host and path\n", "NR"),
             (_, NoCluster) => (500, "the route has no valid backend\n", "NC"),
             (_, NoEndpoint) => (503, "no endpoint is available\n", "UH"),
+            (_, Awaited) => (503, "the endpoints of the service are not known yet\n", "CP"),
             (_, NoLane) => (503, "the lane has no endpoint\n", "NL"),
             (_, Vanished) => (503, "no endpoint is available\n", "UH"),
             (_, Connect) => (503, "the service cannot be reached\n", "UF"),

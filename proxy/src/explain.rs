@@ -163,6 +163,10 @@ impl Request<'_> {
             },
             "retries": cluster.cluster.settings.retries.attempts,
         });
+        if cluster.cluster.is_awaited() {
+            self.told["waits"] = json!("for the endpoints of the service, which control has not told so far");
+            return Ok(());
+        }
         self.choose(&cluster)
     }
 

@@ -10,18 +10,27 @@ use std::time::{Duration, Instant};
 use config::Reader;
 use config::Snapshot;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, AdminAddress, Doors};
 use crate::dns::Dns;
 use crate::log::{AccessLog, Format, event};
-use crate::origin::Origin;
+use crate::origin::{First, News, Next, Origin};
 use crate::process::Process;
-use crate::revision::InForce;
+use crate::revision::{InForce, Rules};
 use crate::status::Status;
+use crate::subscription::{Answer, Updates};
 use crate::{admin, cgroup, log, metrics, watch};
 
 /// Kubernetes grants a pod 30 s by default.
 const FINISH_WITHIN_S: u64 = 25;
+
+/// Endpoints of so many Services are cheaper to have than to wait for.
+const PRELOAD_SERVICES: u32 = 1_000;
+
+/// From one look at which endpoints are used to the next.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// How much the main thread gives way to workers, of 19.
 const MAIN_NICENESS: i32 = 10;
@@ -38,6 +47,12 @@ pub struct GatewayArgs {
     /// Which Gateway this is at the control server
     #[arg(long, value_name = "NAMESPACE/NAME", requires = "control")]
     pub name: Option<String>,
+    /// Where the last good configuration of control is kept, for a start without it; made if it is not there
+    #[arg(long, value_name = "FOLDER", requires = "control")]
+    pub data: Option<PathBuf>,
+    /// How many Services' endpoints control is asked for before a request needs them; beyond, with the first request
+    #[arg(long, value_name = "N", default_value_t = PRELOAD_SERVICES, requires = "control")]
+    pub preload_services: u32,
     /// Worker threads [default: one per core that the cgroup allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
@@ -84,6 +99,8 @@ impl GatewayArgs {
             files,
             control: None,
             name: None,
+            data: None,
+            preload_services: PRELOAD_SERVICES,
             workers: None,
             probe: None,
             metrics: None,
@@ -128,9 +145,13 @@ fn fail(problems: &[String]) -> ExitCode {
 
 async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     let one = |error: String| vec![error];
-    let mut origin = Origin::of(&args).map_err(one)?;
-    // Kept, so that a change costs what changed and not all the rules again.
-    let (reader, (snapshot, warnings), answer) = origin.first().await?;
+    let status = Arc::new(Status::new());
+    let mut origin = Origin::of(&args, status.clone()).map_err(one)?;
+    // What is wrong with files is told before anything else is done.
+    let first = match &mut origin {
+        Origin::Files(_) => Some(origin.first().await?),
+        Origin::Control(_) => None,
+    };
 
     let access_log = match &args.access_log {
         None => None,
@@ -146,15 +167,28 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
     // Where cores are short, reading rules and telling metrics give way to requests. On Linux this is the calling
     // thread's, and that of threads it starts from here on; the workers run already. Without it all still works.
     let _ = rustix::process::setpriority_process(None, MAIN_NICENESS);
-    let status = Arc::new(Status::new());
     // The doors first: a start that fails on one of them must not have taken a single connection.
     let registry = metrics::registry(process.shared.clone(), status.clone());
     let shared = Arc::new(Admin { status: status.clone(), shared: process.shared.clone(), registry });
     let doors = Doors { probe: args.probe, metrics: args.metrics, admin: args.admin.clone() };
     admin::open(&doors, shared).await.map_err(one)?;
-    check_descriptors(process.shared.connections_max, &snapshot).map_err(one)?;
+    let mut signals = Signals::listen().map_err(one)?;
+    let first = match first {
+        Some(first) => first,
+        // Probes are answered meanwhile: it lives, and is not ready.
+        None => tokio::select! {
+            first = origin.first() => first?,
+            () = signals.ends.recv() => return Ok(()),
+        },
+    };
+    // Kept, so that a change costs what changed and not all the rules again.
+    let First { reader, rules, updates, answer } = first;
+    check_descriptors(process.shared.connections_max, &rules.0).map_err(one)?;
+    let (asks, asked) = unbounded_channel();
+    // It is the only place where this is set.
+    let _ = process.shared.asks.set(asks);
     let dns = Dns::new(status.clone(), args.resolvers.clone());
-    let in_force = InForce::start(process, status, dns, snapshot, warnings).await.map_err(one)?;
+    let in_force = InForce::start(process, status, dns, rules, updates).await.map_err(one)?;
     event("info", &format!("ready with {workers} workers after {} ms", started.elapsed().as_millis()));
     if let Some(ready) = &args.ready {
         // Who does not wait for it does not need to know.
@@ -165,7 +199,7 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
         // Control may have gone meanwhile.
         let _ = answer.send(Ok(()));
     }
-    run_until_signal(&args, in_force, origin, reader).await
+    run_until_signal(&args, in_force, origin, reader, signals, asked).await
 }
 
 /// Serves, follows changed rules, and ends when told to.
@@ -174,13 +208,9 @@ async fn run_until_signal(
     mut in_force: InForce,
     mut origin: Origin,
     reader: Reader,
+    mut signals: Signals,
+    mut asked: UnboundedReceiver<Arc<str>>,
 ) -> Result<(), Vec<String>> {
-    let listen_for = |kind: SignalKind| signal(kind).map_err(|error| vec![error.to_string()]);
-    let mut ends =
-        Ends { terminate: listen_for(SignalKind::terminate())?, interrupt: listen_for(SignalKind::interrupt())? };
-    let mut hangup = listen_for(SignalKind::hangup())?;
-    let mut user1 = listen_for(SignalKind::user_defined1())?;
-    let mut user2 = listen_for(SignalKind::user_defined2())?;
     let (changed, mut changes) = tokio::sync::mpsc::channel(1);
     let by_hand = changed.clone();
     // A change that nobody has looked at yet stands for the ones after it.
@@ -195,29 +225,36 @@ async fn run_until_signal(
     let mut reading = None;
     let mut refused_before = 0;
     let mut health = tokio::time::interval(Duration::from_secs(1));
+    let mut looks = tokio::time::interval(LOOK_EVERY);
     loop {
+        if std::mem::take(&mut in_force.has_new_rules) {
+            origin.follow(in_force.rules());
+        }
         tokio::select! {
-            () = ends.recv() => break,
-            _ = hangup.recv() => ask(&by_hand),
-            _ = user1.recv() => reopen_log(&in_force.process),
-            _ = user2.recv() => event("info", "SIGUSR2 has no meaning here"),
-            // On a thread of its own: a file system that hangs must not take probes and signals with it.
+            () = signals.ends.recv() => break,
+            _ = signals.hangup.recv() => ask(&by_hand),
+            _ = signals.user1.recv() => reopen_log(&in_force.process),
+            _ = signals.user2.recv() => event("info", "SIGUSR2 has no meaning here"),
             Some(()) = changes.recv(), if reader.is_some() => {
-                let (reader, text, started) = (reader.take().expect("checked"), origin.again(), Instant::now());
-                reading = Some(tokio::task::spawn_blocking(move || (text.read(reader), None, started)));
+                reading = reader.take().map(|reader| Reading::start(reader, origin.again()));
             }
-            offer = origin.next(), if reader.is_some() => {
-                let (reader, started) = (reader.take().expect("checked"), Instant::now());
-                let (text, answer) = offer;
-                reading = Some(tokio::task::spawn_blocking(move || (text.read(reader), Some(answer), started)));
-            }
+            news = origin.news(reader.is_some()) => match news {
+                News::Rules(next) => reading = reader.take().map(|reader| Reading::start(reader, next)),
+                News::Endpoints(update) => in_force.take_endpoints(&update.updates, update.answer),
+            },
             read = async { reading.as_mut().expect("checked").await }, if reading.is_some() => {
                 reading = None;
-                let ((kept, rules), answer, started) = read.map_err(|error| vec![format!("reading rules: {error}")])?;
+                let Reading { reader: kept, rules, updates, answer, started } =
+                    read.map_err(|error| vec![format!("reading rules: {error}")])?;
                 reader = Some(kept);
-                in_force.take(rules, started, answer);
+                in_force.take(rules, updates, started, answer);
             }
             () = in_force.is_due() => in_force.advance(),
+            Some(resource) = asked.recv() => origin.use_now(&resource),
+            _ = looks.tick() => {
+                let used = in_force.process.shared.clusters.used(in_force.rules());
+                origin.look(in_force.rules(), |resource| used.contains(resource));
+            }
             _ = health.tick() => {
                 if in_force.process.has_lost_a_worker() {
                     return Err(vec!["a worker has ended unexpectedly".into()]);
@@ -233,7 +270,7 @@ async fn run_until_signal(
             }
         }
     }
-    finish(&in_force.process, &in_force.status, Duration::from_secs(args.finish_within), &mut ends).await;
+    finish(&in_force.process, &in_force.status, Duration::from_secs(args.finish_within), &mut signals.ends).await;
     Ok(())
 }
 
@@ -242,7 +279,49 @@ fn ask(changes: &tokio::sync::mpsc::Sender<()>) {
     let _ = changes.try_send(());
 }
 
-/// The signals that end the process.
+/// Rules that are being read, on a thread of their own: a file system that hangs must not take probes and signals with it.
+struct Reading {
+    reader: Reader,
+    rules: Rules,
+    updates: Updates,
+    answer: Option<Answer>,
+    started: Instant,
+}
+
+impl Reading {
+    fn start(reader: Reader, next: Next) -> JoinHandle<Reading> {
+        let started = Instant::now();
+        tokio::task::spawn_blocking(move || {
+            let (reader, rules) = next.text.read(reader);
+            Reading { reader, rules, updates: next.updates, answer: next.answer, started }
+        })
+    }
+}
+
+/// The signals that mean something here.
+struct Signals {
+    ends: Ends,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, String> {
+        let listen_for = |kind: SignalKind| signal(kind).map_err(|error| error.to_string());
+        Ok(Signals {
+            ends: Ends {
+                terminate: listen_for(SignalKind::terminate())?,
+                interrupt: listen_for(SignalKind::interrupt())?,
+            },
+            hangup: listen_for(SignalKind::hangup())?,
+            user1: listen_for(SignalKind::user_defined1())?,
+            user2: listen_for(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+/// Those that end the process.
 struct Ends {
     terminate: Signal,
     interrupt: Signal,

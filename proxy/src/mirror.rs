@@ -19,6 +19,7 @@ use crate::buffer::LentHead;
 use crate::connect::connect_alone;
 use crate::driver::Driver;
 use crate::exchange::{KEPT_BYTES_MAX, Pump};
+use crate::first_use;
 use crate::h1::{self, BodyDecoder, Framing, Method, RequestMeta, ResponseMeta};
 use crate::lanes::LaneView;
 use crate::pool::Link;
@@ -103,12 +104,14 @@ pub(crate) fn copy(
         if below(mirror.denominator.into(), worker.dice()) >= mirror.numerator.into() {
             continue;
         }
-        if worker.mirroring.get() >= IN_FLIGHT_MAX.min(worker.mirror_room()) {
+        let cluster = view.cluster(&mirror.cluster);
+        // A copy waits for nothing.
+        let is_known = cluster.as_ref().is_none_or(|cluster| first_use::are_known(worker, cluster));
+        if !is_known || worker.mirroring.get() >= IN_FLIGHT_MAX.min(worker.mirror_room()) {
             count(worker, &mirror.cluster, Outcome::Dropped);
             continue;
         }
         worker.mirroring.set(worker.mirroring.get() + 1);
-        let cluster = view.cluster(&mirror.cluster);
         copies.push(Copy {
             worker: worker.clone(),
             cluster: mirror.cluster.clone(),

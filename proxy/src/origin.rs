@@ -1,17 +1,19 @@
 //! Where rules come from: files, or a control server. Cold.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use config::snapshot::discovery;
 use config::{Reader, Snapshot, Source};
-use tokio::sync::oneshot;
 
+use crate::copy::Folder;
+use crate::demand::{Demand, Orders};
 use crate::gateway::GatewayArgs;
 use crate::log::event;
 use crate::revision::Rules;
-use crate::subscription::Subscription;
-
-/// Told whether rules are in force, or what is wrong with them.
-pub(crate) type Answer = oneshot::Sender<Result<(), Vec<String>>>;
+use crate::status::Status;
+use crate::subscription::{Answer, Came, Subscription, Update, Updates};
 
 /// Rules as they are written.
 pub(crate) enum Text {
@@ -25,8 +27,38 @@ pub(crate) enum Text {
 pub(crate) enum Origin {
     /// Files, which somebody else watches.
     Files(Vec<PathBuf>),
-    /// Control, and what it sent last.
-    Control(Subscription, Vec<Source>),
+    /// Control.
+    Control(Control),
+}
+
+/// Control, and what it sent last.
+pub(crate) struct Control {
+    subscription: Subscription,
+    demand: Demand,
+    sources: Vec<Source>,
+    updates: Updates,
+}
+
+/// Rules that are to be read, with the endpoints that come into force with them.
+pub(crate) struct Next {
+    pub(crate) text: Text,
+    pub(crate) updates: Updates,
+    /// Nobody waits for what is only tried again.
+    pub(crate) answer: Option<Answer>,
+}
+
+/// What control says.
+pub(crate) enum News {
+    Rules(Next),
+    Endpoints(Update),
+}
+
+/// Rules that can be put in force, the reader of the next ones, and whom to tell.
+pub(crate) struct First {
+    pub(crate) reader: Reader,
+    pub(crate) rules: (Snapshot, Vec<String>),
+    pub(crate) updates: Updates,
+    pub(crate) answer: Option<Answer>,
 }
 
 impl Text {
@@ -47,7 +79,7 @@ impl Text {
 
 impl Origin {
     /// As the command line says.
-    pub(crate) fn of(args: &GatewayArgs) -> Result<Origin, String> {
+    pub(crate) fn of(args: &GatewayArgs, status: Arc<Status>) -> Result<Origin, String> {
         let (Some(control), Some(name)) = (args.control, &args.name) else {
             return Ok(Origin::Files(args.files.clone()));
         };
@@ -60,62 +92,102 @@ impl Origin {
         if !is_name {
             return Err(format!("{name:?} is not NAMESPACE/NAME"));
         }
-        let subscription = Subscription::start(control, name, args.zone.as_deref());
-        Ok(Origin::Control(subscription, Vec::new()))
+        let folder = args.data.as_ref().map(|path| Folder::open(path, name)).transpose()?;
+        status.control(|status| status.address = control.to_string());
+        let subscription = Subscription::start(control, name, args.zone.as_deref(), folder, status);
+        let demand = Demand::new(args.preload_services as usize, subscription.known.iter().cloned());
+        Ok(Origin::Control(Control { subscription, demand, sources: Vec::new(), updates: Vec::new() }))
     }
 
-    /// The first rules: those of files, or what control has for this Gateway, as soon as it has something that is right.
-    pub(crate) async fn first(&mut self) -> Result<(Reader, (Snapshot, Vec<String>), Option<Answer>), Vec<String>> {
-        let mut reader = Reader::default();
+    /// The first rules: those of files, or what control has for this Gateway, as soon as it has something that is right, or
+    /// what was in force last where it does not answer.
+    pub(crate) async fn first(&mut self) -> Result<First, Vec<String>> {
         if let Origin::Files(files) = self {
-            let (reader, rules) = Text::Files(files.clone()).read(reader);
-            return Ok((reader, rules?, None));
+            let (reader, rules) = Text::Files(files.clone()).read(Reader::default());
+            return Ok(First { reader, rules: rules?, updates: Vec::new(), answer: None });
         }
+        let mut reader = Reader::new(config::Origin::Control);
         loop {
-            let (text, answer) = self.next().await;
+            // Endpoints alone follow rules.
+            let News::Rules(Next { text, updates, answer }) = self.news(true).await else { continue };
             let is_empty = matches!(&text, Text::Sources(sources) if sources.is_empty());
             let (kept, rules) = text.read(reader);
             reader = kept;
-            let answered = match rules {
+            let told = match rules {
                 Ok(_) if is_empty => {
                     event("warn", "control does not know this Gateway; waiting for it");
-                    answer.send(Ok(()))
+                    Ok(())
                 }
-                Ok(rules) => return Ok((reader, rules, Some(answer))),
+                Ok(rules) => return Ok(First { reader, rules, updates, answer }),
                 Err(problems) => {
                     problems.iter().for_each(|problem| event("error", problem));
-                    answer.send(Err(problems))
+                    Err(problems)
                 }
             };
             // Control may have gone meanwhile.
-            let _ = answered;
+            let _ = answer.map(|answer| answer.send(told));
         }
     }
 
-    /// The next rules of control, and whom to answer. Those of files never come so.
-    pub(crate) async fn next(&mut self) -> (Text, Answer) {
-        if let Origin::Control(subscription, last) = self
-            && let Some(offer) = subscription.next().await
-        {
-            event("info", &format!("revision {} of control came, documents: {}", offer.revision, offer.sources.len()));
-            *last = offer.sources.clone();
-            return (Text::Sources(offer.sources), offer.answer);
+    /// What control says next; if `takes_rules` is not set, of endpoints alone. Files never say anything here.
+    pub(crate) async fn news(&mut self, takes_rules: bool) -> News {
+        let Origin::Control(control) = self else { return std::future::pending().await };
+        match control.subscription.next(takes_rules).await {
+            Came::Update(update) => News::Endpoints(update),
+            Came::Offer(offer) => {
+                event("info", &format!("{} came, documents: {}", offer.from, offer.sources.len()));
+                (control.sources, control.updates) = (offer.sources.clone(), offer.updates.clone());
+                let text = Text::Sources(offer.sources);
+                News::Rules(Next { text, updates: offer.updates, answer: Some(offer.answer) })
+            }
         }
-        std::future::pending().await
     }
 
     /// What may succeed if it is tried again.
-    pub(crate) fn again(&self) -> Text {
-        match self {
-            Origin::Files(files) => Text::Files(files.clone()),
-            Origin::Control(_, last) => Text::Sources(last.clone()),
-        }
+    pub(crate) fn again(&self) -> Next {
+        let (text, updates) = match self {
+            Origin::Files(files) => (Text::Files(files.clone()), Vec::new()),
+            Origin::Control(control) => (Text::Sources(control.sources.clone()), control.updates.clone()),
+        };
+        Next { text, updates, answer: None }
     }
 
     /// What was refused is in force after all.
     pub(crate) fn tell_again(&self) {
-        if let Origin::Control(subscription, _) = self {
-            subscription.introduce_again();
+        if let Origin::Control(control) = self {
+            control.subscription.introduce_again();
         }
     }
+
+    /// A snapshot is in force: what is known of its endpoints shall be as it needs.
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
+        self.order(|demand| {
+            let resources: BTreeSet<Arc<str>> = discovery::resources(snapshot).cloned().collect();
+            demand.need(resources, weighs_all(snapshot))
+        });
+    }
+
+    /// A request waits for endpoints.
+    pub(crate) fn use_now(&mut self, resource: &Arc<str>) {
+        self.order(|demand| Orders { want: demand.use_now(resource).into_iter().collect(), forget: Vec::new() });
+    }
+
+    /// Looks at what requests have used since the last look.
+    pub(crate) fn look(&mut self, snapshot: &Snapshot, is_used: impl Fn(&str) -> bool) {
+        self.order(|demand| demand.look(weighs_all(snapshot), is_used));
+    }
+
+    fn order(&mut self, decide: impl FnOnce(&mut Demand) -> Orders) {
+        let Origin::Control(control) = self else { return };
+        let Orders { want, forget } = decide(&mut control.demand);
+        if !want.is_empty() || !forget.is_empty() {
+            control.subscription.order(want, forget);
+        }
+    }
+}
+
+/// Whether the share of a lane depends on the endpoints of every Service.
+fn weighs_all(snapshot: &Snapshot) -> bool {
+    let mut lanes = snapshot.lane_groups.iter().flat_map(|group| &group.lanes);
+    lanes.any(|lane| lane.share.as_ref().is_some_and(|share| share.capacity_guard))
 }

@@ -16,6 +16,7 @@ use crate::attempts;
 use crate::buffer::LentHead;
 use crate::connection::Client;
 use crate::error::{Kind, ProxyError};
+use crate::first_use;
 use crate::forwarded;
 use crate::h1::{Framing, Method, RequestMeta};
 use crate::lanes::{Found, Ready};
@@ -148,6 +149,7 @@ async fn forward(
         false => cluster,
         true => worker.view().cluster(&cluster.cluster.name).ok_or(ProxyError::here(Kind::NoEndpoint))?,
     };
+    let cluster = first_use::ensure(worker, client, cluster, deadline).await?;
     if head.authority.is_empty() {
         // HTTP/1.0 may come without a host; what we send must have one (RFC 9112 3.2).
         let cluster = &cluster.cluster;

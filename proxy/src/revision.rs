@@ -1,18 +1,20 @@
 //! What is in force: the rules that were read last, with the addresses that are known of their names. Decides when a
 //! revision is made, of rules or of addresses, and tells people what became of it. Cold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use config::Snapshot;
+use config::snapshot::discovery::{self, Instances, Known};
 use config::snapshot::dns;
 
-use crate::dns::Dns;
+use crate::dns::{Dns, Names};
 use crate::log::event;
-use crate::origin::Answer;
 use crate::process::Process;
 use crate::status::Status;
+use crate::subscription::{Answer, Updates};
 
 /// New rules wait for so long for the first answers to their names: a Service whose name never resolves must not keep
 /// the others.
@@ -28,19 +30,27 @@ pub(crate) struct InForce {
     pub(crate) process: Process,
     pub(crate) status: Arc<Status>,
     dns: Dns,
-    /// Without addresses of names.
+    /// Without addresses of names, and without what control tells of endpoints.
     rules: Snapshot,
+    /// What control told of endpoints, by resource.
+    told: Told,
     /// Rules that wait for first answers.
     awaited: Option<Read>,
     /// Rules that were refused may succeed without another change.
     pub(crate) may_succeed_later: bool,
     /// And have, since somebody looked.
     pub(crate) has_succeeded_late: bool,
+    /// Other rules are in force, since somebody looked.
+    pub(crate) has_new_rules: bool,
 }
+
+type Told = HashMap<Arc<str>, Instances>;
 
 /// Rules that were read.
 struct Read {
     rules: Snapshot,
+    /// Endpoints that come into force with them.
+    updates: Updates,
     warnings: Vec<String>,
     started: Instant,
     /// Until when they wait.
@@ -56,23 +66,34 @@ impl InForce {
         mut process: Process,
         status: Arc<Status>,
         mut dns: Dns,
-        rules: Snapshot,
-        warnings: Vec<String>,
+        (rules, warnings): (Snapshot, Vec<String>),
+        updates: Updates,
     ) -> Result<InForce, String> {
         dns.follow(dns::names(&rules));
         // Without them it starts all the same.
         let _ = tokio::time::timeout(FIRST_ANSWERS, dns.work(|names, _| names.is_settled())).await;
-        let snapshot = with_addresses(&status, &rules, &Snapshot::default());
+        let told = after(&Told::default(), &updates);
+        let snapshot = with_endpoints(&status, &rules, &told, &Snapshot::default());
         let revision = process.apply(snapshot.clone())?;
         dns.applied();
         tell(&warnings);
         status.applied(revision, snapshot, warnings);
-        Ok(InForce { process, status, dns, rules, awaited: None, may_succeed_later: false, has_succeeded_late: false })
+        Ok(InForce {
+            process,
+            status,
+            dns,
+            rules,
+            told,
+            awaited: None,
+            may_succeed_later: false,
+            has_succeeded_late: false,
+            has_new_rules: true,
+        })
     }
 
     /// Takes rules that were read: they are in force at once, or as soon as there are answers for names that are new, or
     /// never, and then everything stays as it is.
-    pub(crate) fn take(&mut self, read: Rules, started: Instant, answer: Option<Answer>) {
+    pub(crate) fn take(&mut self, read: Rules, updates: Updates, started: Instant, answer: Option<Answer>) {
         // Nobody waits for what is only tried again.
         let is_late = std::mem::take(&mut self.may_succeed_later) && answer.is_none();
         match read {
@@ -82,7 +103,7 @@ impl InForce {
                 // Whoever waited for the ones before is told by what comes of these.
                 let answer = answer.or_else(|| self.awaited.take().and_then(|before| before.answer));
                 let until = Instant::now() + FIRST_ANSWERS;
-                self.awaited = Some(Read { rules, warnings, started, until, answer, is_late });
+                self.awaited = Some(Read { rules, updates, warnings, started, until, answer, is_late });
                 self.put_awaited();
             }
             Err(problems) => {
@@ -94,6 +115,20 @@ impl InForce {
                 self.refuse(problems);
             }
         }
+    }
+
+    /// The rules in force, without endpoints that are not written in them.
+    pub(crate) fn rules(&self) -> &Snapshot {
+        &self.rules
+    }
+
+    /// Takes endpoints that control tells: no rule changes for them, and nothing can be wrong with them.
+    pub(crate) fn take_endpoints(&mut self, updates: &Updates, answer: Answer) {
+        self.told = after(&self.told, updates);
+        let before = self.status.snapshot().unwrap_or_default();
+        let snapshot = with_endpoints(&self.status, &self.rules, &self.told, &before);
+        let names: Vec<Arc<str>> = updates.iter().map(|(name, _)| name.clone()).collect();
+        tell_of(Some(answer), self.put_endpoints(&before, snapshot, &names).map_err(|problem| vec![problem]));
     }
 
     /// Waits until `advance` has something to do. May be dropped at any time and called again.
@@ -122,14 +157,15 @@ impl InForce {
     }
 
     fn put(&mut self, read: Read) {
-        let Read { rules, warnings, started, answer, is_late, .. } = read;
+        let Read { rules, updates, warnings, started, answer, is_late, .. } = read;
         let before = self.status.snapshot().unwrap_or_default();
-        let snapshot = with_addresses(&self.status, &rules, &before);
+        let told = after(&self.told, &updates);
+        let snapshot = with_endpoints(&self.status, &rules, &told, &before);
         if before == snapshot {
             if self.status.unchanged(warnings) {
                 event("info", "the rules are again those in force");
             }
-            self.rules = rules;
+            (self.rules, self.told) = (rules, told);
             tell_of(answer, Ok(()));
         } else {
             match self.process.apply(snapshot.clone()) {
@@ -137,7 +173,7 @@ impl InForce {
                     tell(&warnings);
                     self.status.applied(revision, snapshot, warnings);
                     event("info", &format!("revision {revision} in force after {} ms", started.elapsed().as_millis()));
-                    self.rules = rules;
+                    (self.rules, self.told, self.has_new_rules) = (rules, told, true);
                     self.dns.applied();
                     self.has_succeeded_late |= is_late;
                     tell_of(answer, Ok(()));
@@ -161,19 +197,23 @@ impl InForce {
             self.status.names(|names| names.to_apply(now).map(|names| names.iter().cloned().collect::<Vec<_>>()));
         let Some(names) = names else { return };
         let before = self.status.snapshot().unwrap_or_default();
-        let snapshot = with_addresses(&self.status, &self.rules, &before);
+        let snapshot = with_endpoints(&self.status, &self.rules, &self.told, &before);
+        if let Err(problem) = self.put_endpoints(&before, snapshot, &names) {
+            event("error", &format!("new addresses of {}: {problem}", list(&names)));
+        }
+        self.dns.applied();
+    }
+
+    /// Puts the same rules in force with other endpoints, of these names.
+    fn put_endpoints(&mut self, before: &Snapshot, snapshot: Arc<Snapshot>, names: &[Arc<str>]) -> Result<(), String> {
         let is_same = snapshot.clusters.iter().zip(&before.clusters).all(|(now, before)| Arc::ptr_eq(now, before));
         // The way back to what they were is no change.
         if !is_same || snapshot.clusters.len() != before.clusters.len() {
-            match self.process.apply(snapshot.clone()) {
-                Ok(revision) => {
-                    self.status.readdressed(revision, snapshot);
-                    event("info", &format!("revision {revision} in force: new addresses of {}", list(&names)));
-                }
-                Err(problem) => event("error", &format!("new addresses of {}: {problem}", list(&names))),
-            }
+            let revision = self.process.apply(snapshot.clone())?;
+            self.status.readdressed(revision, snapshot);
+            event("info", &format!("revision {revision} in force: new addresses of {}", list(names)));
         }
-        self.dns.applied();
+        Ok(())
     }
 
     fn refuse(&self, problems: Vec<String>) {
@@ -186,9 +226,37 @@ impl InForce {
     }
 }
 
-/// A snapshot with the addresses that are known of its names.
-fn with_addresses(status: &Status, rules: &Snapshot, before: &Snapshot) -> Arc<Snapshot> {
-    status.names(|names| Arc::new(dns::resolve(rules, before, |name| names.addresses(name))))
+/// What is known of where instances are.
+struct Whereabouts<'k> {
+    names: &'k Names,
+    told: &'k Told,
+}
+
+impl Known for Whereabouts<'_> {
+    fn addresses(&self, name: &str) -> Option<&[IpAddr]> {
+        self.names.addresses(name)
+    }
+
+    fn instances(&self, resource: &str) -> Option<&Instances> {
+        self.told.get(resource)
+    }
+}
+
+/// A snapshot with the endpoints that are known of its clusters.
+fn with_endpoints(status: &Status, rules: &Snapshot, told: &Told, before: &Snapshot) -> Arc<Snapshot> {
+    status.names(|names| Arc::new(discovery::resolve(rules, before, &Whereabouts { names, told })))
+}
+
+/// What is told once control has said more.
+fn after(told: &Told, updates: &Updates) -> Told {
+    let mut told = told.clone();
+    for (resource, instances) in updates {
+        match instances {
+            Some(instances) => drop(told.insert(resource.clone(), instances.clone())),
+            None => drop(told.remove(resource)),
+        }
+    }
+    told
 }
 
 /// Whoever asked may have gone.

@@ -5,12 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use config::Snapshot;
 use filters::rules::States;
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::cluster::{ClusterState, ClusterStates};
 use crate::driver::TaskId;
@@ -94,6 +95,10 @@ pub(crate) struct Shared {
     pub(crate) states: States,
     /// Those of the newest snapshot.
     pub(crate) guards: Mutex<Arc<Guards>>,
+    /// Whom requests ask for endpoints that control has not told.
+    pub(crate) asks: OnceLock<UnboundedSender<Arc<str>>>,
+    /// Requests that wait for such endpoints.
+    pub(crate) awaiting: AtomicUsize,
     /// Where this process stands.
     pub(crate) zone: Option<Box<str>>,
     /// Workers tell time from here.
@@ -124,6 +129,8 @@ impl Shared {
             clusters: ClusterStates::default(),
             states: States::default(),
             guards: Mutex::default(),
+            asks: OnceLock::new(),
+            awaiting: AtomicUsize::new(0),
             zone,
             origin: Instant::now(),
         }))
@@ -137,6 +144,12 @@ impl Shared {
     /// Lets a request go on that has got what it waited for.
     pub(crate) fn wake(&self, waiter: &Waiter) {
         self.mailboxes[waiter.worker].send(Mail::Wake(waiter.task));
+    }
+
+    /// Asks control for endpoints.
+    pub(crate) fn ask_for_endpoints(&self, resource: &Arc<str>) {
+        // Who ends does not listen any more.
+        let _ = self.asks.get().map(|asks| asks.send(resource.clone()));
     }
 
     /// Asks the other workers for idle connections to a cluster.

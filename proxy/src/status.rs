@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use config::Snapshot;
+use config::snapshot::discovery::Discovery;
 use serde_json::{Value, json};
 
 use crate::dns::Names;
@@ -13,7 +14,18 @@ use crate::dns::Names;
 pub(crate) struct Status {
     inner: Mutex<Inner>,
     names: Mutex<Names>,
+    /// None: rules come from files.
+    control: Mutex<Option<ControlStatus>>,
     pub(crate) started: Instant,
+}
+
+/// The way to control.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ControlStatus {
+    pub(crate) address: String,
+    pub(crate) is_connected: bool,
+    /// Up to which everything is in force here.
+    pub(crate) revision: u64,
 }
 
 struct Inner {
@@ -45,6 +57,7 @@ impl Status {
                 finishing: false,
             }),
             names: Mutex::default(),
+            control: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -73,6 +86,16 @@ impl Status {
             inner.snapshot = Some(snapshot);
             inner.applied_at = Some(crate::log::timestamp());
         });
+    }
+
+    /// Changes what is known of the way to control.
+    pub(crate) fn control(&self, change: impl FnOnce(&mut ControlStatus)) {
+        change(self.control.lock().expect("no holder of this lock can panic").get_or_insert_default());
+    }
+
+    /// What is known of the way to control, if rules come from there.
+    pub(crate) fn control_status(&self) -> Option<ControlStatus> {
+        self.control.lock().expect("no holder of this lock can panic").clone()
     }
 
     /// Names of Services and their addresses.
@@ -126,6 +149,9 @@ impl Status {
     /// `/config`: what is in force, since when, and why newer rules are not.
     pub(crate) fn config(&self) -> Value {
         let names = self.names(|names| names.document(self.started.elapsed()));
+        let control = self.control_status().map(|control| {
+            json!({"address": control.address, "connected": control.is_connected, "revision": control.revision})
+        });
         self.with(|inner| {
             let refused = match inner.problems.is_empty() {
                 true => Value::Null,
@@ -143,13 +169,18 @@ impl Status {
                 })).collect::<Vec<_>>(),
                 "clusters": inner.snapshot.iter().flat_map(|snapshot| &snapshot.clusters).map(|cluster| json!({
                     "name": cluster.name.to_string(),
-                    "dns": cluster.dns.as_ref().map(|dns| dns.name.to_string()),
+                    "dns": match &cluster.discovery {
+                        Discovery::Dns(dns) => Some(dns.name.to_string()),
+                        Discovery::Written | Discovery::Control(_) => None,
+                    },
+                    "awaited": cluster.is_awaited(),
                     "endpoints": cluster.endpoints.iter().map(|endpoint| json!({
                         "address": endpoint.address.to_string(),
                         "weight": endpoint.weight,
                     })).collect::<Vec<_>>(),
                 })).collect::<Vec<_>>(),
                 "names": names,
+                "control": control,
             })
         })
     }

@@ -1,53 +1,93 @@
-//! Rules from control: a thin shell around the machine of a proxy's end. It connects, and connects anew for as long as the
-//! process lives; what comes is handed to whoever puts rules in force, one change after the other. Cold.
+//! Rules and endpoints from control: a thin shell around the machine of a proxy's end. It connects, and connects anew for as
+//! long as the process lives; what comes is handed to whoever puts it in force, rules one change after the other, endpoints
+//! beside them. What is in force is kept on disk, and is what a start without control begins with. Cold.
+
+mod keeper;
+mod line;
+mod resources;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use config::Source;
+use config::snapshot::discovery::Instances;
 use config::wire::envoy::config::core::v3::node::UserAgentVersionType;
 use config::wire::envoy::config::core::v3::{Locality, Node};
-use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use config::wire::evenkeel::v1::{self, resource::Kind};
-use config::xds::client::{Action, Change, Client};
-use prost::Message as _;
-use tokio::sync::mpsc::{Receiver, Sender, UnboundedSender, channel, unbounded_channel};
+use config::xds;
+use config::xds::client::{Action, Change, Client, Held};
+use prost::bytes::Bytes;
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
 
-use crate::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use crate::copy::{Copy, Folder};
 use crate::log::event;
+use crate::status::Status;
+use crate::subscription::keeper::Keeper;
+use crate::subscription::line::{Line, News, news, open};
 
-/// For a connection, until it stands.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a connection without news is asked whether it is still there, and how long it may take to say so.
-const ALIVE_EVERY: Duration = Duration::from_secs(10);
-const ALIVE_WITHIN: Duration = Duration::from_secs(5);
-/// Documents of one message are bounded by control; this is beyond it.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// A start waits for control for so long before it takes what is on disk: what control says is never older.
+const CONTROL_FIRST: Duration = Duration::from_secs(1);
+/// From one look at what has to be written to the next.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// What control said of endpoints, by resource; None: there is no such Service.
+pub(crate) type Updates = Vec<(Arc<str>, Option<Instances>)>;
+/// Told whether a change is in force, or what is wrong with it.
+pub(crate) type Answer = oneshot::Sender<Result<(), Vec<String>>>;
 
 /// All rules as control has them now, and whom to tell whether they are in force.
 pub(crate) struct Offer {
-    pub(crate) revision: u64,
+    /// In words.
+    pub(crate) from: String,
     /// One for each document; problems name it.
     pub(crate) sources: Vec<Source>,
-    pub(crate) answer: oneshot::Sender<Result<(), Vec<String>>>,
+    /// Endpoints that come into force with them.
+    pub(crate) updates: Updates,
+    pub(crate) answer: Answer,
+}
+
+/// Endpoints alone.
+pub(crate) struct Update {
+    pub(crate) updates: Updates,
+    pub(crate) answer: Answer,
+}
+
+/// What comes from control.
+pub(crate) enum Came {
+    Offer(Offer),
+    Update(Update),
+}
+
+/// What control is asked for.
+enum Order {
+    Want(Vec<Arc<str>>),
+    Forget(Vec<Arc<str>>),
+    /// What was refused is in force after all.
+    IntroduceAgain,
 }
 
 /// The way to control.
 pub(crate) struct Subscription {
     offers: Receiver<Offer>,
-    again: Sender<()>,
+    updates: Receiver<Update>,
+    orders: UnboundedSender<Order>,
+    /// The endpoints that a copy on disk has.
+    pub(crate) known: Vec<Arc<str>>,
 }
 
 impl Subscription {
     /// Subscribes to what belongs to a Gateway, `NAMESPACE/NAME`.
-    pub(crate) fn start(control: SocketAddr, gateway: &str, zone: Option<&str>) -> Subscription {
+    pub(crate) fn start(
+        control: SocketAddr,
+        gateway: &str,
+        zone: Option<&str>,
+        folder: Option<Folder>,
+        status: Arc<Status>,
+    ) -> Subscription {
         let node = Node {
             // Unlike that of a gateway on another machine, or before.
             id: format!("{gateway}@{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
@@ -57,111 +97,252 @@ impl Subscription {
             user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(env!("CARGO_PKG_VERSION").into())),
             client_features: config::kinds().map(String::from).collect(),
         };
-        let mut client = Client::new(node, BTreeMap::new(), 0);
-        client.want([&*format!("Gateway/{gateway}/*")]);
+        let loaded = folder.as_ref().map_or(Ok(None), Folder::load).unwrap_or_else(|problem| {
+            event("error", &format!("the copy of the last configuration is not used: {problem}"));
+            None
+        });
+        let (start, held) = match loaded {
+            None => (None, BTreeMap::new()),
+            Some((copy, heard)) => {
+                let held: BTreeMap<Arc<str>, Held> = copy.held.iter().cloned().collect();
+                (Some(Start { copy, heard, until: Instant::now() + CONTROL_FIRST }), held)
+            }
+        };
+        let known: Vec<Arc<str>> = held.keys().filter(|name| name.starts_with(xds::ENDPOINTS)).cloned().collect();
         let (offers, offered) = channel(1);
-        let (again, wanted_again) = channel(1);
-        let life = Life {
+        let (updates, updated) = channel(1);
+        let (orders, ordered) = unbounded_channel();
+        let mut life = Life {
             control,
-            client,
-            documents: BTreeMap::new(),
-            changes: VecDeque::new(),
-            current: None,
+            wanted: format!("Gateway/{gateway}/*").into(),
+            in_force: held.iter().map(|(name, held)| (name.clone(), held.body.clone())).collect(),
+            client: Client::new(node.clone(), held, start.as_ref().map_or(0, |start| start.copy.revision)),
+            node,
+            start,
+            is_begun: false,
+            rules: Track::default(),
+            endpoints: Track::default(),
+            offers,
+            updates,
             line: Line::Down { until: Instant::now() },
             is_told: false,
+            keeper: Keeper::new(folder),
+            status,
         };
-        tokio::spawn(life.run(offers, wanted_again));
-        Subscription { offers: offered, again }
+        life.client.want(std::iter::once(&*life.wanted).chain(known.iter().map(|name| &**name)));
+        tokio::spawn(life.run(ordered));
+        Subscription { offers: offered, updates: updated, orders, known }
     }
 
-    /// The next rules. May be dropped at any time and called again.
-    pub(crate) async fn next(&mut self) -> Option<Offer> {
-        self.offers.recv().await
+    /// What comes next; if `takes_rules` is not set, of endpoints alone. May be dropped at any time and called again.
+    pub(crate) async fn next(&mut self, takes_rules: bool) -> Came {
+        tokio::select! {
+            Some(update) = self.updates.recv() => Came::Update(update),
+            Some(offer) = self.offers.recv(), if takes_rules => Came::Offer(offer),
+            // It ends with the process.
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Asks for endpoints, and gives others up.
+    pub(crate) fn order(&self, want: Vec<Arc<str>>, forget: Vec<Arc<str>>) {
+        for order in [Order::Want(want), Order::Forget(forget)] {
+            self.send(order);
+        }
     }
 
     /// What was refused is in force after all: control shall hear it.
     pub(crate) fn introduce_again(&self) {
-        // One that waits stands for this one.
-        let _ = self.again.try_send(());
+        self.send(Order::IntroduceAgain);
+    }
+
+    fn send(&self, order: Order) {
+        // It ends with the process.
+        let _ = self.orders.send(order);
     }
 }
 
-type Opened = Result<(UnboundedSender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), Status>;
+/// A copy that is used if control does not say anything soon.
+struct Start {
+    copy: Copy,
+    heard: SystemTime,
+    until: Instant,
+}
 
-/// The connection.
-enum Line {
-    Down { until: Instant },
-    Opening(tokio::task::JoinHandle<Opened>),
-    Up(UnboundedSender<DeltaDiscoveryRequest>, Box<Streaming<DeltaDiscoveryResponse>>),
+/// Changes of one kind: one of them is handed out at a time.
+#[derive(Default)]
+struct Track {
+    waiting: VecDeque<Change>,
+    current: Option<Current>,
 }
 
 /// A change that was handed out.
 struct Current {
-    change: Change,
-    /// What is in force if it is taken.
-    documents: BTreeMap<Arc<str>, Source>,
+    /// None: the copy.
+    change: Option<Change>,
     answer: oneshot::Receiver<Result<(), Vec<String>>>,
+}
+
+impl Track {
+    /// What becomes of the change that was handed out, if there is one.
+    async fn answered(&mut self) -> (Option<Change>, Result<(), Vec<String>>) {
+        let Some(current) = &mut self.current else { return std::future::pending().await };
+        // Whoever ends without a word did not put it in force.
+        let result = (&mut current.answer).await.unwrap_or_else(|_| Err(vec!["the proxy ends".into()]));
+        (self.current.take().and_then(|current| current.change), result)
+    }
 }
 
 struct Life {
     control: SocketAddr,
+    node: Node,
+    /// The collection of the Gateway.
+    wanted: Arc<str>,
     client: Client,
-    /// What is in force.
-    documents: BTreeMap<Arc<str>, Source>,
-    changes: VecDeque<Change>,
-    current: Option<Current>,
+    /// Bodies by name, of what is in force, or is on disk and will be.
+    in_force: BTreeMap<Arc<str>, Bytes>,
+    /// Until something is in force.
+    start: Option<Start>,
+    /// Something is in force.
+    is_begun: bool,
+    rules: Track,
+    endpoints: Track,
+    offers: Sender<Offer>,
+    updates: Sender<Update>,
     line: Line,
     /// That the connection is gone; again only after there was one.
     is_told: bool,
+    keeper: Keeper,
+    status: Arc<Status>,
 }
 
 impl Life {
-    async fn run(mut self, offers: Sender<Offer>, mut again: Receiver<()>) {
+    async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+        let offers = self.offers.clone();
+        let mut ticks = tokio::time::interval(SAVE_EVERY);
         loop {
-            if self.current.is_none()
-                && let Some(change) = self.changes.pop_front()
-            {
-                let next = self.documents_after(&change);
-                let (answer, answered) = oneshot::channel();
-                let offer = Offer { revision: change.revision, sources: next.values().cloned().collect(), answer };
-                if offers.send(offer).await.is_err() {
-                    return;
-                }
-                self.current = Some(Current { change, documents: next, answer: answered });
-            }
+            self.hand_out();
+            let begins = self.start.as_ref().map(|start| start.until);
             tokio::select! {
-                answer = async { (&mut self.current.as_mut().expect("checked").answer).await }, if self.current.is_some() => {
-                    // Whoever ends without a word did not put it in force.
-                    self.answered(answer.unwrap_or_else(|_| Err(vec!["the proxy ends".into()])));
-                }
-                Some(()) = again.recv() => self.lose("what was refused is in force after all"),
+                (change, result) = self.rules.answered() => self.answered(change, result),
+                (change, result) = self.endpoints.answered() => self.answered(change, result),
+                order = orders.recv() => match order {
+                    Some(order) => self.follow(order),
+                    None => return,
+                },
                 () = offers.closed() => return,
+                () = sleep_until(begins) => self.begin_without_control("it does not answer"),
+                _ = ticks.tick() => self.keeper.keep(&self.client, matches!(self.line, Line::Up(..))).await,
                 news = news(&mut self.line) => self.on_news(news),
             }
         }
     }
 
-    fn documents_after(&self, change: &Change) -> BTreeMap<Arc<str>, Source> {
-        let mut documents = self.documents.clone();
-        for (name, held) in &change.resources {
-            let resource = held.as_ref().and_then(|held| v1::Resource::decode(held.body.clone()).ok());
-            match resource.and_then(|resource| resource.kind) {
-                Some(Kind::Document(document)) => {
-                    let source = Source { name: name.clone(), bytes: document.text.to_vec() };
-                    documents.insert(name.clone(), source);
+    /// Hands out the next changes, where nobody is at one.
+    fn hand_out(&mut self) {
+        while self.endpoints.current.is_none()
+            && let Some(change) = self.endpoints.waiting.pop_front()
+        {
+            match resources::updates(&change) {
+                Ok(updates) => {
+                    let (answer, answered) = oneshot::channel();
+                    // One at a time: there is room, unless the process ends.
+                    let _ = self.updates.try_send(Update { updates, answer });
+                    self.endpoints.current = Some(Current { change: Some(change), answer: answered });
                 }
-                _ => drop(documents.remove(name)),
+                Err(problem) => self.answered(Some(change), Err(vec![problem])),
             }
         }
-        documents
+        while self.rules.current.is_none()
+            && let Some(change) = self.rules.waiting.pop_front()
+        {
+            if self.is_begun && change.resources.is_empty() {
+                // Whoever comes back is told that nothing is missing.
+                self.answered(Some(change), Ok(()));
+                continue;
+            }
+            let mut next = self.in_force.clone();
+            resources::take(&mut next, &change);
+            // Before anything is in force, what is on disk comes with it.
+            let updates = if self.start.is_some() { resources::told(&next) } else { resources::updates(&change) };
+            match updates {
+                Ok(updates) => {
+                    let from = format!("revision {} of control", change.revision);
+                    self.offer(from, &next, updates, Some(change));
+                }
+                Err(problem) => self.answered(Some(change), Err(vec![problem])),
+            }
+        }
     }
 
-    fn answered(&mut self, result: Result<(), Vec<String>>) {
-        let Some(Current { change, documents, .. }) = self.current.take() else { return };
-        if result.is_ok() {
-            self.documents = documents;
+    fn offer(&mut self, from: String, bodies: &BTreeMap<Arc<str>, Bytes>, updates: Updates, change: Option<Change>) {
+        let (answer, answered) = oneshot::channel();
+        // One at a time: there is room, unless the process ends.
+        let _ = self.offers.try_send(Offer { from, sources: resources::sources(bodies), updates, answer });
+        self.rules.current = Some(Current { change, answer: answered });
+        if let Some(start) = &mut self.start {
+            // From here on the answer decides.
+            start.until = Instant::now() + Duration::from_secs(86_400);
         }
-        let actions = self.client.on_applied(&change, result);
+    }
+
+    /// Puts what is on disk in force.
+    fn begin_without_control(&mut self, why: &str) {
+        let Some(start) = &self.start else { return };
+        if self.rules.current.is_some() {
+            return;
+        }
+        let told = resources::told(&self.in_force);
+        let from = format!(
+            "the copy on disk of revision {}, in force since {}, control last heard {} ago,",
+            start.copy.revision,
+            jiff::Timestamp::from_millisecond(start.copy.taken_ms).map_or_else(|_| "?".into(), |time| time.to_string()),
+            age(start.heard),
+        );
+        event("warn", &format!("control at {}: {why}; starting without it", self.control));
+        match told {
+            Ok(updates) => self.offer(from, &self.in_force.clone(), updates, None),
+            Err(problem) => self.answered(None, Err(vec![problem])),
+        }
+    }
+
+    fn answered(&mut self, change: Option<Change>, result: Result<(), Vec<String>>) {
+        let is_good = result.is_ok();
+        match change {
+            Some(change) => {
+                if is_good {
+                    resources::take(&mut self.in_force, &change);
+                    self.keeper.is_due = true;
+                }
+                let actions = self.client.on_applied(&change, result);
+                self.act(actions);
+            }
+            None if is_good => {}
+            None => {
+                // This build cannot use what another wrote: nothing of it is held.
+                self.client = Client::new(self.node.clone(), BTreeMap::new(), 0);
+                self.client.want([&*self.wanted]);
+                self.in_force.clear();
+                self.start = None;
+                event("error", "the copy of the last configuration cannot be used; waiting for control");
+                self.lose("the copy cannot be used");
+            }
+        }
+        if is_good {
+            (self.start, self.is_begun) = (None, true);
+        } else if self.start.is_some() {
+            self.begin_without_control("what it sent is refused");
+        }
+        let revision = self.client.revision();
+        self.status.control(|control| control.revision = revision);
+    }
+
+    fn follow(&mut self, order: Order) {
+        let actions = match &order {
+            Order::Want(names) => self.client.want(names.iter().map(|name| &**name)),
+            Order::Forget(names) => self.client.forget(names.iter().map(|name| &**name)),
+            Order::IntroduceAgain => return self.lose("what was refused is in force after all"),
+        };
         self.act(actions);
     }
 
@@ -172,6 +353,7 @@ impl Life {
                 event("info", &format!("connected to control at {}", self.control));
                 self.is_told = false;
                 self.line = Line::Up(sender, Box::new(responses));
+                self.status.control(|control| control.is_connected = true);
                 let actions = self.client.on_connected();
                 self.act(actions);
             }
@@ -187,7 +369,14 @@ impl Life {
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match (action, &self.line) {
-                (Action::Apply(change), _) => self.changes.push_back(change),
+                (Action::Apply(change), _) => {
+                    // What has nothing but endpoints never waits for rules that are being compiled.
+                    let is_urgent = self.is_begun
+                        && !change.resources.is_empty()
+                        && change.resources.keys().all(|name| name.starts_with(xds::ENDPOINTS));
+                    let track = if is_urgent { &mut self.endpoints } else { &mut self.rules };
+                    track.waiting.push_back(change);
+                }
                 (Action::Disconnect(reason), _) => self.lose(&reason),
                 (Action::Send(request), Line::Up(sender, _)) => {
                     // A stream that has just ended is noticed where it is read.
@@ -201,52 +390,28 @@ impl Life {
     fn lose(&mut self, reason: &str) {
         let pause = self.client.on_disconnected(RandomState::new().hash_one(self.control));
         self.line = Line::Down { until: Instant::now() + pause };
+        self.status.control(|control| control.is_connected = false);
         if !std::mem::replace(&mut self.is_told, true) {
-            event("warn", &format!("control at {} is not there, its last rules stay in force: {reason}", self.control));
+            let rules = if self.is_begun { "its last rules stay in force" } else { "there are no rules so far" };
+            event("warn", &format!("control at {} is not there, {rules}: {reason}", self.control));
         }
+        self.begin_without_control(reason);
     }
 }
 
-/// What a line has to say.
-enum News {
-    /// It is time to open it.
-    Time,
-    Opened(Opened),
-    Response(Result<DeltaDiscoveryResponse, Status>),
-}
-
-async fn news(line: &mut Line) -> News {
-    match line {
-        Line::Down { until } => {
-            tokio::time::sleep_until(*until).await;
-            News::Time
-        }
-        Line::Opening(opening) => {
-            News::Opened(opening.await.unwrap_or_else(|error| Err(Status::internal(error.to_string()))))
-        }
-        Line::Up(_, responses) => match responses.message().await {
-            Ok(Some(response)) => News::Response(Ok(response)),
-            Ok(None) => News::Response(Err(Status::unavailable("it ended the stream"))),
-            Err(status) => News::Response(Err(status)),
-        },
+/// How long ago, for people.
+fn age(since: SystemTime) -> String {
+    match SystemTime::now().duration_since(since).map_or(0, |age| age.as_secs()) {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
     }
 }
 
-async fn open(control: SocketAddr) -> Opened {
-    let endpoint = Endpoint::from_shared(format!("http://{control}")).map_err(failed)?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-    let endpoint = endpoint.http2_keep_alive_interval(ALIVE_EVERY).keep_alive_timeout(ALIVE_WITHIN);
-    let channel: Channel = endpoint.connect().await.map_err(failed)?;
-    let (sender, mut receiver) = unbounded_channel();
-    let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-    let mut service = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let responses = tokio::time::timeout(CONNECT_TIMEOUT, service.delta_aggregated_resources(requests)).await;
-    let responses = responses.map_err(|_| Status::deadline_exceeded("it does not answer"))??;
-    Ok((sender, responses.into_inner()))
-}
-
-/// What is behind an error, too: that of the transport says only that there is one.
-fn failed(error: tonic::transport::Error) -> Status {
-    let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-    Status::unavailable(format!("{error}{cause}"))
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }

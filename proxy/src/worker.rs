@@ -64,6 +64,8 @@ pub(crate) struct Worker {
     leaving: RefCell<Vec<Rc<BindView>>>,
     /// Tasks of downstream connections, to be woken when the worker shall finish.
     connections: RefCell<HashSet<TaskId>>,
+    /// Tasks that wait for endpoints, to be woken with each revision.
+    pub(crate) awaiting: RefCell<HashSet<TaskId>>,
     finishing: Cell<bool>,
     /// From when on idle connections are closed, once the worker finishes.
     idle_until: Cell<Duration>,
@@ -89,6 +91,7 @@ pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
         has_lanes: Cell::new(false),
         leaving: RefCell::default(),
         connections: RefCell::default(),
+        awaiting: RefCell::default(),
         finishing: Cell::new(false),
         idle_until: Cell::new(Duration::MAX),
         accept_until: Cell::new(Duration::MAX),
@@ -241,6 +244,7 @@ impl Worker {
         if self.binds.borrow().len() < known {
             self.wake_connections();
         }
+        self.awaiting.borrow().iter().for_each(|task| self.driver.wake(*task));
         check::renew(self);
         self.stats().revision.set(revision);
     }

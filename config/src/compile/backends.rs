@@ -16,8 +16,11 @@ use crate::model::metadata::Metadata;
 use crate::model::service::{ServicePort, Spec};
 use crate::model::{Documents, GATEWAY_GROUP, Object};
 use crate::problem::{Place, Problems};
+use crate::reader::Origin;
+use crate::snapshot::discovery::{Discovery, Told};
 use crate::snapshot::dns::{Dns, NAMES_MAX};
 use crate::snapshot::{Balance, Cluster, Endpoint, Group, Mirror};
+use crate::xds;
 
 /// Finds Service ports, and remembers those that were asked for and what rules do with them.
 pub(crate) struct Resolver<'d> {
@@ -25,6 +28,7 @@ pub(crate) struct Resolver<'d> {
     settings: Settings<'d>,
     pub(crate) protection: &'d Protection<'d>,
     lanes: &'d Lanes<'d>,
+    origin: Origin,
     tables: &'d mut Tables,
     services: HashMap<(&'d str, &'d str), &'d Object<Spec>>,
     indices: HashMap<(&'d str, &'d str, u16), usize>,
@@ -52,6 +56,7 @@ impl<'d> Resolver<'d> {
         settings: Settings<'d>,
         protection: &'d Protection<'d>,
         lanes: &'d Lanes<'d>,
+        origin: Origin,
         tables: &'d mut Tables,
     ) -> Self {
         let identity = |service: &'d Object<Spec>| (service.metadata.namespace(), service.metadata.name());
@@ -61,6 +66,7 @@ impl<'d> Resolver<'d> {
             settings,
             protection,
             lanes,
+            origin,
             tables,
             services,
             indices: HashMap::new(),
@@ -167,14 +173,14 @@ impl<'d> Resolver<'d> {
             namespace: namespace.into(),
             service: name.into(),
             port,
-            dns: dns(service, service_port),
+            discovery: discovery(service, service_port, self.origin),
             groups,
             endpoints,
             settings,
             policies,
         };
         self.check_names(&cluster, service, problems);
-        if cluster.endpoints.is_empty() && cluster.dns.is_none() {
+        if cluster.endpoints.is_empty() && cluster.discovery == Discovery::Written {
             let reason =
                 format!("port {port} of Service {namespace}/{name} has no endpoint: requests are answered 503");
             let field = "spec.endpoints";
@@ -188,7 +194,8 @@ impl<'d> Resolver<'d> {
     /// Tells a name too many.
     fn check_names(&mut self, cluster: &Cluster, service: &'d Object<Spec>, problems: &mut Problems) {
         let Some(written) = &service.spec.dns else { return };
-        if cluster.dns.is_some() && self.names.insert(written.name.as_str()) && self.names.len() == NAMES_MAX + 1 {
+        let is_named = matches!(cluster.discovery, Discovery::Dns(_));
+        if is_named && self.names.insert(written.name.as_str()) && self.names.len() == NAMES_MAX + 1 {
             let reason = format!("is one name more than the {NAMES_MAX} that are looked up");
             problems.error(written.place, "spec.dns.name", reason);
         }
@@ -223,10 +230,19 @@ fn endpoints(service: &Object<Spec>, port: &ServicePort) -> Vec<Endpoint> {
     endpoints.collect()
 }
 
-/// Where the addresses of a port come from, if they are not written.
-fn dns(service: &Object<Spec>, port: &ServicePort) -> Option<Dns> {
-    let written = service.spec.dns.as_ref()?;
-    Some(Dns { name: written.name.as_str().into(), port: written.ports.get(&port.name.value)?.number() })
+/// Where the endpoints of a port come from.
+fn discovery(service: &Object<Spec>, port: &ServicePort, origin: Origin) -> Discovery {
+    match (&service.spec.dns, origin) {
+        (Some(written), _) => match written.ports.get(&port.name.value) {
+            Some(number) => Discovery::Dns(Dns { name: written.name.as_str().into(), port: number.number() }),
+            None => Discovery::Written,
+        },
+        (None, Origin::Files) => Discovery::Written,
+        (None, Origin::Control) => {
+            let resource = xds::endpoints_of(service.metadata.namespace(), service.metadata.name()).into();
+            Discovery::Control(Told { resource, port: port.name.value.as_str().into(), instances: None })
+        }
+    }
 }
 
 fn group(

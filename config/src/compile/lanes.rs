@@ -3,7 +3,7 @@
 
 mod group;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::compile::listeners::Listener;
@@ -14,7 +14,7 @@ use crate::model::{Documents, Object};
 use crate::problem::{Place, Problems};
 use crate::route::Expressions;
 use crate::snapshot::Endpoint;
-use crate::snapshot::lanes::{LaneGroup, LaneRole};
+use crate::snapshot::lanes::{LABEL, LaneGroup, LaneRole, Membership};
 use crate::value::{LabelKey, LabelValue};
 
 /// All LaneGroups, and whose endpoints are whose.
@@ -27,11 +27,9 @@ pub(crate) struct Lanes<'d> {
 /// The lanes of a namespace, of all of its LaneGroups.
 #[derive(Default)]
 struct Namespace<'d> {
-    /// What endpoints of no lane may be labelled with.
-    baselines: HashSet<&'d str>,
+    membership: Membership<'d>,
+    /// In the order of the membership.
     lanes: Vec<Known<'d>>,
-    /// Lanes by the first label of their selector: an endpoint is compared with few of ten thousand.
-    by_label: HashMap<(&'d str, &'d str), Vec<usize>>,
 }
 
 /// A lane and where it is written.
@@ -63,11 +61,14 @@ impl<'d> Lanes<'d> {
         let mut namespaces: HashMap<&str, Namespace<'d>> = HashMap::new();
         for (group, _) in &pairs {
             let namespace = namespaces.entry(group.metadata.namespace()).or_default();
-            namespace.baselines.insert(group.spec.baseline.as_str());
-            let lanes = group.spec.lanes.iter().enumerate();
-            namespace.lanes.extend(lanes.map(|(index, lane)| Known { lane, group, index }));
+            namespace.membership.add_baseline(group.spec.baseline.as_str());
+            for (index, lane) in group.spec.lanes.iter().enumerate() {
+                let selector = lane.selector.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+                namespace.membership.add(lane.name.as_str(), selector);
+                namespace.lanes.push(Known { lane, group, index });
+            }
         }
-        for namespace in namespaces.values_mut() {
+        for namespace in namespaces.values() {
             namespace.check(problems);
         }
         let lanes = Lanes { groups: pairs.into_iter().map(|(_, compiled)| compiled).collect(), namespaces };
@@ -77,22 +78,10 @@ impl<'d> Lanes<'d> {
 
     /// Which of a Service's endpoints serve whom: those of the baseline, then those of each lane that has any.
     pub(crate) fn members(&self, namespace: &str, endpoints: &[Endpoint]) -> Vec<(Option<Arc<str>>, Vec<u32>)> {
-        let Some(namespace) = self.namespaces.get(namespace) else {
-            return vec![(None, (0..endpoints.len() as u32).collect())];
-        };
-        let mut baseline = Vec::new();
-        let mut lanes: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
-        for (index, endpoint) in (0..).zip(endpoints) {
-            let labels = || endpoint.labels.iter().map(|(key, value)| (&**key, &**value));
-            let of = namespace.taking(labels, |key| endpoint.labels.get(key).map(|value| &**value));
-            if of.is_empty() && endpoint.labels.get(LABEL).is_none_or(|name| namespace.baselines.contains(&**name)) {
-                baseline.push(index);
-            }
-            of.into_iter().for_each(|lane| lanes.entry(lane).or_default().push(index));
+        match self.namespaces.get(namespace) {
+            Some(namespace) => namespace.membership.members(endpoints),
+            None => Membership::default().members(endpoints),
         }
-        let name = |lane: usize| Some(namespace.lanes[lane].lane.name.as_str().into());
-        let lanes = lanes.into_iter().map(|(lane, members)| (name(lane), members));
-        std::iter::once((None, baseline)).chain(lanes).collect()
     }
 
     /// Endpoints and faults that name a lane which is not there.
@@ -107,7 +96,8 @@ impl<'d> Lanes<'d> {
                 let Some(label) = endpoint.labels.get(LABEL) else {
                     continue;
                 };
-                if !namespace.baselines.contains(label.as_str()) && namespace.taking(labels, get).is_empty() {
+                let membership = &namespace.membership;
+                if !membership.is_baseline(label.as_str()) && membership.taking(labels, get).is_empty() {
                     let field = format!("spec.endpoints[{index}].labels.{LABEL}");
                     let reason = format!(
                         "no LaneGroup of namespace {} has a lane or a baseline {:?}: the endpoint gets no request",
@@ -134,33 +124,14 @@ impl<'d> Lanes<'d> {
     }
 }
 
-/// The label of an instance that names its lane to people and tools.
-const LABEL: &str = "lane";
-
-impl<'d> Namespace<'d> {
-    /// The lanes whose selectors hold for an instance, in their order.
-    fn taking<'l, I: Iterator<Item = (&'l str, &'l str)>>(
-        &self,
-        labels: impl Fn() -> I,
-        get: impl Fn(&str) -> Option<&'l str>,
-    ) -> Vec<usize> {
-        let candidates = labels().filter_map(|label| self.by_label.get(&label)).flatten().copied();
-        let holds = |lane: &usize| {
-            let mut selector = self.lanes[*lane].lane.selector.iter();
-            selector.all(|(key, value)| get(key.as_str()) == Some(value.as_str()))
-        };
-        let mut found: Vec<usize> = candidates.filter(holds).collect();
-        found.sort_unstable();
-        found
-    }
-
-    /// Names are unique, and so are selectors. Indexes the lanes on the way.
-    fn check(&mut self, problems: &mut Problems) {
+impl Namespace<'_> {
+    /// Names are unique, and so are selectors.
+    fn check(&self, problems: &mut Problems) {
         let mut names: HashMap<&str, &At<_>> = HashMap::new();
         for known in &self.lanes {
             let name = &known.lane.name;
             let field = format!("spec.lanes[{}].name", known.index);
-            if self.baselines.contains(name.as_str()) {
+            if self.membership.is_baseline(name.as_str()) {
                 let reason = format!("{:?} is the name of the baseline", name.as_str());
                 problems.error(name.place, field, reason);
             } else if let Some(first) = names.get(name.as_str()) {
@@ -172,14 +143,9 @@ impl<'d> Namespace<'d> {
             }
         }
         for (number, known) in self.lanes.iter().enumerate() {
-            if let Some((key, value)) = known.lane.selector.iter().next() {
-                self.by_label.entry((key.as_str(), value.as_str())).or_default().push(number);
-            }
-        }
-        for (number, known) in self.lanes.iter().enumerate() {
             let selector: &Selector = &known.lane.selector;
             let labels = || selector.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-            let wider = self.taking(labels, |key| selector.get(key).map(|value| value.as_str()));
+            let wider = self.membership.taking(labels, |key| selector.get(key).map(|value| value.as_str()));
             for other in wider.into_iter().filter(|other| *other != number) {
                 let other_known = &self.lanes[other];
                 let is_equal = other_known.lane.selector.len() == selector.len();

@@ -1,11 +1,11 @@
 //! Lanes: what puts a request into one, and which endpoints are in it. How a request is decided on is `filters`'
 //! business. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::route::Expression;
-use crate::snapshot::HashKey;
+use crate::snapshot::{Endpoint, HashKey};
 
 /// What an address does about lanes.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -117,4 +117,81 @@ pub enum OnMissingKey {
     Random,
     /// Its key is made here, and given to the client as a cookie with the answer; only for cookies.
     Issue,
+}
+
+/// The label of an instance that names its lane to people and tools.
+pub(crate) const LABEL: &str = "lane";
+
+/// Which endpoints serve whom in one namespace, by their labels.
+#[derive(Debug, Default)]
+pub(crate) struct Membership<'l> {
+    /// What endpoints of no lane may be labelled with.
+    baselines: HashSet<&'l str>,
+    lanes: Vec<(&'l str, Selector<'l>)>,
+    /// Lanes by the first label of their selector: an endpoint is compared with few of ten thousand.
+    by_label: HashMap<(&'l str, &'l str), Vec<usize>>,
+}
+
+/// Labels, all of which an instance has.
+type Selector<'l> = Vec<(&'l str, &'l str)>;
+
+impl<'l> Membership<'l> {
+    /// That of a namespace's groups in a snapshot.
+    pub(crate) fn of(namespace: &str, groups: &'l [Arc<LaneGroup>]) -> Membership<'l> {
+        let mut membership = Membership::default();
+        for group in groups.iter().filter(|group| *group.namespace == *namespace) {
+            membership.add_baseline(&group.baseline);
+            for lane in &group.lanes {
+                membership.add(&lane.name, lane.selector.iter().map(|(key, value)| (&**key, &**value)).collect());
+            }
+        }
+        membership
+    }
+
+    pub(crate) fn add_baseline(&mut self, name: &'l str) {
+        self.baselines.insert(name);
+    }
+
+    pub(crate) fn add(&mut self, name: &'l str, selector: Selector<'l>) {
+        if let Some(first) = selector.first() {
+            self.by_label.entry(*first).or_default().push(self.lanes.len());
+        }
+        self.lanes.push((name, selector));
+    }
+
+    pub(crate) fn is_baseline(&self, name: &str) -> bool {
+        self.baselines.contains(name)
+    }
+
+    /// The lanes whose selectors hold for an instance, in their order.
+    pub(crate) fn taking<'a, I: Iterator<Item = (&'a str, &'a str)>>(
+        &self,
+        labels: impl Fn() -> I,
+        get: impl Fn(&str) -> Option<&'a str>,
+    ) -> Vec<usize> {
+        let candidates = labels().filter_map(|label| self.by_label.get(&label)).flatten().copied();
+        let holds = |lane: &usize| self.lanes[*lane].1.iter().all(|(key, value)| get(key) == Some(value));
+        let mut found: Vec<usize> = candidates.filter(holds).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The places of the endpoints of the baseline, then of those of each lane that has any.
+    pub(crate) fn members(&self, endpoints: &[Endpoint]) -> Vec<(Option<Arc<str>>, Vec<u32>)> {
+        if self.baselines.is_empty() {
+            return vec![(None, (0..endpoints.len() as u32).collect())];
+        }
+        let mut baseline = Vec::new();
+        let mut lanes: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        for (index, endpoint) in (0..).zip(endpoints) {
+            let labels = || endpoint.labels.iter().map(|(key, value)| (&**key, &**value));
+            let of = self.taking(labels, |key| endpoint.labels.get(key).map(|value| &**value));
+            if of.is_empty() && endpoint.labels.get(LABEL).is_none_or(|name| self.is_baseline(name)) {
+                baseline.push(index);
+            }
+            of.into_iter().for_each(|lane| lanes.entry(lane).or_default().push(index));
+        }
+        let lanes = lanes.into_iter().map(|(lane, members)| (Some(self.lanes[lane].0.into()), members));
+        std::iter::once((None, baseline)).chain(lanes).collect()
+    }
 }

@@ -8,8 +8,10 @@ use config::document::Key;
 use config::scope::Scopes;
 use config::wire::evenkeel::v1::{self, resource::Kind};
 use config::xds::catalog::{Catalog, Changed, Transaction};
+use config::xds::{self, service};
 use prost::Message;
 use prost::bytes::Bytes;
+use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::store::{Committed, Missed, Object, Store};
@@ -68,8 +70,9 @@ impl Feed {
         *scopes = Scopes::default();
         let mut transaction = Transaction { revision, ..Transaction::default() };
         for object in &objects {
-            scopes.set(&object.key, serde_json::from_str(&object.text).ok().as_ref());
-            transaction.resources.insert(object.key.to_string().into(), Some(body(&object.text)));
+            let value = serde_json::from_str(&object.text).ok();
+            scopes.set(&object.key, value.as_ref());
+            put(&mut transaction, &object.key, value.as_ref());
         }
         for object in objects.iter().filter(|object| *object.key.kind == *"Gateway") {
             transaction.collections.insert(collection(&object.key), Some(members(&scopes, &object.key)));
@@ -92,16 +95,13 @@ impl Feed {
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut gateways: BTreeSet<Key> = BTreeSet::new();
         for moved in &committed.moved {
-            gateways.extend(scopes.gateways(&moved.key));
-        }
-        for moved in &committed.moved {
-            let value = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
-            scopes.set(&moved.key, value.as_ref());
-            let body = moved.after.as_ref().map(|object| body(&object.text));
-            transaction.resources.insert(moved.key.to_string().into(), body);
-        }
-        for moved in &committed.moved {
-            gateways.extend(scopes.gateways(&moved.key));
+            let value: Option<Value> = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
+            put(&mut transaction, &moved.key, value.as_ref());
+            let before = scopes.gateways(&moved.key);
+            if scopes.set(&moved.key, value.as_ref()) {
+                gateways.extend(before);
+                gateways.extend(scopes.gateways(&moved.key));
+            }
         }
         for gateway in gateways {
             let members = members(&scopes, &gateway);
@@ -120,10 +120,23 @@ impl Feed {
     }
 }
 
-/// A document as proxies get it, encoded once for all of them.
-fn body(text: &str) -> Bytes {
-    let document = v1::Document { text: Bytes::copy_from_slice(text.as_bytes()) };
-    v1::Resource { kind: Some(Kind::Document(document)) }.encode_to_vec().into()
+/// A document as proxies get it, or that there is none: a Service and its endpoints each by itself.
+fn put(transaction: &mut Transaction, key: &Key, document: Option<&Value>) {
+    let (document, endpoints) = match document.and_then(service::apart) {
+        Some((rest, endpoints)) => (Some(rest.to_string()), Some(endpoints)),
+        None => (document.map(Value::to_string), None),
+    };
+    let document = document.map(|text| Kind::Document(v1::Document { text: text.into() }));
+    transaction.resources.insert(key.to_string().into(), document.map(body));
+    if *key.kind == *"Service" {
+        let name = xds::endpoints_of(&key.namespace, &key.name).into();
+        transaction.resources.insert(name, endpoints.map(Kind::Endpoints).map(body));
+    }
+}
+
+/// Encoded once for all proxies.
+fn body(kind: Kind) -> Bytes {
+    v1::Resource { kind: Some(kind) }.encode_to_vec().into()
 }
 
 /// What a Gateway's proxies subscribe to.

@@ -12,18 +12,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A control server and what it keeps.
-struct Control {
+pub(crate) struct Control {
     guard: Guard,
-    address: SocketAddr,
-    xds: SocketAddr,
+    pub(crate) address: SocketAddr,
+    pub(crate) xds: SocketAddr,
 }
 
 impl Control {
-    fn start(folder: &Scratch) -> Control {
+    pub(crate) fn start(folder: &Scratch) -> Control {
         Control::start_at(folder, [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))))
     }
 
-    fn start_at(folder: &Scratch, [address, xds]: [SocketAddr; 2]) -> Control {
+    pub(crate) fn start_at(folder: &Scratch, [address, xds]: [SocketAddr; 2]) -> Control {
         let log = File::create(folder.path().join("log")).expect("a file");
         let mut command = Command::new(evenkeel());
         command.arg("control").arg("--data").arg(folder.path().join("data"));
@@ -52,7 +52,7 @@ impl Control {
     }
 
     /// Makes changes, and tells their revision.
-    fn apply(&self, documents: &str) -> u64 {
+    pub(crate) fn apply(&self, documents: &str) -> u64 {
         let (status, answer) = self.ask("POST /api/v1/objects", "", documents);
         assert_eq!(status, 200, "{answer}");
         answer["revision"].as_u64().expect("a number")
@@ -63,11 +63,11 @@ impl Control {
         self.ask("GET /api/v1/proxies", "", "").1["proxies"][0].clone()
     }
 
-    fn wait_until_in_force(&self, revision: u64) {
+    pub(crate) fn wait_until_in_force(&self, revision: u64) {
         until("the revision in force", || (self.proxy()["inForce"] == revision).then_some(()));
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         let id = i32::try_from(self.guard.id()).ok().and_then(Pid::from_raw).expect("an id");
         kill_process(id, Signal::KILL).expect("it is ours");
         self.guard.wait(PATIENCE).expect("a child can be waited for");

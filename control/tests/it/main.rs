@@ -1,5 +1,6 @@
 //! Whole processes and real sockets, in one binary. Each module is one capability, each test a table.
 
+mod alone;
 mod bad_bodies;
 mod bad_input;
 mod balancing;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::consistent::Consistent;
-use crate::snapshot::dns::{NAMES_MAX, names, resolve};
+use crate::snapshot::discovery::{Instances, Known, resolve};
+use crate::snapshot::dns::{NAMES_MAX, names};
 
 /// A Service `name` at the addresses of `dns`.
 fn service(name: &str, dns: &str) -> String {
@@ -28,6 +29,19 @@ fn three() -> Snapshot {
     checked.snapshot
 }
 
+/// Names and their addresses.
+struct Names<'n>(Vec<(&'n str, Vec<IpAddr>)>);
+
+impl Known for Names<'_> {
+    fn addresses(&self, name: &str) -> Option<&[IpAddr]> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, addresses)| &addresses[..])
+    }
+
+    fn instances(&self, _: &str) -> Option<&Instances> {
+        None
+    }
+}
+
 /// Each cluster with its endpoints, when the names have these addresses; `same` are those that did not change in memory.
 fn check(before: &Snapshot, known: &[(&str, &[&str])], expected: &[&str]) -> Snapshot {
     let known: Vec<(&str, Vec<IpAddr>)> = known
@@ -37,9 +51,7 @@ fn check(before: &Snapshot, known: &[(&str, &[&str])], expected: &[&str]) -> Sna
         })
         .collect();
     let snapshot = three();
-    let resolved = resolve(&snapshot, before, |name| {
-        known.iter().find(|(known, _)| *known == name).map(|(_, addresses)| &addresses[..])
-    });
+    let resolved = resolve(&snapshot, before, &Names(known));
     let shown: Vec<String> = resolved
         .clusters
         .iter()
@@ -93,8 +105,8 @@ fn addresses_are_of_the_baseline() {
                  lanes: [{name: blue, selector: {lane: blue}}]}}\n";
     let snapshot =
         checked(&[group, &service("x", "x.test"), &rules("{backendRefs: [{name: x, port: 80}]}")].concat()).snapshot;
-    let address = ["10.0.0.1".parse().expect("an address")];
-    let resolved = resolve(&snapshot, &Snapshot::default(), |_| Some(&address));
+    let address = "10.0.0.1".parse().expect("an address");
+    let resolved = resolve(&snapshot, &Snapshot::default(), &Names(vec![("x.test", vec![address])]));
     let groups = &resolved.clusters[0].groups;
     assert_eq!((groups.len(), &groups[0].lane, &groups[0].members[..]), (1, &None, &[0][..]));
 }

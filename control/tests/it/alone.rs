@@ -1,0 +1,164 @@
+//! A gateway that control tells its rules, where control is away, slow, or asked for the first time.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, Scratch, until};
+use rustix::process::Signal;
+
+use crate::control::Control;
+
+/// A backend that answers with a word.
+fn saying(word: &str) -> Backend {
+    Backend::canned(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{word}", word.len()))
+}
+
+/// Status and body of an answer.
+fn ask(address: SocketAddr, host: &str) -> (u16, String) {
+    let mut client = Peer::connect(address);
+    client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    client.read().map_or_else(|ended| (0, format!("{ended:?}")), |answer| (answer.status(), answer.text()))
+}
+
+fn start(control: SocketAddr, data: &Path) -> Gateway {
+    Launch::under(control).flags(&["--data", &data.display().to_string()]).spawn()
+}
+
+fn wait_until_ready(gateway: &Gateway) {
+    until("a gateway that is ready", || gateway.get("/ready").filter(|answer| answer.status() == 200));
+}
+
+fn kill(mut gateway: Gateway) {
+    gateway.signal(Signal::KILL);
+    gateway.wait();
+}
+
+/// A copy on disk of rules that were in force, and the address that they listen on.
+fn copy_of(control: &Control, data: &Path, rules: &Rules) -> SocketAddr {
+    let gateway = start(control.xds, data);
+    control.wait_until_in_force(control.apply(&gateway.fill(&rules.yaml())));
+    let address = gateway.address();
+    assert_eq!(ask(address, "a").0, 200);
+    let copy = data.join("last-good");
+    until("a copy with everything", || {
+        let bytes = fs::read(&copy).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).contains("Endpoints/").then_some(())
+    });
+    kill(gateway);
+    address
+}
+
+#[test]
+fn it_starts_without_control_from_what_was_in_force_last() {
+    let (folder, data) = (Scratch::create("control").expect("a folder"), Scratch::create("data").expect("a folder"));
+    let (one, two) = (saying("one"), saying("two"));
+    let control = Control::start(&folder);
+    let places = [control.address, control.xds];
+    let address = copy_of(&control, data.path(), &Rules::to(one.address()));
+    control.kill();
+
+    let gateway = start(places[1], data.path());
+    wait_until_ready(&gateway);
+    assert_eq!(ask(address, "a"), (200, "one".into()));
+    let said = gateway.stderr();
+    assert!(said.contains("the copy on disk of revision 1, in force since 20"), "{said}");
+    assert!(said.contains("control last heard"), "{said}");
+    assert_eq!(gateway.config()["control"]["connected"], false);
+    let other = Launch::under(places[1]).flags(&["--data", &data.path().display().to_string()]).spawn();
+    until("a second one that is refused", || other.stderr().contains("is in use by another process").then_some(()));
+
+    // Control comes back: nothing of what the gateway has is sent, what changes is followed.
+    let control = Control::start_at(&folder, places);
+    control.wait_until_in_force(1);
+    assert_eq!(ask(address, "a"), (200, "one".into()));
+    let port = address.port().to_string();
+    control.wait_until_in_force(control.apply(&Rules::to(two.address()).yaml().replace("{{port}}", &port)));
+    assert_eq!(ask(address, "a"), (200, "two".into()));
+    assert_eq!(gateway.config()["control"]["connected"], true);
+}
+
+#[test]
+fn a_copy_that_is_not_its_own_is_not_used() {
+    let (folder, data) = (Scratch::create("control").expect("a folder"), Scratch::create("data").expect("a folder"));
+    let backend = saying("one");
+    let control = Control::start(&folder);
+    let places = [control.address, control.xds];
+    let address = copy_of(&control, data.path(), &Rules::to(backend.address()));
+    control.kill();
+    let copy = data.path().join("last-good");
+    let good = fs::read(&copy).expect("a copy");
+    let head = good.iter().position(|byte| *byte == b'\n').expect("a first line");
+    let forge = |(place, byte): (usize, &u8)| if place > head && *byte == b'w' { b'v' } else { *byte };
+    let forged: Vec<u8> = good.iter().enumerate().map(forge).collect();
+    for (bytes, reason) in [
+        (&good[..good.len() / 2], "it is torn"),
+        (&forged, "it is damaged or forged"),
+        (&[], "it is torn"),
+        (b"rules\n", "it is no copy"),
+    ] {
+        fs::write(&copy, bytes).expect("a file");
+        let gateway = start(places[1], data.path());
+        until("a reason", || gateway.stderr().contains(reason).then_some(()));
+        // It lives, and waits.
+        let probe = |path| gateway.get(path).map(|answer| answer.status());
+        until("a probe", || (probe("/live") == Some(200)).then_some(()));
+        assert_eq!(probe("/ready"), Some(503));
+        assert!(Peer::try_connect(address).is_err(), "nothing is served");
+        let (mut gateway, begun) = (gateway, Instant::now());
+        gateway.signal(Signal::TERM);
+        assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+    // With control it starts all the same.
+    let control = Control::start_at(&folder, places);
+    let gateway = start(control.xds, data.path());
+    wait_until_ready(&gateway);
+    assert_eq!(ask(address, "a"), (200, "one".into()));
+}
+
+#[test]
+fn endpoints_come_with_the_first_request_that_needs_them() {
+    let folder = Scratch::create("control").expect("a folder");
+    let backend = saying("one");
+    let control = Control::start(&folder);
+    let gateway = Launch::under(control.xds).flags(&["--preload-services", "0"]).spawn();
+    let rules = Rules::to(backend.address()).yaml().replace("  rules:", "  hostnames: [a]\n  rules:");
+    control.wait_until_in_force(control.apply(&gateway.fill(&rules)));
+    let awaited = || gateway.config()["clusters"][0]["awaited"].clone();
+    assert_eq!(awaited(), true);
+    let told = gateway.post("/explain", "GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("an answer").text();
+    assert!(told.contains("which control has not told so far"), "{told}");
+    assert_eq!(awaited(), true, "who only looks asks for nothing");
+    for host in 0..200 {
+        assert_eq!(ask(gateway.address(), &format!("h{host}.nowhere.test")).0, 404);
+    }
+    assert_eq!(awaited(), true, "nor does a Host that no route knows");
+    assert_eq!(ask(gateway.address(), "a"), (200, "one".into()));
+    assert_eq!(awaited(), false);
+}
+
+#[test]
+fn who_waits_for_endpoints_waits_for_a_bounded_time() {
+    let folder = Scratch::create("control").expect("a folder");
+    let backend = saying("one");
+    let control = Control::start(&folder);
+    let gateway = Launch::under(control.xds).flags(&["--preload-services", "0"]).spawn();
+    control.wait_until_in_force(control.apply(&gateway.fill(&Rules::to(backend.address()).yaml())));
+    control.kill();
+    until("a gateway that knows", || gateway.stderr().contains("its last rules stay").then_some(()));
+    let begun = Instant::now();
+    let (status, body) = ask(gateway.address(), "a");
+    assert_eq!((status, &*body), (503, "the endpoints of the service are not known yet\n"));
+    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    // More than the line has places: each has its answer, and those beyond have it at once.
+    let mut clients: Vec<Peer> = (0..1_100).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.read().map(|answer| answer.status()), Ok(503));
+    }
+    assert!(gateway.stderr().lines().count() < 50, "and nothing of it is told a thousand times");
+}

@@ -1,0 +1,238 @@
+//! A control server with ten thousand proxies: `cargo run --release -p e2e -- fleet`. Each proxy is a connection of its own
+//! with the real machine, the real reading of rules and the real change of endpoints; both sides share this machine's
+//! cores. Measures from a change to the last proxy in which it is in force, what a proxy costs, and a restart. Cold.
+
+mod line;
+mod proxy;
+mod server;
+mod shop;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::LocalSet;
+
+use crate::fleet::proxy::Proxy;
+use crate::fleet::server::Server;
+use crate::fleet::shop::Size;
+use crate::{Because, Failure, Outcome};
+
+/// Connections that are being opened at the same time: what the kernel's queue holds.
+const OPENING_MAX: usize = 1_000;
+/// For each step.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Arguments of `e2e fleet`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Simulated proxies
+    #[arg(long, default_value_t = 10_000)]
+    proxies: usize,
+    /// Gateways among which they are shared out
+    #[arg(long, default_value_t = 100)]
+    gateways: usize,
+    /// Services
+    #[arg(long, default_value_t = 1_000)]
+    services: usize,
+    /// Instances of each
+    #[arg(long, default_value_t = 20)]
+    endpoints: usize,
+    /// Changes of the Service that all use, and ten times as many of those that one Gateway uses
+    #[arg(long, default_value_t = 30)]
+    changes: usize,
+    /// Changes of endpoints in each second of the churn
+    #[arg(long, default_value_t = 500)]
+    churn: usize,
+    /// How long the churn lasts
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+/// What all proxies share.
+struct Fleet {
+    control: Cell<SocketAddr>,
+    opening: Semaphore,
+    /// The revision of each proxy, and how many are behind the one that is waited for.
+    revisions: RefCell<Vec<u64>>,
+    target: Cell<u64>,
+    behind: Cell<usize>,
+    reached: Notify,
+    resource_bytes: Cell<u64>,
+    /// Of those that are waited for, when each came.
+    latencies: RefCell<Vec<Duration>>,
+    since: Cell<Instant>,
+}
+
+impl Fleet {
+    fn note(&self, number: usize, revision: u64) {
+        let before = std::mem::replace(&mut self.revisions.borrow_mut()[number], revision);
+        let target = self.target.get();
+        if before < target && revision >= target {
+            self.behind.set(self.behind.get() - 1);
+            self.latencies.borrow_mut().push(self.since.get().elapsed());
+            if self.behind.get() == 0 {
+                self.reached.notify_one();
+            }
+        } else if before >= target && revision < target {
+            self.behind.set(self.behind.get() + 1);
+        }
+    }
+
+    /// Waits until everything up to a revision is in force on so many proxies; `since` is when that began.
+    async fn reach(&self, target: u64, among: impl Fn(usize) -> bool, since: Instant) -> Outcome<Vec<Duration>> {
+        self.since.set(since);
+        self.target.set(target);
+        self.latencies.borrow_mut().clear();
+        let behind = |(number, revision): (usize, &u64)| among(number) && *revision < target;
+        self.behind.set(self.revisions.borrow().iter().enumerate().filter(|one| behind(*one)).count());
+        // Who is not meant does not count.
+        while self.behind.get() > 0 {
+            tokio::time::timeout(PATIENCE, self.reached.notified())
+                .await
+                .because(|| format!("{} proxies have not reached revision {target}", self.behind.get()))?;
+        }
+        Ok(self.latencies.borrow().clone())
+    }
+}
+
+/// Runs and prints.
+pub fn run(arguments: &Arguments) -> Outcome<bool> {
+    crate::kit::evenkeel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, measure(arguments))
+}
+
+async fn measure(arguments: &Arguments) -> Outcome<bool> {
+    let &Arguments { proxies, gateways, services, endpoints, changes, churn, seconds } = arguments;
+    let size = Size { gateways, services, endpoints };
+    let mut server = Server::start()?;
+    let begun = Instant::now();
+    let everything = server.apply(&shop::documents(size)).await?;
+    println!(
+        "{services} Services with {endpoints} endpoints each, {gateways} Gateways: stored in {:.2?}",
+        begun.elapsed()
+    );
+    let (cpu_before, resident_before) = (server.cpu()?, server.resident_kib()?);
+
+    let fleet = Rc::new(Fleet {
+        control: Cell::new(server.xds),
+        opening: Semaphore::new(OPENING_MAX),
+        revisions: RefCell::new(vec![0; proxies]),
+        target: Cell::new(0),
+        behind: Cell::new(0),
+        reached: Notify::new(),
+        resource_bytes: Cell::new(0),
+        latencies: RefCell::default(),
+        since: Cell::new(Instant::now()),
+    });
+    let begun = Instant::now();
+    for number in 0..proxies {
+        tokio::task::spawn_local(live(fleet.clone(), number, gateways));
+    }
+    fleet.reach(everything, |_| true, begun).await?;
+    println!(
+        "{proxies} proxies connected, everything in force after {:.2?}; {:.1} MB of resources; control used {:.2?} of CPU",
+        begun.elapsed(),
+        fleet.resource_bytes.get() as f64 / 1e6,
+        server.cpu()? - cpu_before,
+    );
+    // What a burst left behind is given back after a moment.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let resident = server.resident_kib()?;
+    let each = (resident - resident_before.min(resident)) as f64 / proxies as f64;
+    println!(
+        "control: {:.1} MB resident before, {:.1} MB after: {each:.1} KiB a proxy",
+        mb(resident_before),
+        mb(resident)
+    );
+
+    let mut all = Vec::new();
+    for round in 1..=changes as u64 {
+        let (begun, before) = (Instant::now(), server.cpu()?);
+        let revision = server.apply(&shop::service(shop::HOT, endpoints, round)).await?;
+        let latencies = fleet.reach(revision, |_| true, begun).await?;
+        all.push((latencies.iter().copied().max().unwrap_or_default(), server.cpu()? - before));
+    }
+    let cpu: Duration = all.iter().map(|(_, cpu)| *cpu).sum();
+    print("a change of endpoints that all use, to the last of them", all.iter().map(|(last, _)| *last).collect());
+    println!("  control: {:.1?} of CPU for each change", cpu / changes.max(1) as u32);
+
+    let mut few = Vec::new();
+    for round in 0..10 * changes {
+        let gateway = round % gateways;
+        let begun = Instant::now();
+        let text = shop::service(&shop::own(gateway, round % shop::OWN), endpoints, 1 + round as u64);
+        let revision = server.apply(&text).await?;
+        fleet.reach(revision, |number| number % gateways == gateway, begun).await?;
+        few.push(begun.elapsed());
+    }
+    print(&format!("a change that {} of {proxies} use, to the last of them", proxies / gateways), few);
+
+    let before = server.cpu()?;
+    let begun = Instant::now();
+    let stored = server.churn(size, churn, Duration::from_secs(seconds)).await?;
+    let elapsed = begun.elapsed();
+    let used = (server.cpu()? - before).as_secs_f64() / elapsed.as_secs_f64();
+    // One for all of them comes behind everything that is under way.
+    let begun = Instant::now();
+    let revision = server.apply(&shop::service(shop::HOT, endpoints, 1 + changes as u64)).await?;
+    fleet.reach(revision, |_| true, begun).await?;
+    println!(
+        "churn: {stored} changes in {elapsed:.1?}, each for {} proxies: control used {used:.2} cores; \
+         the next change in force everywhere after {:.0?}",
+        proxies / gateways,
+        begun.elapsed(),
+    );
+
+    fleet.resource_bytes.set(0);
+    fleet.revisions.borrow_mut().fill(0);
+    let begun = Instant::now();
+    server.restart()?;
+    fleet.reach(revision, |_| true, begun).await?;
+    println!(
+        "killed and started again: all {proxies} in force again after {:.2?}; bytes of resources that were sent again: {}",
+        begun.elapsed(),
+        fleet.resource_bytes.get()
+    );
+    Ok(true)
+}
+
+fn mb(kib: u64) -> f64 {
+    kib as f64 * 1024.0 / 1e6
+}
+
+fn print(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |part: f64| times.get(((times.len() - 1) as f64 * part).round() as usize).copied().unwrap_or_default();
+    println!("{what}: p50 {:.1?}, p99 {:.1?}, max {:.1?} of {}", at(0.5), at(0.99), at(1.0), times.len());
+}
+
+/// The life of a proxy: it connects, and connects anew.
+async fn live(fleet: Rc<Fleet>, number: usize, gateways: usize) {
+    let mut proxy = Proxy::new(number, number % gateways);
+    loop {
+        let Err(Failure(_)) = follow(&fleet, number, &mut proxy).await;
+        let dice = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let pause = proxy.client().on_disconnected(dice);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn follow(fleet: &Fleet, number: usize, proxy: &mut Proxy) -> Outcome<std::convert::Infallible> {
+    let opening = fleet.opening.acquire().await.because(|| "opening".to_owned())?;
+    let first = proxy.introduction().ok_or(Failure::new("nothing to say"))?;
+    let (mut sender, mut receiver) = line::open(fleet.control.get(), &first).await?;
+    drop(opening);
+    loop {
+        let response = receiver.next().await?;
+        let bytes = response.resources.iter().filter_map(|one| one.resource.as_ref()).map(|any| any.value.len() as u64);
+        fleet.resource_bytes.set(fleet.resource_bytes.get() + bytes.sum::<u64>());
+        let mut said = Ok(());
+        proxy.on_response(response, &mut |request| said = sender.send(&request))?;
+        said?;
+        fleet.note(number, proxy.revision());
+    }
+}
