@@ -23,6 +23,14 @@ pub struct Key {
     pub name: Arc<str>,
 }
 
+impl Key {
+    /// What `Display` writes; None: it is no name of a document.
+    pub fn parse(text: &str) -> Option<Key> {
+        let mut parts = text.splitn(3, '/').map(Arc::from);
+        Some(Key { kind: parts.next()?, namespace: parts.next()?, name: parts.next()? })
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}/{}", self.kind, self.namespace, self.name)

@@ -8,6 +8,7 @@ mod api;
 mod check;
 mod diff;
 mod feed;
+mod followers;
 mod streams;
 
 use std::net::SocketAddr;

@@ -212,6 +212,11 @@ impl Stream {
         self.complete(catalog, under_way)
     }
 
+    /// Names and collections that the proxy asked for.
+    pub fn subscribed(&self) -> &BTreeSet<Arc<str>> {
+        &self.subscribed
+    }
+
     /// Whether the proxy is to have a resource.
     pub fn wants(&self, catalog: &Catalog, name: &str) -> bool {
         self.is_wanted(catalog, name)

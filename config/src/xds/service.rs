@@ -3,54 +3,52 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use prost::bytes::Bytes;
 use serde_json::Value;
 
-use crate::model::{self, Documents};
-use crate::problem::{Origins, Problems};
 use crate::snapshot::discovery::{Instance, Instances};
-use crate::tree;
 use crate::wire::evenkeel::v1;
 
 /// The document of a Service without its instances, and those; None: its instances are not written in it, or it is none.
+/// The document has been checked: what is wrong with an instance leaves it out.
 pub fn apart(document: &Value) -> Option<(Value, v1::Endpoints)> {
     if document["kind"] != "Service" || !document["spec"]["dns"].is_null() {
         return None;
     }
-    let endpoints = written(&document.to_string())?;
     let mut rest = document.clone();
-    rest["spec"].as_object_mut()?.remove("endpoints");
-    Some((rest, endpoints))
+    let written = rest["spec"].as_object_mut()?.remove("endpoints").unwrap_or_default();
+    let endpoints = written.as_array().into_iter().flatten().filter_map(endpoint).collect();
+    Some((rest, v1::Endpoints { endpoints }))
 }
 
-/// The instances that are written in the document of a Service, read as all documents are.
-fn written(text: &str) -> Option<v1::Endpoints> {
-    let mut problems = Problems::new(Origins::default());
-    let origin = problems.origins.open(&Arc::from(""), 0);
-    let mut documents = Documents::default();
-    for node in tree::parse(text, origin, &mut problems).iter() {
-        model::read(node, &mut documents, &mut problems);
+/// One instance, if requests may go to it.
+fn endpoint(written: &Value) -> Option<v1::Endpoint> {
+    let address: IpAddr = written["address"].as_str()?.parse().ok()?;
+    let address = match address.to_canonical() {
+        IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),
+    };
+    let weight = if written["weight"].is_null() { 1 } else { number(&written["weight"])? };
+    let entries = |name: &str| written[name].as_object().into_iter().flatten();
+    let ports: Option<_> = entries("ports").map(|(name, port)| Some((name.clone(), number(port)?))).collect();
+    let labels: Option<_> = entries("labels").map(|(key, value)| Some((key.clone(), word(value)?))).collect();
+    let zone = word(&written["zone"]).unwrap_or_default();
+    (weight > 0).then_some(v1::Endpoint { address, ports: ports?, weight, zone, labels: labels?, draining: false })
+}
+
+/// A scalar as it is written: people may leave out the quotes.
+fn word(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(is) => Some(is.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
-    let service = documents.services.first().filter(|_| !problems.has_errors())?;
-    let endpoints = service.spec.endpoints().iter().filter(|endpoint| endpoint.weight.0 > 0).map(|endpoint| {
-        let address = match endpoint.address.0 {
-            IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
-            IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),
-        };
-        let ports = endpoint.ports.iter().map(|(name, port)| (name.as_str().to_owned(), port.number().into()));
-        let labels = endpoint.labels.iter().map(|(key, value)| (key.as_str().to_owned(), value.as_str().to_owned()));
-        v1::Endpoint {
-            address,
-            ports: ports.collect(),
-            weight: endpoint.weight.0.try_into().unwrap_or(u32::MAX),
-            zone: endpoint.zone.as_ref().map(|zone| zone.as_str().to_owned()).unwrap_or_default(),
-            labels: labels.collect(),
-            draining: false,
-        }
-    });
-    Some(v1::Endpoints { endpoints: endpoints.collect() })
+}
+
+fn number(value: &Value) -> Option<u32> {
+    word(value)?.parse().ok()
 }
 
 /// The instances that requests may go to. The error is what is wrong with one.
@@ -94,7 +92,7 @@ mod tests {
     fn a_service_and_its_instances_travel_apart() {
         let ports = json!([{"name": "http", "port": 80}, {"name": "admin", "port": 81}]);
         let written = json!({"ports": ports, "endpoints": [
-            {"address": "10.0.0.1", "ports": {"http": 7001}, "zone": "a", "labels": {"lane": "blue"}, "weight": 3},
+            {"address": "10.0.0.1", "ports": {"http": 7001}, "zone": "a", "labels": {"lane": "blue", "version": 2}, "weight": 3},
             {"address": "10.0.0.2", "ports": {"http": 7001}, "weight": 0},
             {"address": "fd00::1", "ports": {"http": 7002, "admin": 9}},
         ]});
@@ -106,7 +104,7 @@ mod tests {
             .map(|one| format!("{} {:?} {} {:?} {:?}", one.address, one.ports, one.weight, one.zone, one.labels))
             .collect();
         let expected = [
-            r#"10.0.0.1 {"http": 7001} 3 Some("a") {"lane": "blue"}"#,
+            r#"10.0.0.1 {"http": 7001} 3 Some("a") {"lane": "blue", "version": "2"}"#,
             r#"fd00::1 {"admin": 9, "http": 7002} 1 None {}"#,
         ];
         assert_eq!(shown, expected);

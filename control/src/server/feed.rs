@@ -8,12 +8,12 @@ use config::document::Key;
 use config::scope::Scopes;
 use config::wire::evenkeel::v1::{self, resource::Kind};
 use config::xds::catalog::{Catalog, Changed, Transaction};
-use config::xds::{self, service};
+use config::xds::{self, ENDPOINTS, service};
 use prost::Message;
 use prost::bytes::Bytes;
 use serde_json::Value;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::server::followers::Followers;
 use crate::store::{Committed, Missed, Object, Store};
 
 /// The catalog and its streams.
@@ -21,22 +21,14 @@ use crate::store::{Committed, Missed, Object, Store};
 pub(crate) struct Feed {
     catalog: RwLock<Catalog>,
     scopes: Mutex<Scopes>,
-    streams: Mutex<Vec<UnboundedSender<Arc<Changed>>>>,
+    /// Whom to tell.
+    pub(crate) followers: Followers,
 }
 
 impl Feed {
     /// Everything there is now.
     pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes from now on; the catalog as it is now is what they begin with.
-    pub(crate) fn follow(&self) -> UnboundedReceiver<Arc<Changed>> {
-        let (sender, receiver) = unbounded_channel();
-        // Under the lock, so that no change falls in between.
-        let _catalog = self.catalog();
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        receiver
     }
 
     /// Takes over what is in the store, then every change of it, for as long as there is a store.
@@ -86,7 +78,7 @@ impl Feed {
         drop(catalog);
         transaction.resources.extend(gone.into_iter().map(|name| (name, None)));
         transaction.collections.extend(closed.into_iter().map(|name| (name, None)));
-        self.commit(transaction);
+        self.commit(transaction, |_| None);
         revision
     }
 
@@ -107,17 +99,25 @@ impl Feed {
             let members = members(&scopes, &gateway);
             transaction.collections.insert(collection(&gateway), Some(members).filter(|members| !members.is_empty()));
         }
-        drop(scopes);
-        self.commit(transaction);
+        self.commit(transaction, |changed| Some(audience(&scopes, changed)));
     }
 
-    fn commit(&self, transaction: Transaction) {
+    /// Takes what the store has changed, and tells those who subscribe to one of these names, or all.
+    fn commit(&self, transaction: Transaction, names: impl FnOnce(&Changed) -> Option<BTreeSet<Arc<str>>>) {
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         let changed = Arc::new(catalog.commit(transaction));
         // Under the lock, so that whoever reads the catalog has been told.
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.retain(|stream| stream.send(changed.clone()).is_ok());
+        self.followers.tell(names(&changed).as_ref(), &changed);
     }
+}
+
+/// Whoever subscribes to one of these may be concerned: what changed, and the collections that it is in.
+fn audience(scopes: &Scopes, changed: &Changed) -> BTreeSet<Arc<str>> {
+    let mut names: BTreeSet<Arc<str>> = changed.collections.iter().chain(&changed.resources).cloned().collect();
+    // What has left a collection has changed it.
+    let rules = changed.resources.iter().filter(|name| !name.starts_with(ENDPOINTS)).filter_map(|name| Key::parse(name));
+    names.extend(rules.flat_map(|key| scopes.gateways(&key)).map(|gateway| collection(&gateway)));
+    names
 }
 
 /// A document as proxies get it, or that there is none: a Service and its endpoints each by itself.

@@ -120,20 +120,21 @@ async fn serve(
     sender: &tokio::sync::mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 ) -> Result<(), Status> {
     let feed = &place.shared.feed;
-    let mut changes = feed.follow();
-    let mut stream = Stream::new(Limits::default());
+    let mut changes = feed.followers.add(place.number);
+    let mut stream = Following { place, stream: Stream::new(Limits::default()) };
+    let stream = &mut stream.stream;
     loop {
         tokio::select! {
             request = requests.message() => match request? {
                 None => return Ok(()),
-                Some(request) => on_request(feed, &mut stream, &mut changes, request)
+                Some(request) => on_request(place, stream, &mut changes, request)
                     .map_err(|Breach(reason)| Status::invalid_argument(reason))?,
             },
             Some(changed) = changes.recv() => stream.on_change(&feed.catalog(), &changed),
             () = sender.closed() => return Ok(()),
         }
-        let responses = next(feed, &mut stream, &mut changes);
-        place.tell(&stream);
+        let responses = next(feed, stream, &mut changes);
+        place.tell(stream);
         for response in responses {
             if sender.send(Ok(response)).await.is_err() {
                 return Ok(());
@@ -142,17 +143,38 @@ async fn serve(
     }
 }
 
+/// A stream whose subscriptions end with it.
+struct Following<'p> {
+    place: &'p Place,
+    stream: Stream,
+}
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        let followers = &self.place.shared.feed.followers;
+        followers.unsubscribe(self.place.number, self.stream.subscribed());
+        followers.remove(self.place.number);
+    }
+}
+
 fn on_request(
-    feed: &Feed,
+    place: &Place,
     stream: &mut Stream,
     changes: &mut UnboundedReceiver<Arc<config::xds::catalog::Changed>>,
     request: DeltaDiscoveryRequest,
 ) -> Result<(), Breach> {
+    let feed = &place.shared.feed;
     let catalog = feed.catalog();
     while let Ok(changed) = changes.try_recv() {
         stream.on_change(&catalog, &changed);
     }
-    stream.on_request(&catalog, request)
+    let gone: Vec<Arc<str>> = request.resource_names_unsubscribe.iter().map(|name| name.as_str().into()).collect();
+    let new: Vec<Arc<str>> = request.resource_names_subscribe.iter().map(|name| name.as_str().into()).collect();
+    stream.on_request(&catalog, request)?;
+    // While nothing can change: what comes from here on is told.
+    feed.followers.unsubscribe(place.number, &gone);
+    feed.followers.subscribe(place.number, &new);
+    Ok(())
 }
 
 fn next(
