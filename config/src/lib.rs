@@ -11,6 +11,7 @@ pub mod consistent;
 mod decode;
 pub mod document;
 mod files;
+pub mod freeze;
 mod model;
 mod object;
 pub mod problem;

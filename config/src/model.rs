@@ -1,6 +1,7 @@
 //! The kinds of document that people write, one file each, and the reading of one document: its kind
 //! decides what its `spec` may hold. What documents mean together is `compile`'s business. Pure, Cold.
 
+pub(crate) mod change_freeze;
 pub(crate) mod circuit_breaker;
 pub(crate) mod concurrency_limit;
 pub(crate) mod fault_injection;
@@ -106,6 +107,8 @@ kinds! {
     CircuitBreaker(circuit_breaker::Spec) in "evenkeel.dev/v1alpha1" => circuit_breakers,
     /// Trouble on purpose.
     FaultInjection(fault_injection::Spec) in "evenkeel.dev/v1alpha1" => fault_injections,
+    /// Times in which documents do not change.
+    ChangeFreeze(change_freeze::Spec) in "evenkeel.dev/v1alpha1" => change_freezes,
 }
 
 /// A document of one kind.

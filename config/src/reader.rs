@@ -44,6 +44,8 @@ pub fn read(sources: &[Source]) -> Result<Checked, Vec<Problem>> {
 /// parts of a whole are read in turn.
 const READINGS_KEPT: u64 = 4;
 const PARTS_KEPT: u64 = 2_000;
+/// Documents that are remembered for other parts than the last ones.
+const PARTS_DOCUMENTS_MAX: usize = 50_000;
 
 /// Reads configurations one after the other. Documents, regular expressions and tables of consistent hashing that
 /// stay the same cost next to nothing the second time; what comes out is the same as with a new one.
@@ -177,7 +179,10 @@ impl Reader {
 
     fn forget(&mut self, passing: Vec<u32>) {
         passing.into_iter().for_each(|origin| self.origins.close(origin));
-        let (kept, every) = if self.reads_parts { (PARTS_KEPT, PARTS_KEPT / 10) } else { (READINGS_KEPT, 1) };
+        let (kept, every) = match self.reads_parts && self.known.len() <= PARTS_DOCUMENTS_MAX {
+            true => (PARTS_KEPT, PARTS_KEPT / 10),
+            false => (READINGS_KEPT, 1),
+        };
         if !self.reading.is_multiple_of(every) {
             // A look at all that is known costs more than to read one part.
             return;

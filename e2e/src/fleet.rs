@@ -4,7 +4,7 @@
 
 mod line;
 mod proxy;
-mod server;
+pub(crate) mod server;
 mod shop;
 
 use std::cell::{Cell, RefCell};

@@ -16,6 +16,7 @@ pub mod load;
 pub mod oracles;
 pub mod peers;
 pub mod soak;
+pub mod store;
 
 pub use failure::{Because, Failure, Outcome};
 pub use need::need;

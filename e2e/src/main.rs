@@ -20,6 +20,8 @@ enum Command {
     Oracles(e2e::oracles::Arguments),
     /// Repeat what must never fail
     Soak(e2e::soak::Arguments),
+    /// Measure what control keeps: changes a second, and a start with very many documents
+    Store(e2e::store::Arguments),
 }
 
 fn main() -> e2e::Outcome<ExitCode> {
@@ -29,6 +31,7 @@ fn main() -> e2e::Outcome<ExitCode> {
         Command::Fleet(arguments) => e2e::fleet::run(&arguments)?,
         Command::Oracles(arguments) => e2e::oracles::run(&arguments)?,
         Command::Soak(arguments) => e2e::soak::run(&arguments)?,
+        Command::Store(arguments) => e2e::store::run(&arguments)?,
     };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -7,6 +7,13 @@ pub(crate) struct Moment {
     nanoseconds: u32,
 }
 
+impl Moment {
+    /// Milliseconds since 1970.
+    pub(crate) fn milliseconds(self) -> i64 {
+        self.seconds * 1_000 + i64::from(self.nanoseconds / 1_000_000)
+    }
+}
+
 /// Reads `2026-12-31T18:00:00Z`, with a fraction or an offset if there is one.
 pub(crate) fn parse(text: &str) -> Result<Moment, String> {
     read(text).ok_or_else(|| format!("{text:?} is not a time (such as 2026-12-31T18:00:00Z)"))

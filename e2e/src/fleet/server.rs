@@ -19,7 +19,8 @@ const WRITERS: usize = 32;
 pub struct Server {
     guard: Guard,
     folder: Scratch,
-    api: SocketAddr,
+    /// Where the REST API is.
+    pub api: SocketAddr,
     /// Where proxies connect.
     pub xds: SocketAddr,
 }
@@ -97,7 +98,8 @@ fn start(folder: &Scratch, api: SocketAddr, xds: SocketAddr) -> Outcome<Guard> {
     Ok(guard)
 }
 
-fn apply(peer: &mut Peer, documents: &str) -> Outcome<u64> {
+/// Makes changes, and tells their revision.
+pub fn apply(peer: &mut Peer, documents: &str) -> Outcome<u64> {
     let length = documents.len();
     peer.send(format!("POST /api/v1/objects HTTP/1.1\r\nHost: c\r\nContent-Length: {length}\r\n\r\n{documents}"));
     let answer = peer.read().map_err(|ended| Failure(format!("control: {ended:?}")))?;
