@@ -88,7 +88,7 @@ pub fn key_of(document: &Value) -> Option<Key> {
     })
 }
 
-fn key(node: &Node<'_>) -> Option<Key> {
+pub(crate) fn key(node: &Node<'_>) -> Option<Key> {
     let metadata = field(node, "metadata")?;
     let namespace = field(metadata, "namespace").filter(|namespace| !namespace.is_null()).and_then(Node::text);
     Some(Key {

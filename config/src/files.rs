@@ -46,6 +46,15 @@ pub(crate) fn gather(paths: &[PathBuf]) -> Gathered {
     Gathered { files, sources, failures }
 }
 
+/// The bytes of files, and of those of directories that count; or everything that cannot be read, as `FILE: reason`.
+pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Vec<String>> {
+    let found = gather(paths);
+    match found.failures.is_empty() {
+        true => Ok(found.sources),
+        false => Err(found.failures.iter().map(|(file, reason)| format!("{file}: {reason}")).collect()),
+    }
+}
+
 fn list(paths: &[PathBuf], failures: &mut Vec<(Arc<str>, String)>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in paths {

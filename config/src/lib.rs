@@ -14,6 +14,7 @@ mod files;
 pub mod freeze;
 mod model;
 mod object;
+pub mod place;
 pub mod problem;
 mod reader;
 pub mod route;
@@ -26,7 +27,7 @@ mod value;
 pub mod wire;
 pub mod xds;
 
-pub use files::Source;
+pub use files::{Source, sources};
 pub use model::{kinds, schema};
 pub use problem::{Problem, Severity};
 pub use reader::{Checked, Loaded, Origin, Reader, load, read};

@@ -31,6 +31,9 @@ impl Default for Limits {
     }
 }
 
+/// Of the reason for a refusal; what is beyond is left out.
+const REASON_BYTES_MAX: usize = 8 << 10;
+
 /// Why a stream is cut: its proxy does not keep to the protocol, or to its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breach(pub String);
@@ -68,6 +71,11 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// The first revision of which the proxy lacks something for this.
+    pub fn since(&self) -> u64 {
+        self.group.since
+    }
+
     /// The resources, which are left until one of them changes.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.group.names.iter().map(|name| &**name)
@@ -110,6 +118,7 @@ pub struct Stream {
     /// After a refusal: to be sent each in a response of its own.
     apart: VecDeque<Vec<Group>>,
     refused: Vec<Refused>,
+    refusals: u64,
     under_way: [Option<UnderWay>; SLOTS],
     /// The first request waits for an answer even if there is nothing to say.
     owes_answer: bool,
@@ -147,7 +156,8 @@ impl Stream {
             self.owes_answer = true;
         }
         if !request.response_nonce.is_empty() {
-            self.settle(catalog, &request.response_nonce, request.error_detail.map(|detail| detail.message));
+            let reason = request.error_detail.map(|detail| cut(detail.message));
+            self.settle(catalog, &request.response_nonce, reason);
         }
         let mut group = Group { since: catalog.revision(), ..Group::default() };
         let is_less = is_first || !request.resource_names_unsubscribe.is_empty();
@@ -161,6 +171,9 @@ impl Stream {
         }
         if is_less {
             self.add_unwanted(catalog, &mut group);
+        }
+        if is_first {
+            group.since = self.first_lack(catalog, &group);
         }
         self.change(catalog, group);
         Ok(())
@@ -212,6 +225,31 @@ impl Stream {
         self.complete(catalog, under_way)
     }
 
+    /// The revision up to which nothing the proxy wants is still on its way: it is in force there, or refused.
+    pub fn settled(&self, catalog: &Catalog) -> u64 {
+        if self.node.is_none() || self.owes_answer {
+            return 0;
+        }
+        let since = self.groups_on_their_way().map(|group| group.since).min();
+        since.map_or(catalog.revision(), |since| since.saturating_sub(1))
+    }
+
+    /// What the proxy is to have in other bytes than are in force there, and that it has not refused.
+    pub fn late<'s>(&'s self, catalog: &'s Catalog) -> impl Iterator<Item = &'s Arc<str>> {
+        let names: BTreeSet<&Arc<str>> = self.groups_on_their_way().flat_map(|group| &group.names).collect();
+        names.into_iter().filter(|name| self.is_lacking(catalog, name))
+    }
+
+    /// Whether other bytes of a resource, or none, are in force at a proxy that is to have it.
+    pub fn is_lacking(&self, catalog: &Catalog, name: &str) -> bool {
+        self.is_wanted(catalog, name) && self.difference(catalog, name).is_some()
+    }
+
+    /// The responses that wait for the proxy's word, each by the nonce of its last message.
+    pub fn unanswered(&self) -> impl Iterator<Item = &str> {
+        self.under_way.iter().flatten().map(|response| &*response.nonce)
+    }
+
     /// Names and collections that the proxy asked for.
     pub fn subscribed(&self) -> &BTreeSet<Arc<str>> {
         &self.subscribed
@@ -230,6 +268,11 @@ impl Stream {
     /// What the proxy did not take.
     pub fn refused(&self) -> &[Refused] {
         &self.refused
+    }
+
+    /// How often it did not take something, counted.
+    pub fn refusals(&self) -> u64 {
+        self.refusals
     }
 
     fn checked(&self, name: String) -> Result<String, Breach> {
@@ -277,6 +320,25 @@ impl Stream {
 
     fn is_open(&self, name: &str) -> bool {
         self.open_groups().any(|group| group.names.contains(name))
+    }
+
+    fn groups_on_their_way(&self) -> impl Iterator<Item = &Group> {
+        let under_way = self.under_way.iter().flatten().flat_map(|response| &response.groups);
+        self.pending.iter().chain(self.apart.iter().flatten()).chain(under_way)
+    }
+
+    /// The first revision of which a proxy that introduces itself may lack something: all of them if it has nothing.
+    fn first_lack(&self, catalog: &Catalog, group: &Group) -> u64 {
+        let lack = |name: &Arc<str>| {
+            self.difference(catalog, name)?;
+            let made = catalog.resource(name).map(|entry| entry.version.revision);
+            match self.has.get(name) {
+                Some(has) => Some(has.revision.saturating_add(1)),
+                None if self.has.is_empty() => Some(1),
+                None => made,
+            }
+        };
+        group.names.iter().filter_map(lack).min().unwrap_or(u64::MAX).min(catalog.revision())
     }
 
     /// A name that is subscribed to, and its members.
@@ -429,10 +491,20 @@ impl Stream {
             }
         }
         if is_found {
+            self.refusals += alone.len() as u64;
             self.refused.extend(alone.into_iter().map(|group| Refused { group, reason: reason.clone() }));
         } else {
             let rest = alone.split_off(alone.len() / 2);
             self.apart.extend([alone, rest].into_iter().filter(|groups| !groups.is_empty()));
         }
     }
+}
+
+/// A reason as it is kept.
+fn cut(mut reason: String) -> String {
+    if reason.len() > REASON_BYTES_MAX {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        reason.push('…');
+    }
+    reason
 }

@@ -177,10 +177,37 @@ fn what_is_wrong_does_not_keep_the_rest() {
     }
     pair.client.want(["Route/d"]);
     pair.connect();
+    // As far as it said when it came, it may lack anything after revision 2.
     let sent =
-        ["8: Route/a Route/b Route/c Route/d", "7: Route/a Route/b", "8: Route/c Route/d", "7: Route/c", "7: Route/d"];
+        ["8: Route/a Route/b Route/c Route/d", "2: Route/a Route/b", "8: Route/c Route/d", "2: Route/c", "2: Route/d"];
     pair.check("one is left out", &sent, "Route/a=7 Route/b=5 Route/c=3 Route/d=8");
     assert_eq!(pair.stream.refused().iter().flat_map(|refused| refused.names()).collect::<Vec<_>>(), ["Route/c"]);
+    // Nothing is on its way any more; the one that was refused is not in force.
+    assert_eq!((pair.stream.in_force(&pair.catalog), pair.stream.settled(&pair.catalog)), (2, 8));
+}
+
+#[test]
+fn what_is_on_its_way_is_not_in_force() {
+    let mut pair = Pair::new(&["Route/a=1"], &["Route/a"]);
+    pair.catalog.commit(transaction(2, &["Route/b=2"]));
+    let claim = |pair: &Pair| {
+        let late: Vec<String> = pair.stream.late(&pair.catalog).map(ToString::to_string).collect();
+        (pair.stream.in_force(&pair.catalog), pair.stream.settled(&pair.catalog), late.join(" "))
+    };
+    // Whoever has introduced itself and has nothing lacks every revision, not only the last one.
+    let request = DeltaDiscoveryRequest {
+        node: Some(Node::default()),
+        type_url: TYPE.into(),
+        resource_names_subscribe: vec!["Route/a".into()],
+        ..DeltaDiscoveryRequest::default()
+    };
+    pair.stream.on_request(&pair.catalog, request).expect("it is right");
+    let sent = pair.stream.responses(&pair.catalog);
+    assert_eq!((claim(&pair), pair.stream.unanswered().count()), ((0, 0, "Route/a".into()), 1));
+    let nonce = sent[0].nonce.clone();
+    let answer = DeltaDiscoveryRequest { type_url: TYPE.into(), response_nonce: nonce, ..Default::default() };
+    pair.stream.on_request(&pair.catalog, answer).expect("it is right");
+    assert_eq!((claim(&pair), pair.stream.unanswered().count()), ((2, 2, String::new()), 0));
 }
 
 #[test]
