@@ -6,7 +6,7 @@ mod store;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,6 +33,26 @@ enum Command {
     Check(cli::check::CheckArgs),
     /// Print the JSON Schema of the rule language
     Schema,
+    /// Make what rule files say so at the control server, and wait until it is in force everywhere
+    Apply(cli::apply::ApplyArgs),
+    /// Tell what apply would change
+    Diff(cli::diff::DiffArgs),
+    /// Tell which documents the control server keeps, or which proxies are connected to it
+    Get(cli::get::GetArgs),
+    /// Remove a document
+    Delete(cli::delete::DeleteArgs),
+    /// Tell whether everything is in force everywhere, and if not, what is not where and why
+    Status(cli::status::StatusArgs),
+    /// Tell who changed what, when and why
+    History(cli::history::HistoryArgs),
+    /// Make everything as it was at a revision
+    Rollback(cli::rollback::RollbackArgs),
+    /// Print all documents as YAML that apply takes again
+    Export(cli::export::ExportArgs),
+    /// Make, list and take back tokens
+    Token(cli::token::TokenArgs),
+    /// Print a script that lets a shell complete commands
+    Completion(cli::completion::CompletionArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,5 +63,15 @@ fn main() -> ExitCode {
         Command::Explain(args) => cli::explain::run(args),
         Command::Check(args) => cli::check::run(args),
         Command::Schema => cli::schema::run(),
+        Command::Apply(args) => cli::apply::run(args),
+        Command::Diff(args) => cli::diff::run(args),
+        Command::Get(args) => cli::get::run(args),
+        Command::Delete(args) => cli::delete::run(args),
+        Command::Status(args) => cli::status::run(args),
+        Command::History(args) => cli::history::run(args),
+        Command::Rollback(args) => cli::rollback::run(args),
+        Command::Export(args) => cli::export::run(args),
+        Command::Token(args) => cli::token::run(args),
+        Command::Completion(args) => cli::completion::run(args, Args::command()),
     }
 }

@@ -8,12 +8,21 @@ mod api;
 mod check;
 mod diff;
 mod feed;
+mod fleet;
 mod followers;
+mod metrics;
+mod progress;
+mod status;
 mod streams;
+mod wait;
+
+pub(crate) use diff::differences;
+pub(crate) use wait::duration;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,8 +31,14 @@ use tonic::transport::Server;
 use crate::server::ads::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
+use crate::server::fleet::Fleet;
 use crate::server::streams::Streams;
 use crate::store::Store;
+
+/// How often a proxy is asked whether it is still there, and how long it may take to say so: a machine that fell over
+/// shall not be waited for, one that is only slow shall be named by those who wait.
+const ALIVE_EVERY: Duration = Duration::from_secs(30);
+const ALIVE_WITHIN: Duration = Duration::from_secs(30);
 
 /// What it is started with.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,8 +68,9 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
         Ok::<_, String>((listener, address))
     };
     let ((api, api_address), (xds, xds_address)) = (listen(args.listen).await?, listen(args.xds).await?);
-    let feed = Arc::new(Feed::default());
-    let streams = Streams::new(feed.clone());
+    let fleet = Arc::new(Fleet::new(store.clone()));
+    let feed = Arc::new(Feed::new(fleet.clone()));
+    let streams = Streams::new(feed.clone(), fleet.clone());
     let revision = store.state().revision();
     let now = jiff::Timestamp::now();
     eprintln!("{now} revision {revision}, api on http://{api_address}, xds on http://{xds_address}");
@@ -66,7 +82,7 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
             _ = interrupt.recv() => {}
         }
     };
-    let router = api::router(store.clone(), checker, streams.clone());
+    let router = api::router(api::Api { store: store.clone(), checker, feed: feed.clone(), fleet });
     let discovery = AggregatedDiscoveryServiceServer::new(streams);
     let incoming = futures_util::stream::unfold(xds, |xds| async move {
         let accepted = xds.accept().await.map(|(socket, _)| socket);
@@ -75,7 +91,10 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
     let served = async {
         tokio::select! {
             served = axum::serve(api, router) => served.map_err(|error| error.to_string()),
-            served = Server::builder().add_service(discovery).serve_with_incoming(incoming) => {
+            served = Server::builder()
+                .http2_keepalive_interval(Some(ALIVE_EVERY))
+                .http2_keepalive_timeout(Some(ALIVE_WITHIN))
+                .add_service(discovery).serve_with_incoming(incoming) => {
                 served.map_err(|error| error.to_string())
             }
             () = feed.run(store) => Err("the store has ended".into()),

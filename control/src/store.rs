@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use config::document::Key;
 use tokio::sync::{oneshot, watch};
@@ -69,7 +70,8 @@ pub struct Store {
 
 struct Shared {
     state: RwLock<State>,
-    recent: Mutex<VecDeque<Arc<Committed>>>,
+    /// With the moment they were on disk.
+    recent: Mutex<VecDeque<(Instant, Arc<Committed>)>>,
     revision: watch::Sender<u64>,
     disk: Arc<Disk>,
 }
@@ -128,12 +130,19 @@ impl Store {
     /// What has changed since a revision.
     pub fn since(&self, revision: u64) -> Missed {
         let recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = recent.front().map_or(*self.shared.revision.borrow() + 1, |first| first.revision);
+        let oldest = recent.front().map_or(*self.shared.revision.borrow() + 1, |(_, first)| first.revision);
         if revision + 1 < oldest {
             return Missed::TooMuch;
         }
-        let start = recent.partition_point(|committed| committed.revision <= revision);
-        Missed::Changes(recent.range(start..).cloned().collect())
+        let start = recent.partition_point(|(_, committed)| committed.revision <= revision);
+        Missed::Changes(recent.range(start..).map(|(_, committed)| committed.clone()).collect())
+    }
+
+    /// What a revision changed, and when it was on disk. None: it is of another life of the store, or long ago.
+    pub fn recent(&self, revision: u64) -> Option<(Instant, Arc<Committed>)> {
+        let recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = recent.binary_search_by_key(&revision, |(_, committed)| committed.revision).ok()?;
+        recent.get(place).cloned()
     }
 
     /// The last revisions before one, newest first, with what they changed.
@@ -178,7 +187,8 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
         } else if let Some(last) = batch.last() {
             shared.state.write().unwrap_or_else(PoisonError::into_inner).follow(&batch);
             let mut recent = shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            recent.extend(batch.iter().cloned());
+            let now = Instant::now();
+            recent.extend(batch.iter().map(|committed| (now, committed.clone())));
             let surplus = recent.len().saturating_sub(RECENT_MAX);
             recent.drain(..surplus);
             drop(recent);

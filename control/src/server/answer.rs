@@ -23,7 +23,7 @@ impl Fault {
     /// A body that cannot be understood.
     pub(crate) fn wrong(problems: &[Problem]) -> Fault {
         let told = problems.iter().map(problem).collect();
-        let error = format!("refused: {} problems", problems.len());
+        let error = format!("refused: {} problem{}", problems.len(), if problems.len() == 1 { "" } else { "s" });
         Fault { status: StatusCode::UNPROCESSABLE_ENTITY, error, problems: told }
     }
 

@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 use crate::server::answer::{Fault, problem};
 use crate::server::check::Checker;
 use crate::server::diff::{Difference, differences};
-use crate::server::streams::Streams;
+use crate::server::feed::Feed;
+use crate::server::fleet::Fleet;
+use crate::server::{status, wait};
 use crate::store::{Change, Check, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version};
 
 /// Of one request.
@@ -30,14 +32,15 @@ const VERSIONS_MAX: usize = 101;
 /// What all requests share.
 #[derive(Clone)]
 pub(crate) struct Api {
-    store: Store,
-    checker: Arc<Mutex<Checker>>,
-    streams: Streams,
+    pub(crate) store: Store,
+    pub(crate) checker: Arc<Mutex<Checker>>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) fleet: Arc<Fleet>,
 }
 
-type Answer = Result<Json<Value>, Fault>;
+pub(crate) type Answer = Result<Json<Value>, Fault>;
 
-pub(crate) fn router(store: Store, checker: Arc<Mutex<Checker>>, streams: Streams) -> Router {
+pub(crate) fn router(api: Api) -> Router {
     Router::new()
         .route("/api/v1/objects", get(list).post(apply))
         .route("/api/v1/objects/{kind}/{namespace}/{name}", get(one).put(put).patch(patch).delete(remove))
@@ -45,10 +48,11 @@ pub(crate) fn router(store: Store, checker: Arc<Mutex<Checker>>, streams: Stream
         .route("/api/v1/history", get(history))
         .route("/api/v1/rollback", post(rollback))
         .route("/api/v1/watch", get(watch))
-        .route("/api/v1/proxies", get(async |State(api): State<Api>| Json(api.streams.proxies())))
+        .merge(status::routes())
+        .merge(wait::routes())
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Api { store, checker, streams })
+        .with_state(api)
 }
 
 /// The parameters of all requests; each reads those it knows.
@@ -98,7 +102,7 @@ impl Api {
         Ok(Json(self.tell(&committed, parameters.dry_run)))
     }
 
-    fn checker(&self) -> MutexGuard<'_, Checker> {
+    pub(crate) fn checker(&self) -> MutexGuard<'_, Checker> {
         self.checker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -136,7 +140,7 @@ fn shown(object: &Arc<Object>) -> Value {
     })
 }
 
-fn key((kind, namespace, name): (String, String, String)) -> Key {
+pub(crate) fn key((kind, namespace, name): (String, String, String)) -> Key {
     Key { kind: kind.into(), namespace: namespace.into(), name: name.into() }
 }
 

@@ -54,7 +54,7 @@ impl Checker {
         for source in &sources {
             self.warnings.remove(&source.name);
         }
-        for warning in found {
+        for warning in found.into_iter().filter(|warning| !is_elsewhere(draft, warning)) {
             self.warnings.entry(warning.file.clone()).or_default().push(warning);
         }
     }
@@ -70,6 +70,14 @@ fn moves_only_endpoints(moved: &Moved) -> bool {
     };
     let (before, after) = (value(&moved.before), value(&moved.after));
     *moved.key.kind == *"Service" && before.is_some() && before == after
+}
+
+/// Gateways are looked at one by one: to each of them the others seem to be missing.
+fn is_elsewhere(draft: &Draft<'_>, warning: &Problem) -> bool {
+    let name = warning.reason.strip_prefix("there is no Gateway ").and_then(|name| name.split_once('/'));
+    name.is_some_and(|(namespace, name)| {
+        draft.get(&Key { kind: "Gateway".into(), namespace: namespace.into(), name: name.into() }).is_some()
+    })
 }
 
 impl Check for Checker {

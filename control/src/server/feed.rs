@@ -13,12 +13,13 @@ use prost::Message;
 use prost::bytes::Bytes;
 use serde_json::Value;
 
+use crate::server::fleet::Fleet;
 use crate::server::followers::Followers;
 use crate::store::{Committed, Missed, Object, Store};
 
 /// The catalog and its streams.
-#[derive(Debug, Default)]
 pub(crate) struct Feed {
+    fleet: Arc<Fleet>,
     catalog: RwLock<Catalog>,
     scopes: Mutex<Scopes>,
     /// Whom to tell.
@@ -26,6 +27,11 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
+    /// Of nothing, for these proxies.
+    pub(crate) fn new(fleet: Arc<Fleet>) -> Feed {
+        Feed { fleet, catalog: RwLock::default(), scopes: Mutex::default(), followers: Followers::default() }
+    }
+
     /// Everything there is now.
     pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
@@ -107,7 +113,8 @@ impl Feed {
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         let changed = Arc::new(catalog.commit(transaction));
         // Under the lock, so that whoever reads the catalog has been told.
-        self.followers.tell(names(&changed).as_ref(), &changed);
+        let told = self.followers.tell(names(&changed).as_ref(), &changed);
+        self.fleet.on_revision(changed.revision, &told);
     }
 }
 

@@ -1,19 +1,19 @@
 //! The gRPC side: one task for each proxy's stream, a thin shell around its machine; and what is known of all of them. Cold.
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use config::xds::server::{Breach, Limits, Stream};
+use config::xds::catalog::Changed;
+use config::xds::server::Breach;
 use futures_util::Stream as Responses;
-use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, channel};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::server::ads::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use crate::server::feed::Feed;
+use crate::server::fleet::{Fleet, Proxy};
 
 /// Messages that wait for a slow proxy; its machine sends no more than two changes at a time, each perhaps in parts.
 const WAITING_MAX: usize = 64;
@@ -24,69 +24,70 @@ pub(crate) struct Streams(Arc<Shared>);
 
 struct Shared {
     feed: Arc<Feed>,
+    fleet: Arc<Fleet>,
     next: AtomicU64,
-    known: Mutex<BTreeMap<u64, Proxy>>,
-}
-
-/// A proxy that is connected.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Proxy {
-    id: String,
-    version: String,
-    /// Everything up to this is in force there.
-    in_force: u64,
-    /// What it did not take, and why.
-    refused: Vec<(Vec<String>, String)>,
 }
 
 impl Streams {
-    pub(crate) fn new(feed: Arc<Feed>) -> Streams {
-        Streams(Arc::new(Shared { feed, next: AtomicU64::new(0), known: Mutex::default() }))
-    }
-
-    /// Who is connected, and how far each is.
-    pub(crate) fn proxies(&self) -> Value {
-        let known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let proxy = |proxy: &Proxy| {
-            let refused = |(names, reason): &(Vec<String>, String)| json!({ "objects": names, "reason": reason });
-            json!({
-                "id": proxy.id,
-                "version": proxy.version,
-                "inForce": proxy.in_force,
-                "refused": proxy.refused.iter().map(refused).collect::<Vec<_>>(),
-            })
-        };
-        json!({ "revision": self.0.feed.catalog().revision(), "proxies": known.values().map(proxy).collect::<Vec<_>>() })
+    pub(crate) fn new(feed: Arc<Feed>, fleet: Arc<Fleet>) -> Streams {
+        Streams(Arc::new(Shared { feed, fleet, next: AtomicU64::new(0) }))
     }
 }
 
-/// A stream's place among those that are known, for as long as it lives.
+/// What happens on a stream.
+enum News {
+    /// There is something else to be had.
+    Changed(Arc<Changed>),
+    /// The proxy says something.
+    Request(Box<DeltaDiscoveryRequest>),
+}
+
+/// A stream's place in the fleet, for as long as it lives.
 struct Place {
     shared: Arc<Shared>,
     number: u64,
+    proxy: Arc<Proxy>,
 }
 
 impl Place {
-    fn tell(&self, stream: &Stream) {
-        let Some(node) = stream.node() else { return };
-        let version = node.user_agent_version_type.as_ref().map(|version| {
-            let config::wire::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(text) = version;
-            text.clone()
-        });
-        let refused = stream.refused().iter().map(|one| (one.names().map(String::from).collect(), one.reason.clone()));
-        let proxy = Proxy {
-            id: node.id.clone(),
-            version: version.unwrap_or_default(),
-            in_force: stream.in_force(&self.shared.feed.catalog()),
-            refused: refused.collect(),
+    /// Tells the machine, and takes from it what is to be sent.
+    fn step(
+        &self,
+        changes: &mut UnboundedReceiver<Arc<Changed>>,
+        news: News,
+    ) -> Result<Vec<DeltaDiscoveryResponse>, Breach> {
+        let catalog = self.shared.feed.catalog();
+        let mut life = self.proxy.life();
+        let (first, request) = match news {
+            News::Changed(changed) => (Some(changed), None),
+            News::Request(request) => (None, Some(request)),
         };
-        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, proxy);
+        // Whoever reads the catalog knows every change in it.
+        for changed in first.into_iter().chain(std::iter::from_fn(|| changes.try_recv().ok())) {
+            life.stream.on_change(&catalog, &changed);
+        }
+        if let Some(request) = request {
+            let names = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect::<Vec<Arc<str>>>();
+            let (gone, new) =
+                (names(&request.resource_names_unsubscribe), names(&request.resource_names_subscribe));
+            life.stream.on_request(&catalog, *request)?;
+            // While nothing can change: what comes from here on is told.
+            self.shared.feed.followers.unsubscribe(self.number, &gone);
+            self.shared.feed.followers.subscribe(self.number, &new);
+        }
+        let responses = life.stream.responses(&catalog);
+        drop(life);
+        self.shared.fleet.note(self.number, &self.proxy, &catalog, &responses);
+        Ok(responses)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        let followers = &self.shared.feed.followers;
+        followers.unsubscribe(self.number, self.proxy.life().stream.subscribed());
+        followers.remove(self.number);
+        self.shared.fleet.forget(self.number);
     }
 }
 
@@ -101,7 +102,8 @@ impl AggregatedDiscoveryService for Streams {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let requests = request.into_inner();
         let (sender, mut receiver) = channel(WAITING_MAX);
-        let place = Place { shared: self.0.clone(), number: self.0.next.fetch_add(1, Relaxed) };
+        let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new());
+        let place = Place { shared: self.0.clone(), number, proxy };
         tokio::spawn(async move {
             if let Err(status) = serve(&place, requests, &sender).await {
                 // Who has gone does not need to know.
@@ -119,72 +121,22 @@ async fn serve(
     mut requests: Streaming<DeltaDiscoveryRequest>,
     sender: &tokio::sync::mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 ) -> Result<(), Status> {
-    let feed = &place.shared.feed;
-    let mut changes = feed.followers.add(place.number);
-    let mut stream = Following { place, stream: Stream::new(Limits::default()) };
-    let stream = &mut stream.stream;
+    let mut changes = place.shared.feed.followers.add(place.number);
     loop {
-        tokio::select! {
+        let news = tokio::select! {
             request = requests.message() => match request? {
                 None => return Ok(()),
-                Some(request) => on_request(place, stream, &mut changes, request)
-                    .map_err(|Breach(reason)| Status::invalid_argument(reason))?,
+                Some(request) => News::Request(Box::new(request)),
             },
-            Some(changed) = changes.recv() => stream.on_change(&feed.catalog(), &changed),
+            Some(changed) = changes.recv() => News::Changed(changed),
             () = sender.closed() => return Ok(()),
-        }
-        let responses = next(feed, stream, &mut changes);
-        place.tell(stream);
+        };
+        let responses = place.step(&mut changes, news);
+        let responses = responses.map_err(|Breach(reason)| Status::invalid_argument(reason))?;
         for response in responses {
             if sender.send(Ok(response)).await.is_err() {
                 return Ok(());
             }
         }
     }
-}
-
-/// A stream whose subscriptions end with it.
-struct Following<'p> {
-    place: &'p Place,
-    stream: Stream,
-}
-
-impl Drop for Following<'_> {
-    fn drop(&mut self) {
-        let followers = &self.place.shared.feed.followers;
-        followers.unsubscribe(self.place.number, self.stream.subscribed());
-        followers.remove(self.place.number);
-    }
-}
-
-fn on_request(
-    place: &Place,
-    stream: &mut Stream,
-    changes: &mut UnboundedReceiver<Arc<config::xds::catalog::Changed>>,
-    request: DeltaDiscoveryRequest,
-) -> Result<(), Breach> {
-    let feed = &place.shared.feed;
-    let catalog = feed.catalog();
-    while let Ok(changed) = changes.try_recv() {
-        stream.on_change(&catalog, &changed);
-    }
-    let gone: Vec<Arc<str>> = request.resource_names_unsubscribe.iter().map(|name| name.as_str().into()).collect();
-    let new: Vec<Arc<str>> = request.resource_names_subscribe.iter().map(|name| name.as_str().into()).collect();
-    stream.on_request(&catalog, request)?;
-    // While nothing can change: what comes from here on is told.
-    feed.followers.unsubscribe(place.number, &gone);
-    feed.followers.subscribe(place.number, &new);
-    Ok(())
-}
-
-fn next(
-    feed: &Feed,
-    stream: &mut Stream,
-    changes: &mut UnboundedReceiver<Arc<config::xds::catalog::Changed>>,
-) -> Vec<DeltaDiscoveryResponse> {
-    let catalog = feed.catalog();
-    while let Ok(changed) = changes.try_recv() {
-        stream.on_change(&catalog, &changed);
-    }
-    stream.responses(&catalog)
 }

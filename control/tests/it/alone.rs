@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, Scratch, until};
 use rustix::process::Signal;
 
-use crate::control::Control;
+use crate::server::Control;
 
 /// A backend that answers with a word.
 fn saying(word: &str) -> Backend {

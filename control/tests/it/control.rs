@@ -1,92 +1,12 @@
 //! The control server as a process: what it is told it checks, keeps over its own death, and tells again.
 
-use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::kit::{
-    Backend, Gateway, Guard, Launch, PATIENCE, Peer, Rules, Scratch, Subscriber, Took, evenkeel, free_port, until,
-};
-use rustix::process::{Pid, Signal, kill_process};
+use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, Scratch, Subscriber, Took, free_port, until};
 use serde_json::Value;
 
-/// A control server and what it keeps.
-pub(crate) struct Control {
-    guard: Guard,
-    pub(crate) address: SocketAddr,
-    pub(crate) xds: SocketAddr,
-}
-
-impl Control {
-    pub(crate) fn start(folder: &Scratch) -> Control {
-        Control::start_at(folder, [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))))
-    }
-
-    pub(crate) fn start_at(folder: &Scratch, [address, xds]: [SocketAddr; 2]) -> Control {
-        let log = File::create(folder.path().join("log")).expect("a file");
-        let mut command = Command::new(evenkeel());
-        command.arg("control").arg("--data").arg(folder.path().join("data"));
-        command
-            .args(["--listen", &address.to_string(), "--xds", &xds.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let guard = Guard::start_anywhere(&mut command).expect("evenkeel can be started");
-        until("a control server that answers", || {
-            Peer::try_connect(address).ok()?;
-            Peer::try_connect(xds).ok().map(drop)
-        });
-        Control { guard, address, xds }
-    }
-
-    /// Status and body of an answer.
-    fn ask(&self, start: &str, headers: &str, body: &str) -> (u16, Value) {
-        let mut peer = Peer::connect(self.address);
-        peer.send(format!(
-            "{start} HTTP/1.1\r\nHost: control\r\n{headers}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        ));
-        let answer = peer.read().expect("an answer");
-        (answer.status(), serde_json::from_slice(&answer.body).unwrap_or_default())
-    }
-
-    /// Makes changes, and tells their revision.
-    pub(crate) fn apply(&self, documents: &str) -> u64 {
-        let (status, answer) = self.ask("POST /api/v1/objects", "", documents);
-        assert_eq!(status, 200, "{answer}");
-        answer["revision"].as_u64().expect("a number")
-    }
-
-    /// The only proxy, as it is known.
-    fn proxy(&self) -> Value {
-        self.ask("GET /api/v1/proxies", "", "").1["proxies"][0].clone()
-    }
-
-    pub(crate) fn wait_until_in_force(&self, revision: u64) {
-        until("the revision in force", || (self.proxy()["inForce"] == revision).then_some(()));
-    }
-
-    pub(crate) fn kill(mut self) {
-        let id = i32::try_from(self.guard.id()).ok().and_then(Pid::from_raw).expect("an id");
-        kill_process(id, Signal::KILL).expect("it is ours");
-        self.guard.wait(PATIENCE).expect("a child can be waited for");
-    }
-}
-
-fn service(name: &str, port: u16) -> String {
-    format!(
-        "{{apiVersion: evenkeel.dev/v1alpha1, kind: Service, metadata: {{name: {name}}}, \
-         spec: {{ports: [{{name: http, port: {port}}}]}}}}"
-    )
-}
-
-fn gateway(name: &str) -> String {
-    format!(
-        "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: {name}}}, spec: {{gatewayClassName: \
-         evenkeel, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}}}"
-    )
-}
+use crate::server::{Control, gateway, service};
 
 const A: &str = "/api/v1/objects/Service/default/a";
 

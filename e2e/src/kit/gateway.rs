@@ -49,7 +49,12 @@ impl Launch {
 
     /// Under a control server, as one of the Gateway that tests have.
     pub fn under(control: SocketAddr) -> Launch {
-        Launch { control: Some(control), ..Launch::new("") }.flags(&["--name", "default/edge"])
+        Launch::named(control, "default/edge")
+    }
+
+    /// Under a control server, as one of this Gateway.
+    pub fn named(control: SocketAddr, gateway: &str) -> Launch {
+        Launch { control: Some(control), ..Launch::new("") }.flags(&["--name", gateway])
     }
 
     /// So many workers.

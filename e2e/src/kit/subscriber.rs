@@ -45,7 +45,13 @@ pub struct Subscriber {
 impl Subscriber {
     /// One that wants these, and is not connected.
     pub fn new(id: &str, wanted: &[&str]) -> Subscriber {
-        let node = Node { id: id.into(), ..Node::default() };
+        Subscriber::knowing(id, &[], wanted)
+    }
+
+    /// One that knows no other kinds of document than these.
+    pub fn knowing(id: &str, kinds: &[&str], wanted: &[&str]) -> Subscriber {
+        let client_features = kinds.iter().map(|kind| kind.to_string()).collect();
+        let node = Node { id: id.into(), client_features, ..Node::default() };
         let mut client = Client::new(node, BTreeMap::new(), 0);
         client.want(wanted.iter().copied());
         let (end, ended) = oneshot::channel();

@@ -1,0 +1,101 @@
+//! `evenkeel apply`: makes what files say so, all of it or nothing, and with `--wait` tells whether it is in force everywhere.
+//! Exit code 0: done; 1: refused, or not in force in time; 2: it cannot be read. Cold.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use crate::cli::client::{Client, Failure, Server, path};
+use crate::cli::input::{Input, Paths};
+use crate::cli::output::{Output, end, say};
+use crate::cli::table::{ROWS_MAX, count};
+use crate::cli::waiting::Wait;
+
+/// What to apply.
+#[derive(clap::Args)]
+pub struct ApplyArgs {
+    #[command(flatten)]
+    paths: Paths,
+    #[command(flatten)]
+    wait: Wait,
+    /// Tell what it would come to, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Why, for the history
+    #[arg(short, long, value_name = "WHY")]
+    message: Option<String>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Applies, waits, and tells.
+pub fn run(args: ApplyArgs) -> ExitCode {
+    end(apply(&args))
+}
+
+fn apply(args: &ApplyArgs) -> Result<ExitCode, Failure> {
+    let input = Input::read(&args.paths)?;
+    let client = Client::open(&args.server)?;
+    let dry_run = args.dry_run.then_some("true");
+    let path = path("/api/v1/objects", &[("dryRun", dry_run), ("message", args.message.as_deref())]);
+    let answer = client.post(&path, input.body.clone()).map_err(|failure| input.located(failure))?;
+    if answer["changes"].as_array().is_some_and(Vec::is_empty) && input.is_empty() {
+        return Err(Failure::Usage("there is no document in it".into()));
+    }
+    finish(&client, answer, &args.wait, &args.output, |problem| input.text(problem))
+}
+
+/// Tells what a change came to, and what becomes of it if that is asked for.
+pub fn finish(
+    client: &Client,
+    mut answer: Value,
+    wait: &Wait,
+    output: &Output,
+    warning: impl Fn(&Value) -> String,
+) -> Result<ExitCode, Failure> {
+    let (revision, is_dry) = (answer["revision"].as_u64().unwrap_or(0), answer["dryRun"] == true);
+    let people = output.form == crate::cli::output::Form::Table;
+    if people {
+        say(&changes(&answer, output.full));
+        let changes = answer["changes"].as_array().into_iter().flatten();
+        for problem in changes.flat_map(|change| change["warnings"].as_array().into_iter().flatten()) {
+            eprintln!("warning: {}", warning(problem));
+        }
+    }
+    let outcome = if is_dry { None } else { wait.ask(client, revision)? };
+    if let Some(outcome) = &outcome {
+        answer["wait"] = outcome.answer.clone();
+    }
+    if !output.tell_raw(&answer) {
+        match &outcome {
+            Some(outcome) => say(&outcome.text()),
+            None => say(&format!("{}\n", verdict(&answer, revision, is_dry))),
+        }
+    }
+    Ok(outcome.map_or(ExitCode::SUCCESS, |outcome| outcome.exit_code()))
+}
+
+/// A line for each document that is other than before, the first of them.
+fn changes(answer: &Value, is_full: bool) -> String {
+    let all = answer["changes"].as_array().map_or(&[][..], Vec::as_slice);
+    let shown = if is_full { all.len() } else { all.len().min(ROWS_MAX - 5) };
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut text: String = all[..shown]
+        .iter()
+        .map(|change| format!("{:<7}  {}\n", word(&change["change"]), word(&change["object"])))
+        .collect();
+    if shown < all.len() {
+        text += &format!("... and {} more of {}; --full shows all\n", all.len() - shown, all.len());
+    }
+    text
+}
+
+fn verdict(answer: &Value, revision: u64, is_dry: bool) -> String {
+    match (answer["changes"].as_array().map_or(0, Vec::len), is_dry) {
+        (0, _) => format!("nothing changes: at revision {revision} it is so already"),
+        (number, true) => format!("a dry run: {} would change, nothing did", count(number, "document", "documents")),
+        (number, false) => format!("revision {revision}: {}", count(number, "document", "documents")),
+    }
+}

@@ -1,0 +1,249 @@
+//! How commands talk to the control server: where it is, who asks, one request, and what an answer that is no success means.
+//! Cold.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Where control listens if nobody says so.
+const PORT: u16 = 15012;
+/// For a connection, until it stands.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For an answer that nobody asked to wait for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Of an answer.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
+
+/// Where the control server is, and who asks.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Server {
+    /// Where the control server's API is
+    #[arg(long, env = "EVENKEEL_SERVER", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15012")]
+    server: String,
+    /// A file that holds the token which says who you are
+    #[arg(long, env = "EVENKEEL_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The certificates of those that may vouch for the server, as PEM
+    #[arg(long, env = "EVENKEEL_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+/// Why there is no answer, or none that helps.
+#[derive(Debug)]
+pub enum Failure {
+    /// It is wrong as it is written here.
+    Usage(String),
+    /// Control could not be asked.
+    Unreachable(String),
+    /// Control said no: the status, and the answer's body.
+    Refused(u16, Value),
+}
+
+impl Failure {
+    /// What it comes to for whoever started the command.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// What is wrong with a body, one by one.
+    pub fn problems(&self) -> &[Value] {
+        match self {
+            Failure::Refused(_, answer) => answer["problems"].as_array().map_or(&[], Vec::as_slice),
+            _ => &[],
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (status, answer) = match self {
+            Failure::Usage(reason) | Failure::Unreachable(reason) => return out.write_str(reason),
+            Failure::Refused(status, answer) => (*status, answer),
+        };
+        let reason = answer["error"].as_str().unwrap_or("control does not say why");
+        let next = match status {
+            401 => "\n  say who you are: --token-file FILE or EVENKEEL_TOKEN_FILE",
+            403 => "\n  use a token that may do this, or ask for one: evenkeel token create",
+            409 => "\n  somebody changed it meanwhile: look at it with evenkeel get, then try again",
+            422 => "\n  nothing was changed",
+            429 => "\n  nothing was changed; try again in a second",
+            503 => "\n  nothing was changed; the log of control says more",
+            _ => "",
+        };
+        match status {
+            400 | 404 | 409 | 422 | 429 => write!(out, "{reason}{next}"),
+            401 => write!(out, "control does not know who you are: {reason}{next}"),
+            403 => write!(out, "control does not let you: {reason}{next}"),
+            _ => write!(out, "control answers {status}: {reason}{next}"),
+        }
+    }
+}
+
+/// One who asks.
+pub struct Client {
+    authority: String,
+    token: Option<String>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    /// As the command line says. Nothing is asked so far.
+    pub fn open(server: &Server) -> Result<Client, Failure> {
+        let token = server.token_file.as_ref().map(|file| {
+            let text = std::fs::read_to_string(file);
+            let text = text.map_err(|error| Failure::Usage(format!("--token-file {}: {error}", file.display())))?;
+            let token = text.trim();
+            match token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                true => Err(Failure::Usage(format!("--token-file {}: it holds no token", file.display()))),
+                false => Ok(token.to_owned()),
+            }
+        });
+        if server.ca.is_some() || server.server.starts_with("https://") {
+            return Err(Failure::Usage("this build does not speak TLS to control yet".into()));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::Unreachable(format!("cannot start: {error}")))?;
+        Ok(Client { authority: authority(&server.server), token: token.transpose()?, runtime })
+    }
+
+    /// Asks for something.
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.call(Method::GET, path, Vec::new(), PATIENCE)
+    }
+
+    /// Sends a body, and what control answers.
+    pub fn post(&self, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
+        self.call(Method::POST, path, body, PATIENCE)
+    }
+
+    /// One request; the error is everything but a success within `patience`.
+    pub fn call(&self, method: Method, path: &str, body: Vec<u8>, patience: Duration) -> Result<Value, Failure> {
+        let answer = self.runtime.block_on(async {
+            let stream = self.stream().await?;
+            let asked = self.ask(stream, method, path, body);
+            timeout(patience, asked).await.map_err(|_| format!("no answer within {} s", patience.as_secs()))?
+        });
+        let (status, body) = answer.map_err(|reason| self.unreachable(&reason))?;
+        let answer: Value = match serde_json::from_slice(&body) {
+            Ok(answer) => answer,
+            Err(_) if status < 300 => return Err(self.unreachable("what answers there is not a control server")),
+            // Such as the words of a framework about a query.
+            Err(_) => serde_json::json!({ "error": String::from_utf8_lossy(&body).trim() }),
+        };
+        if status >= 300 { Err(Failure::Refused(status, answer)) } else { Ok(answer) }
+    }
+
+    /// The way to control: plain TCP. TLS begins here, once there is some.
+    async fn stream(&self) -> Result<TcpStream, String> {
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority)).await;
+        let stream = connected
+            .map_err(|_| format!("nobody answers within {} s", CONNECT_TIMEOUT.as_secs()))?
+            .map_err(|error| error.to_string())?;
+        let is_here = stream.peer_addr().is_ok_and(|address: SocketAddr| address.ip().is_loopback());
+        if self.token.is_some() && !is_here {
+            return Err("a token is not sent to another machine without TLS".into());
+        }
+        Ok(stream)
+    }
+
+    async fn ask(&self, stream: TcpStream, method: Method, path: &str, body: Vec<u8>) -> Result<(u16, Bytes), String> {
+        let failed = |error: hyper::Error| format!("the connection broke: {error}");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        // It ends with the request; what is wrong with it, the request tells.
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.authority);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if !body.is_empty() {
+            let is_json = body.first() == Some(&b'{');
+            let kind = if is_json { "application/json" } else { "application/yaml" };
+            request = request.header(header::CONTENT_TYPE, kind);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(failed)?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok((status, body.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes()))
+    }
+
+    fn unreachable(&self, reason: &str) -> Failure {
+        let next = "is evenkeel control running there? Another place: --server ADDRESS:PORT or EVENKEEL_SERVER";
+        Failure::Unreachable(format!("cannot ask control at {}: {reason}\n  {next}", self.authority))
+    }
+}
+
+/// `ADDRESS:PORT` of what people write.
+fn authority(server: &str) -> String {
+    let text = server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/');
+    let has_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !port.is_empty()
+            && port.bytes().all(|byte| byte.is_ascii_digit())
+            && (!host.contains(':') || host.ends_with(']'))
+    });
+    match (has_port, text.contains(':') && !text.starts_with('[')) {
+        (true, _) => text.to_owned(),
+        (false, true) => format!("[{text}]:{PORT}"),
+        (false, false) => format!("{text}:{PORT}"),
+    }
+}
+
+/// A path with parameters, those that are there.
+pub fn path(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut text = path.to_owned();
+    let mut separator = '?';
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            text += &format!("{separator}{name}={}", escaped(value));
+            separator = '&';
+        }
+    }
+    text
+}
+
+/// A text as a part of a path or query (RFC 3986 2.1).
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            true => escaped.push(char::from(byte)),
+            false => escaped += &format!("%{byte:02X}"),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_and_queries_are_written_out() {
+        for (server, expected) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("http://127.0.0.1:1/", "127.0.0.1:1"),
+            ("control", "control:15012"),
+            ("::1", "[::1]:15012"),
+            ("[::1]", "[::1]:15012"),
+            ("[::1]:2", "[::1]:2"),
+        ] {
+            assert_eq!(authority(server), expected, "{server}");
+        }
+        let parameters = [("message", Some("a b&c=ü")), ("kind", None), ("dryRun", Some("true"))];
+        assert_eq!(path("/x", &parameters), "/x?message=a%20b%26c%3D%C3%BC&dryRun=true");
+    }
+}

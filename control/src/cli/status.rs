@@ -1,0 +1,108 @@
+//! `evenkeel status`: whether everything is in force everywhere, and if not, what is not where and why. Exit code 0: it is;
+//! 1: it is not. Cold.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use crate::cli::client::{Client, Failure, Server, path};
+use crate::cli::get::{in_force, note, object};
+use crate::cli::kinds::kind;
+use crate::cli::output::{Output, end, say};
+use crate::cli::table::{Table, count};
+use crate::cli::waiting::{names, refused};
+
+/// Of what.
+#[derive(clap::Args)]
+pub struct StatusArgs {
+    /// A kind of document
+    kind: Option<String>,
+    /// One of that kind
+    name: Option<String>,
+    /// The namespace; all of them, or default for a document that is named
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Tells it.
+pub fn run(args: StatusArgs) -> ExitCode {
+    end(status(&args))
+}
+
+fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
+    let client = Client::open(&args.server)?;
+    let kind = args.kind.as_deref().map(kind).transpose()?;
+    if let (Some(kind), Some(name)) = (&kind, &args.name) {
+        let answer =
+            client.get(&format!("{}/status", object(kind, args.namespace.as_deref().unwrap_or("default"), name)))?;
+        if !args.output.tell_raw(&answer) {
+            say(&text(&answer));
+        }
+        return Ok(code(is_everywhere(&answer)));
+    }
+    let answer =
+        client.get(&path("/api/v1/status", &[("kind", kind.as_deref()), ("namespace", args.namespace.as_deref())]))?;
+    let objects = answer["objects"].as_array().map_or(&[][..], Vec::as_slice);
+    let missing: Vec<&Value> = objects.iter().filter(|object| !is_everywhere(object)).collect();
+    if !args.output.tell_raw(&answer) {
+        let proxies = count(answer["proxies"].as_u64().unwrap_or(0) as usize, "proxy", "proxies");
+        let all = count(objects.len(), "document", "documents");
+        say(&match missing.len() {
+            0 => format!("revision {}, {proxies}: {all} in force wherever they are wanted\n", answer["revision"]),
+            number => {
+                format!("revision {}, {proxies}: {number} of {all} not in force everywhere\n", answer["revision"])
+            }
+        });
+        if !missing.is_empty() {
+            let mut table = Table::new(&["DOCUMENT", "REVISION", "IN FORCE", "NOTE"]);
+            for object in &missing {
+                let name = object["object"].as_str().unwrap_or_default().to_owned();
+                table.row([name, object["revision"].to_string(), in_force(object), note(object)]);
+            }
+            args.output.tell(&table);
+            say("evenkeel status KIND NAME says where and why\n");
+        }
+    }
+    Ok(code(missing.is_empty()))
+}
+
+fn code(is_good: bool) -> ExitCode {
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn is_everywhere(object: &Value) -> bool {
+    object["applied"]["on"] == object["applied"]["of"] && object["notEnforced"]["count"] == 0
+}
+
+/// One document, in full.
+fn text(object: &Value) -> String {
+    let name = object["object"].as_str().unwrap_or_default();
+    let mut lines = vec![format!("{name} of revision {}: accepted", object["revision"])];
+    for warning in object["warnings"].as_array().into_iter().flatten() {
+        lines.push(format!("  warning: {}", warning["text"].as_str().unwrap_or_default()));
+    }
+    lines.push(match object["applied"]["of"].as_u64() {
+        Some(0) => "  no proxy that is connected is to have it".into(),
+        _ => format!("  in force on {} proxies", in_force(object)),
+    });
+    lines.extend(refused(&object["refused"], "refused by"));
+    let behind = &object["behind"];
+    let named = behind["proxies"].as_array().map_or(&[][..], Vec::as_slice);
+    for proxy in named {
+        let [id, why] = ["id", "why"].map(|name| proxy[name].as_str().unwrap_or_default());
+        lines.push(format!("  not on {id}: {why}"));
+    }
+    let more = (behind["count"].as_u64().unwrap_or(0) as usize).saturating_sub(named.len());
+    if more > 0 {
+        lines.push(format!("  not on {}", count(more, "more proxy", "more proxies")));
+    }
+    if let number @ 1.. = object["notEnforced"]["count"].as_u64().unwrap_or(0) {
+        let names = names(&object["notEnforced"]["proxies"], number);
+        lines.push(format!("  not enforced by {names}: too old to know this kind"));
+    }
+    lines.join("\n") + "\n"
+}

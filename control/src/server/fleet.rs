@@ -1,0 +1,246 @@
+//! Who is connected: the machine of each proxy's stream, how far all of them are, who refuses something, and who has gone.
+//! Streams tell what they did, waiters hear only what changes for them. Cold.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use config::wire::envoy::config::core::v3::node::UserAgentVersionType;
+use config::wire::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use config::xds::catalog::Catalog;
+use config::xds::server::{Limits, Stream};
+use tokio::sync::watch;
+
+use crate::server::metrics::Metrics;
+use crate::server::progress::{NEWEST, Progress};
+use crate::store::Store;
+
+/// Proxies that have gone, and are remembered.
+const GONE_MAX: usize = 10_000;
+/// Letters of what a proxy says of itself.
+const WORD_LETTERS_MAX: usize = 256;
+
+/// All proxies.
+pub(crate) struct Fleet {
+    store: Store,
+    pub(crate) metrics: Metrics,
+    /// Those that have introduced themselves, by the number of their stream.
+    proxies: Mutex<BTreeMap<u64, Arc<Proxy>>>,
+    progress: Mutex<Progress>,
+    /// What is settled everywhere; None: nobody is there.
+    floor: watch::Sender<Option<u64>>,
+    /// Counts refusals.
+    refusals: watch::Sender<u64>,
+    gone: Mutex<VecDeque<Gone>>,
+    /// The newest that streams have been told of.
+    revision: AtomicU64,
+}
+
+/// One that was here.
+#[derive(Debug, Clone)]
+pub(crate) struct Gone {
+    pub(crate) id: Arc<str>,
+    pub(crate) settled: u64,
+    pub(crate) at: Instant,
+}
+
+/// One proxy's stream.
+#[derive(Default)]
+pub(crate) struct Proxy(Mutex<Life>);
+
+/// What is known of it.
+#[derive(Default)]
+pub(crate) struct Life {
+    pub(crate) stream: Stream,
+    pub(crate) id: Arc<str>,
+    pub(crate) version: Arc<str>,
+    /// The kinds of document it enforces, in one word; proxies with equal words are told together.
+    pub(crate) kinds: Arc<str>,
+    /// Nothing up to this is on its way any more; `NEWEST`: nothing at all.
+    pub(crate) settled: u64,
+    pub(crate) connected: Option<Instant>,
+    /// When the responses without an answer were sent, by nonce.
+    sent: Vec<(Box<str>, Instant)>,
+    refusals: u64,
+}
+
+impl Proxy {
+    pub(crate) fn new() -> Arc<Proxy> {
+        let life = Life { stream: Stream::new(Limits::default()), ..Life::default() };
+        Arc::new(Proxy(Mutex::new(life)))
+    }
+
+    /// What is known of it. Whoever needs the catalog, too, takes that first.
+    pub(crate) fn life(&self) -> MutexGuard<'_, Life> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Life {
+    /// Since when it owes an answer.
+    pub(crate) fn silent_since(&self) -> Option<Instant> {
+        self.sent.iter().map(|(_, at)| *at).min()
+    }
+
+    /// Whether it does not know a kind of document, as far as it said which ones it knows.
+    pub(crate) fn does_not_know(&self, kind: &str) -> bool {
+        !self.kinds.is_empty() && !self.kinds.split(' ').any(|known| known == kind)
+    }
+
+    /// Whether it should have a document, and does not know its kind.
+    pub(crate) fn does_not_enforce(&self, catalog: &Catalog, name: &str) -> bool {
+        self.does_not_know(name.split('/').next().unwrap_or(name)) && self.stream.wants(catalog, name)
+    }
+
+    fn note_sent(&mut self, responses: &[DeltaDiscoveryResponse], now: Instant) {
+        let Life { stream, sent, .. } = self;
+        sent.retain(|(nonce, _)| stream.unanswered().any(|open| *open == **nonce));
+        let is_last = |response: &&DeltaDiscoveryResponse| stream.unanswered().any(|open| *open == response.nonce);
+        sent.extend(responses.iter().filter(is_last).map(|response| (response.nonce.as_str().into(), now)));
+    }
+}
+
+impl Fleet {
+    pub(crate) fn new(store: Store) -> Fleet {
+        Fleet {
+            store,
+            metrics: Metrics::default(),
+            proxies: Mutex::default(),
+            progress: Mutex::default(),
+            floor: watch::Sender::new(None),
+            refusals: watch::Sender::new(0),
+            gone: Mutex::default(),
+            revision: AtomicU64::new(0),
+        }
+    }
+
+    /// All that have introduced themselves.
+    pub(crate) fn proxies(&self) -> Vec<Arc<Proxy>> {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Told what is settled everywhere, when that changes.
+    pub(crate) fn floor(&self) -> watch::Receiver<Option<u64>> {
+        self.floor.subscribe()
+    }
+
+    /// Told when somebody refuses something.
+    pub(crate) fn refusals(&self) -> watch::Receiver<u64> {
+        self.refusals.subscribe()
+    }
+
+    /// When a revision was settled everywhere for the first time.
+    pub(crate) fn reached(&self, revision: u64) -> Option<Instant> {
+        self.progress().reached(revision)
+    }
+
+    /// Who has gone since then.
+    pub(crate) fn gone_since(&self, since: Instant) -> Vec<Gone> {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.iter().rev().take_while(|gone| gone.at >= since).cloned().collect()
+    }
+
+    /// Something has happened on a stream, after which these responses are sent.
+    pub(crate) fn note(
+        &self,
+        number: u64,
+        proxy: &Arc<Proxy>,
+        catalog: &Catalog,
+        responses: &[DeltaDiscoveryResponse],
+    ) {
+        let mut life = proxy.life();
+        let Some(node) = life.stream.node() else { return };
+        let now = Instant::now();
+        let before = life.connected.map(|_| life.settled);
+        if before.is_none() {
+            let version = node.user_agent_version_type.as_ref();
+            let version = version.map_or("", |UserAgentVersionType::UserAgentVersion(text)| text);
+            let (id, version) = (word(&node.id), word(version));
+            let kinds = node.client_features.join(" ").into();
+            (life.id, life.version, life.kinds, life.connected) = (id, version, kinds, Some(now));
+        }
+        life.note_sent(responses, now);
+        let settled = life.stream.settled(catalog);
+        life.settled = if settled == catalog.revision() { NEWEST } else { settled };
+        let refusals = life.stream.refusals();
+        let new_refusals = refusals - std::mem::replace(&mut life.refusals, refusals);
+        let settled = life.settled;
+        drop(life);
+        if before.is_none() {
+            self.proxies.lock().unwrap_or_else(PoisonError::into_inner).insert(number, proxy.clone());
+        }
+        if before != Some(settled) {
+            self.on_move(before, Some(settled), now);
+        }
+        if new_refusals > 0 {
+            self.metrics.refusals.inc_by(new_refusals);
+            self.refusals.send_modify(|count| *count += new_refusals);
+        }
+    }
+
+    /// A stream has ended.
+    pub(crate) fn forget(&self, number: u64) {
+        let Some(proxy) = self.proxies.lock().unwrap_or_else(PoisonError::into_inner).remove(&number) else { return };
+        let now = Instant::now();
+        let life = proxy.life();
+        let settled = life.settled;
+        let one = Gone { id: life.id.clone(), settled: settled.min(self.revision.load(Relaxed)), at: now };
+        drop(life);
+        self.on_move(Some(settled), None, now);
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.push_back(one);
+        if gone.len() > GONE_MAX {
+            gone.pop_front();
+        }
+    }
+
+    /// There is another revision, which these streams have been told of.
+    pub(crate) fn on_revision(&self, revision: u64, told: &BTreeSet<u64>) {
+        let now = Instant::now();
+        let proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        for proxy in told.iter().filter_map(|number| proxies.get(number)) {
+            let mut life = proxy.life();
+            let before = life.settled;
+            life.settled = before.min(revision.saturating_sub(1));
+            if life.settled != before {
+                self.progress().on_move(Some(before), Some(life.settled), now);
+            }
+        }
+        drop(proxies);
+        self.revision.fetch_max(revision, Relaxed);
+        let mut progress = self.progress();
+        let first = progress.on_revision(revision, now);
+        self.tell(progress, first, now);
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_move(&self, before: Option<u64>, settled: Option<u64>, now: Instant) {
+        let mut progress = self.progress();
+        let first = progress.on_move(before, settled, now);
+        self.tell(progress, first, now);
+    }
+
+    /// Tells those that wait what is settled everywhere, and notes what is so for the first time.
+    fn tell(&self, progress: MutexGuard<'_, Progress>, first: Option<(u64, u64)>, now: Instant) {
+        let floor = progress.floor();
+        drop(progress);
+        if let Some((after, last)) = first {
+            // What is longer ago was not made in this life of the store, or nobody was there to take it.
+            for revision in after.max(last.saturating_sub(1_000)) + 1..=last {
+                if let Some((made, _)) = self.store.recent(revision) {
+                    self.metrics.settled_after.observe(now.duration_since(made).as_secs_f64());
+                }
+            }
+        }
+        self.floor.send_if_modified(|known| std::mem::replace(known, floor) != floor);
+    }
+}
+
+/// What a proxy says, cut to what people read.
+fn word(text: &str) -> Arc<str> {
+    text.chars().filter(|letter| !letter.is_control()).take(WORD_LETTERS_MAX).collect::<String>().into()
+}

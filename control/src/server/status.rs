@@ -1,0 +1,242 @@
+//! Where each document is in force: at how many of the proxies that are to have it, who is behind, who refused it and why,
+//! who does not know its kind. Cold.
+//!
+//! Proxies that lack nothing are only counted, by what they subscribe to: what is told costs as much as is behind.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Path, Query, State};
+use axum::routing::get;
+use axum::{Json, Router};
+use config::document::Key;
+use config::xds::catalog::Catalog;
+use config::xds::is_collection;
+use serde_json::{Value, json};
+
+use crate::server::answer::{Fault, problem};
+use crate::server::api::{Answer, Api, key};
+use crate::server::fleet::{Fleet, Life};
+use crate::store::Object;
+
+/// Proxies that are named in one list; all are counted.
+pub(crate) const NAMED_MAX: usize = 20;
+
+pub(crate) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/status", get(all))
+        .route("/api/v1/objects/{kind}/{namespace}/{name}/status", get(one))
+        .route("/api/v1/proxies", get(proxies))
+        .route("/metrics", get(metrics))
+}
+
+/// Which documents are meant.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    kind: Option<String>,
+    namespace: Option<String>,
+}
+
+async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
+    let is_meant = |object: &&Arc<Object>| {
+        parameters.kind.as_ref().is_none_or(|kind| *kind == *object.key.kind)
+            && parameters.namespace.as_ref().is_none_or(|namespace| *namespace == *object.key.namespace)
+    };
+    let state = api.store.state();
+    let (revision, objects) = (state.revision(), state.objects().filter(is_meant).cloned().collect::<Vec<_>>());
+    drop(state);
+    let census = Census::take(&api, Instant::now());
+    let objects: Vec<Value> = objects.iter().map(|object| told(&api, &census, object)).collect();
+    Ok(Json(json!({ "revision": revision, "proxies": census.proxies, "objects": objects })))
+}
+
+async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
+    let key: Key = key(path);
+    let object = api.store.state().get(&key).cloned().ok_or_else(|| Fault::absent(&key))?;
+    Ok(Json(told(&api, &Census::take(&api, Instant::now()), &object)))
+}
+
+fn told(api: &Api, census: &Census, object: &Object) -> Value {
+    let warnings: Vec<Value> = api.checker().warnings(&object.key).iter().map(problem).collect();
+    let name = object.key.to_string();
+    let tally = census.tally(&name, &object.key.kind);
+    json!({
+        "object": name,
+        "revision": object.revision,
+        // What is not accepted is not kept.
+        "accepted": true,
+        "warnings": warnings,
+        "applied": { "on": tally.of - tally.behind.count - tally.refused_count, "of": tally.of },
+        "behind": tally.behind.json(),
+        "refused": refused_json(&tally.refused, tally.refused_count),
+        "notEnforced": tally.not_enforced.json(),
+    })
+}
+
+/// Some proxies, of which the first are named.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Named {
+    pub(crate) count: usize,
+    first: Vec<Value>,
+}
+
+impl Named {
+    pub(crate) fn add(&mut self, one: impl FnOnce() -> Value) {
+        self.count += 1;
+        if self.first.len() < NAMED_MAX {
+            self.first.push(one());
+        }
+    }
+
+    pub(crate) fn extend(&mut self, other: &Named) {
+        self.count += other.count;
+        let room = NAMED_MAX.saturating_sub(self.first.len());
+        self.first.extend(other.first.iter().take(room).cloned());
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({ "count": self.count, "proxies": self.first })
+    }
+}
+
+/// Who refused, by what they said of which documents.
+pub(crate) type Refused = BTreeMap<(String, Vec<String>), Named>;
+
+pub(crate) fn refused_json(refused: &Refused, count: usize) -> Value {
+    let reason = |((reason, objects), named): (&(String, Vec<String>), &Named)| json!({ "reason": reason, "objects": objects, "count": named.count, "proxies": named.first });
+    json!({ "count": count, "reasons": refused.iter().take(NAMED_MAX).map(reason).collect::<Vec<_>>() })
+}
+
+/// Why a proxy that has not refused something does not have it in force, in words.
+pub(crate) fn behind(life: &Life, now: Instant) -> Value {
+    let since = life.silent_since().map(|since| now.duration_since(since));
+    let why = match since {
+        Some(silent) => format!(
+            "it has not answered for {:.1} s what it was sent (is it stopped, overloaded or cut off?)",
+            silent.as_secs_f64()
+        ),
+        None => "it is about to be sent".to_owned(),
+    };
+    json!({
+        "id": &*life.id,
+        "version": &*life.version,
+        "silentMilliseconds": since.map(|since| since.as_millis() as u64),
+        "why": why,
+    })
+}
+
+/// What is true of one document.
+#[derive(Debug, Default)]
+struct Tally {
+    of: usize,
+    behind: Named,
+    refused: Refused,
+    refused_count: usize,
+    not_enforced: Named,
+}
+
+/// Proxies that subscribe to the same and know the same kinds.
+type Alike = BTreeMap<(Vec<Arc<str>>, Arc<str>), Named>;
+
+/// All proxies at one moment.
+struct Census {
+    proxies: usize,
+    /// By document: who is to have it.
+    wanted: HashMap<Arc<str>, Vec<(Arc<str>, Named)>>,
+    behind: HashMap<Arc<str>, Named>,
+    refused: HashMap<Arc<str>, (Refused, usize)>,
+}
+
+impl Census {
+    fn take(api: &Api, now: Instant) -> Census {
+        let catalog = api.feed.catalog();
+        let proxies = api.fleet.proxies();
+        let (mut alike, mut behind_by_name, mut refused_by_name) = (Alike::new(), HashMap::new(), HashMap::new());
+        for proxy in &proxies {
+            let life = proxy.life();
+            let subscribed = life.stream.subscribed().iter().cloned().collect();
+            alike.entry((subscribed, life.kinds.clone())).or_default().add(|| json!(&*life.id));
+            for name in life.stream.late(&catalog) {
+                behind_by_name.entry(name.clone()).or_insert_with(Named::default).add(|| behind(&life, now));
+            }
+            for one in life.stream.refused() {
+                let objects: Vec<String> = one.names().map(str::to_owned).collect();
+                for name in one.names().filter(|name| life.stream.is_lacking(&catalog, name)) {
+                    let (refused, count): &mut (Refused, usize) = refused_by_name.entry(name.into()).or_default();
+                    refused.entry((one.reason.clone(), objects.clone())).or_default().add(|| json!(&*life.id));
+                    *count += 1;
+                }
+            }
+        }
+        let wanted = wanted(&catalog, &alike);
+        Census { proxies: proxies.len(), wanted, behind: behind_by_name, refused: refused_by_name }
+    }
+
+    fn tally(&self, name: &str, kind: &str) -> Tally {
+        let mut tally = Tally::default();
+        for (kinds, named) in self.wanted.get(name).into_iter().flatten() {
+            match kinds.is_empty() || kinds.split(' ').any(|known| known == kind) {
+                true => tally.of += named.count,
+                false => tally.not_enforced.extend(named),
+            }
+        }
+        tally.behind = self.behind.get(name).cloned().unwrap_or_default();
+        (tally.refused, tally.refused_count) = self.refused.get(name).cloned().unwrap_or_default();
+        tally
+    }
+}
+
+/// Documents, and who of proxies that are alike is to have them.
+fn wanted(catalog: &Catalog, alike: &Alike) -> HashMap<Arc<str>, Vec<(Arc<str>, Named)>> {
+    let mut wanted: HashMap<Arc<str>, Vec<(Arc<str>, Named)>> = HashMap::new();
+    for ((subscribed, kinds), named) in alike {
+        let mut names: BTreeSet<&Arc<str>> = subscribed.iter().filter(|name| !is_collection(name)).collect();
+        names.extend(subscribed.iter().filter_map(|name| catalog.collection(name)).flatten());
+        for name in names {
+            wanted.entry(name.clone()).or_default().push((kinds.clone(), named.clone()));
+        }
+    }
+    wanted
+}
+
+/// Who is connected, and how far each is.
+async fn proxies(State(api): State<Api>) -> Json<Value> {
+    let catalog = api.feed.catalog();
+    let now = Instant::now();
+    let mut list: Vec<(Arc<str>, Value)> = Vec::new();
+    for proxy in api.fleet.proxies() {
+        let life = proxy.life();
+        let refused = |one: &config::xds::server::Refused| json!({ "objects": one.names().collect::<Vec<_>>(), "reason": one.reason });
+        let silent = life.silent_since().map(|since| now.duration_since(since).as_millis() as u64);
+        let told = json!({
+            "id": &*life.id,
+            "version": &*life.version,
+            "inForce": life.stream.in_force(&catalog),
+            "refused": life.stream.refused().iter().map(refused).collect::<Vec<_>>(),
+            "connectedMilliseconds": life.connected.map(|since| now.duration_since(since).as_millis() as u64),
+            "silentMilliseconds": silent,
+        });
+        list.push((life.id.clone(), told));
+    }
+    list.sort_by(|one, other| one.0.cmp(&other.0));
+    let list: Vec<Value> = list.into_iter().map(|(_, told)| told).collect();
+    Json(json!({ "revision": catalog.revision(), "proxies": list }))
+}
+
+async fn metrics(State(api): State<Api>) -> ([(&'static str, &'static str); 1], String) {
+    let metrics = &api.fleet.metrics;
+    let revision = *api.store.revisions().borrow();
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.revision.set(gauge(revision));
+    metrics.settled.set(gauge(api.fleet.floor().borrow().unwrap_or(revision)));
+    let proxies = api.fleet.proxies();
+    metrics.proxies.set(gauge(proxies.len() as u64));
+    metrics.refusing.set(gauge(refusing(&api.fleet)));
+    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text())
+}
+
+fn refusing(fleet: &Fleet) -> u64 {
+    fleet.proxies().iter().filter(|proxy| !proxy.life().stream.refused().is_empty()).count() as u64
+}

@@ -1,0 +1,226 @@
+//! Whether a revision is in force on every proxy that is connected: answered as soon as it is, or as soon as one refuses
+//! something of it, or in time with the names of those that have not taken it. Waiters look again only when the last proxy
+//! has moved, or somebody refuses something, so that ten thousand answers are one look. Cold.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use config::xds::server::Refused as RefusedGroup;
+use serde_json::{Value, json};
+
+use crate::server::answer::Fault;
+use crate::server::api::{Answer, Api};
+use crate::server::status::{Named, Refused, behind, refused_json};
+
+/// The longest wait, and the one of who does not say.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+const WAIT_USUAL: Duration = Duration::from_secs(30);
+/// Requests that wait at the same time.
+const WAITERS_MAX: usize = 1_000;
+/// Refusals that come in this time are looked at together.
+const REFUSALS_TOGETHER: Duration = Duration::from_millis(10);
+
+static WAITERS: AtomicUsize = AtomicUsize::new(0);
+
+pub(crate) fn routes() -> Router<Api> {
+    Router::new().route("/api/v1/wait", get(wait))
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    /// The last one if none is named.
+    revision: Option<u64>,
+    /// Such as `30s`.
+    timeout: Option<String>,
+}
+
+/// One of those that wait.
+struct Waiter;
+
+impl Waiter {
+    fn begin() -> Option<Waiter> {
+        let count = WAITERS.fetch_add(1, Relaxed) + 1;
+        // Counts down again if there are too many.
+        Some(Waiter).filter(|_| count <= WAITERS_MAX)
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        WAITERS.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
+    let last = *api.store.revisions().borrow();
+    let revision = parameters.revision.unwrap_or(last);
+    if revision > last {
+        let reason = format!("there is no revision {revision} so far; the last one is {last}");
+        return Err(Fault::new(StatusCode::NOT_FOUND, reason));
+    }
+    let timeout = parameters.timeout.as_deref().map_or(Some(WAIT_USUAL), duration).ok_or_else(|| {
+        let text = parameters.timeout.as_deref().unwrap_or_default();
+        Fault::new(
+            StatusCode::BAD_REQUEST,
+            format!("timeout: {text:?} is not a time such as 500ms, 30s or 2m, 10m at most"),
+        )
+    })?;
+    let busy = || Fault::new(StatusCode::TOO_MANY_REQUESTS, "too many wait already; try again");
+    let _waiter = Waiter::begin().ok_or_else(busy)?;
+    let question = Question::of(&api, revision);
+    let deadline = tokio::time::Instant::now() + timeout;
+    let (mut floor, mut refusals) = (api.fleet.floor(), api.fleet.refusals());
+    let mut has_waited = false;
+    loop {
+        refusals.borrow_and_update();
+        let is_settled = floor.borrow_and_update().is_none_or(|floor| floor >= revision);
+        let is_over = tokio::time::Instant::now() >= deadline;
+        if is_settled || is_over || question.is_refused(&api) {
+            return Ok(Json(question.answer(&api, has_waited)));
+        }
+        has_waited = true;
+        // The fleet lives as long as the server.
+        tokio::select! {
+            _ = floor.changed() => {}
+            _ = refusals.changed() => tokio::time::sleep(REFUSALS_TOGETHER).await,
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+    }
+}
+
+/// What is asked.
+struct Question {
+    revision: u64,
+    asked: Instant,
+    /// None: it is of another life of this server, or long ago.
+    committed: Option<Instant>,
+    /// What it changed; None: that is not at hand.
+    names: Option<BTreeSet<String>>,
+}
+
+impl Question {
+    fn of(api: &Api, revision: u64) -> Question {
+        let recent = api.store.recent(revision);
+        let names = recent.as_ref().map(|(_, one)| one.moved.iter().map(|moved| moved.key.to_string()).collect());
+        Question { revision, asked: Instant::now(), committed: recent.map(|(at, _)| at), names }
+    }
+
+    /// Whether what was refused is a part of it. What was refused before, and has nothing to do with it, is not.
+    fn concerns(&self, refused: &RefusedGroup) -> bool {
+        let is_named = |names: &BTreeSet<String>| refused.names().any(|name| names.contains(name));
+        refused.since() <= self.revision && self.names.as_ref().is_none_or(is_named)
+    }
+
+    fn is_refused(&self, api: &Api) -> bool {
+        api.fleet.proxies().iter().any(|proxy| proxy.life().stream.refused().iter().any(|one| self.concerns(one)))
+    }
+
+    /// Everything that is known now.
+    fn answer(&self, api: &Api, has_waited: bool) -> Value {
+        let now = Instant::now();
+        let proxies = api.fleet.proxies();
+        let (mut on, mut late) = (0, Named::default());
+        let (mut refused, mut refused_count) = (Refused::new(), 0);
+        let (mut older, mut older_count) = (Refused::new(), 0);
+        let (mut here, mut not_enforced) = (BTreeSet::new(), Named::default());
+        let catalog = api.feed.catalog();
+        for proxy in &proxies {
+            let life = proxy.life();
+            let note = |list: &mut Refused, one: &RefusedGroup| {
+                let objects = one.names().map(str::to_owned).collect();
+                list.entry((one.reason.clone(), objects)).or_default().add(|| json!(&*life.id));
+            };
+            let own: Vec<_> = life.stream.refused().iter().filter(|one| self.concerns(one)).collect();
+            own.iter().for_each(|one| note(&mut refused, one));
+            let others: Vec<_> = life.stream.refused().iter().filter(|one| !self.concerns(one)).collect();
+            others.iter().for_each(|one| note(&mut older, one));
+            older_count += usize::from(!others.is_empty());
+            match (own.is_empty(), life.settled.min(catalog.revision()) >= self.revision) {
+                (false, _) => refused_count += 1,
+                (true, true) => on += 1,
+                (true, false) => late.add(|| behind(&life, now)),
+            }
+            if self.names.iter().flatten().any(|name| life.does_not_enforce(&catalog, name)) {
+                not_enforced.add(|| json!(&*life.id));
+            }
+            here.insert(life.id.clone());
+        }
+        let mut gone = Named::default();
+        for one in api.fleet.gone_since(self.committed.unwrap_or(self.asked)) {
+            // Whoever came again is among those that are here.
+            if one.settled < self.revision && here.insert(one.id.clone()) {
+                let ago = now.duration_since(one.at).as_millis() as u64;
+                gone.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago }));
+            }
+        }
+        let is_in_force = on == proxies.len();
+        let outcome = if is_in_force {
+            "inForce"
+        } else if refused_count > 0 {
+            "refused"
+        } else {
+            "late"
+        };
+        // It may have been everywhere before anybody asked.
+        let at = api.fleet.reached(self.revision).filter(|_| is_in_force && !has_waited);
+        let took = self.committed.map(|committed| at.unwrap_or(now).saturating_duration_since(committed));
+        json!({
+            "revision": self.revision,
+            "outcome": outcome,
+            "on": on,
+            "of": proxies.len(),
+            "milliseconds": took.filter(|_| !proxies.is_empty()).map(|took| took.as_micros().div_ceil(1_000) as u64),
+            "behind": late.json(),
+            "refused": refused_json(&refused, refused_count),
+            "refusedBefore": refused_json(&older, older_count),
+            "gone": gone.json(),
+            "notEnforced": not_enforced.json(),
+        })
+    }
+}
+
+/// A number with `ms`, `s` or `m`, or a number of seconds.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..end].parse().ok()?;
+    let milliseconds = match &text[end..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        _ => return None,
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis).filter(|time| *time <= WAIT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        for (text, milliseconds) in [
+            ("30s", Some(30_000)),
+            ("500ms", Some(500)),
+            ("2m", Some(120_000)),
+            ("0", Some(0)),
+            ("7", Some(7_000)),
+            ("10m", Some(600_000)),
+            ("11m", None),
+            ("99999999999999999999s", None),
+            ("18446744073709551615m", None),
+            ("s", None),
+            ("", None),
+            ("1.5s", None),
+            ("-1s", None),
+            ("1h", None),
+        ] {
+            assert_eq!(duration(text), milliseconds.map(Duration::from_millis), "{text:?}");
+        }
+    }
+}
