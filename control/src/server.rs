@@ -15,6 +15,7 @@ mod progress;
 mod status;
 mod streams;
 mod wait;
+mod warnings;
 
 pub(crate) use diff::differences;
 pub(crate) use wait::duration;
@@ -82,6 +83,9 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
             _ = interrupt.recv() => {}
         }
     };
+    let (looked_at, looking) = (store.clone(), checker.clone());
+    // It ends with the process, whoever ends that.
+    std::thread::spawn(move || check::look_at_all(&looked_at, &looking));
     let router = api::router(api::Api { store: store.clone(), checker, feed: feed.clone(), fleet });
     let discovery = AggregatedDiscoveryServiceServer::new(streams);
     let incoming = futures_util::stream::unfold(xds, |xds| async move {

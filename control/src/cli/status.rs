@@ -83,7 +83,10 @@ fn text(object: &Value) -> String {
     let name = object["object"].as_str().unwrap_or_default();
     let mut lines = vec![format!("{name} of revision {}: accepted", object["revision"])];
     for warning in object["warnings"].as_array().into_iter().flatten() {
-        lines.push(format!("  warning: {}", warning["text"].as_str().unwrap_or_default()));
+        let word = |name: &str| warning[name].as_str().unwrap_or_default();
+        // The lines of what control keeps are nobody's.
+        let hint = warning["hint"].as_str().map_or(String::new(), |hint| format!(" ({hint})"));
+        lines.push(format!("  warning: {}: {}: {}{hint}", word("where"), word("field"), word("reason")));
     }
     lines.push(match object["applied"]["of"].as_u64() {
         Some(0) => "  no proxy that is connected is to have it".into(),

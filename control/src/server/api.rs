@@ -87,35 +87,36 @@ impl Api {
     /// Carries a transaction out, or tells what it would come to.
     async fn commit(&self, parameters: &Parameters, changes: Vec<Change>) -> Answer {
         let transaction = parameters.transaction(changes);
-        let committed = match parameters.dry_run {
-            true => {
-                let state = self.store.state();
-                let mut draft = Draft::of(&state);
-                let committed = draft.decide(transaction, 0)?;
-                let mut checker = self.checker();
-                let committed = draft.take(committed, &mut *checker)?;
-                checker.undo(&committed);
-                committed
-            }
-            false => self.store.commit(transaction).await?,
-        };
-        Ok(Json(self.tell(&committed, parameters.dry_run)))
+        if !parameters.dry_run {
+            let committed = self.store.commit(transaction).await?;
+            return Ok(Json(tell(&self.checker(), &committed, false)));
+        }
+        let state = self.store.state();
+        let mut draft = Draft::of(&state);
+        let committed = draft.decide(transaction, 0)?;
+        let mut checker = self.checker();
+        let committed = draft.take(committed, &mut *checker)?;
+        let told = tell(&checker, &committed, true);
+        if !committed.moved.is_empty() {
+            checker.undo(&committed);
+        }
+        Ok(Json(told))
     }
 
     pub(crate) fn checker(&self) -> MutexGuard<'_, Checker> {
         self.checker.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn tell(&self, committed: &Committed, is_dry: bool) -> Value {
-        let checker = self.checker();
-        let changes = committed.moved.iter().map(|moved| {
-            let warnings: Vec<Value> = checker.warnings(&moved.key).iter().map(problem).collect();
-            let differences = differences(&value(moved.before.as_ref()), &value(moved.after.as_ref()));
-            let differences: Vec<Value> = differences.iter().map(Difference::json).collect();
-            json!({ "object": moved.key.to_string(), "change": word(moved), "differences": differences, "warnings": warnings })
-        });
-        json!({ "revision": committed.revision, "dryRun": is_dry, "changes": changes.collect::<Vec<_>>() })
-    }
+/// A transaction, with the warnings about what it changed.
+fn tell(checker: &Checker, committed: &Committed, is_dry: bool) -> Value {
+    let changes = committed.moved.iter().map(|moved| {
+        let warnings: Vec<Value> = checker.warnings(&moved.key).into_iter().map(problem).collect();
+        let differences = differences(&value(moved.before.as_ref()), &value(moved.after.as_ref()));
+        let differences: Vec<Value> = differences.iter().map(Difference::json).collect();
+        json!({ "object": moved.key.to_string(), "change": word(moved), "differences": differences, "warnings": warnings })
+    });
+    json!({ "revision": committed.revision, "dryRun": is_dry, "changes": changes.collect::<Vec<_>>() })
 }
 
 /// What became of a document.
@@ -321,7 +322,7 @@ async fn watch(
                 Missed::Changes(changes) => {
                     for committed in changes {
                         seen = committed.revision;
-                        let told = api.tell(&committed, false).to_string();
+                        let told = tell(&api.checker(), &committed, false).to_string();
                         queue.push_back(Event::default().event("change").id(seen.to_string()).data(told));
                     }
                 }

@@ -2,34 +2,55 @@
 //! itself, and must be without errors. Pure but for what it remembers, Cold.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use config::document::Key;
 use config::scope::Scopes;
 use config::{Problem, Reader, Severity, Source};
 use serde_json::Value;
 
-use crate::store::{Check, Committed, Draft, Moved, Object, Refusal, State};
+use crate::server::warnings::{Before, Warnings, Whole};
+use crate::store::{Check, Committed, Draft, Moved, Object, Refusal, State, Store};
+
+/// Transactions that may be undone: more are not written at the same time.
+const UNDONE_MAX: u64 = 1_000;
 
 /// What is remembered from one change to the next.
 #[derive(Debug)]
 pub(crate) struct Checker {
     scopes: Scopes,
     reader: Reader,
-    /// What is hardly meant as it stands, by document.
-    warnings: BTreeMap<Arc<str>, Vec<Problem>>,
+    warnings: Warnings,
+    /// The warnings that a transaction replaced, by its revision.
+    replaced: BTreeMap<u64, Before>,
 }
 
 impl Default for Checker {
     fn default() -> Checker {
-        Checker { scopes: Scopes::default(), reader: Reader::of_parts(), warnings: BTreeMap::new() }
+        Checker {
+            scopes: Scopes::default(),
+            reader: Reader::of_parts(),
+            warnings: Warnings::default(),
+            replaced: BTreeMap::new(),
+        }
     }
 }
 
 impl Checker {
     /// Warnings about a document.
-    pub(crate) fn warnings(&self, key: &Key) -> &[Problem] {
-        self.warnings.get(&*key.to_string()).map_or(&[], Vec::as_slice)
+    pub(crate) fn warnings(&self, key: &Key) -> Vec<&Problem> {
+        self.warnings.about(&key.to_string())
+    }
+
+    /// Looks at a document as it is, with what belongs to it, for warnings; tells what was looked at.
+    fn look(&mut self, state: &State, key: &Key) -> BTreeSet<Key> {
+        let whole = Some(key.clone()).filter(|key| *key.kind == *"Gateway");
+        let keys = match &whole {
+            Some(gateway) => self.scopes.of_gateway(gateway),
+            None => self.scopes.concerned([key]),
+        };
+        self.read(&Draft::of(state), &whole, &keys, &mut Vec::new());
+        keys
     }
 
     fn set(&mut self, key: &Key, object: Option<&Arc<Object>>) {
@@ -38,24 +59,40 @@ impl Checker {
     }
 
     /// Compiles what belongs together.
-    fn read(&mut self, draft: &Draft<'_>, keys: &BTreeSet<Key>, problems: &mut Vec<Problem>) {
+    fn read(&mut self, draft: &Draft<'_>, whole: &Whole, keys: &BTreeSet<Key>, problems: &mut Vec<Problem>) -> Before {
         let source = |object: &Arc<Object>| Source {
             name: object.key.to_string().into(),
             bytes: object.text.as_bytes().to_vec(),
         };
         let sources: Vec<Source> = keys.iter().filter_map(|key| draft.get(key)).map(source).collect();
-        let found = match self.reader.read(&sources) {
+        let mut found = match self.reader.read(&sources) {
             Ok(checked) => checked.warnings,
             Err(all) => {
                 problems.extend(all.into_iter().filter(|problem| problem.severity == Severity::Error));
-                return;
+                return Before::new();
             }
         };
-        for source in &sources {
-            self.warnings.remove(&source.name);
+        found.retain(|warning| !is_elsewhere(draft, warning));
+        let names = sources.into_iter().map(|source| source.name).collect();
+        let mut before = self.warnings.replace(whole, &names, found);
+        if whole.is_some() {
+            // They do not stand alone.
+            before.extend(self.warnings.replace(&None, &names, Vec::new()));
         }
-        for warning in found.into_iter().filter(|warning| !is_elsewhere(draft, warning)) {
-            self.warnings.entry(warning.file.clone()).or_default().push(warning);
+        before
+    }
+}
+
+/// Looks at everything once, for the warnings about what was there at the start: Gateways first, then what belongs to none.
+pub(crate) fn look_at_all(store: &Store, checker: &Mutex<Checker>) {
+    let keys: Vec<Key> = store.state().objects().map(|object| object.key.clone()).collect();
+    let (gateways, others): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(|key| *key.kind == *"Gateway");
+    let mut seen = BTreeSet::new();
+    for key in gateways.into_iter().chain(others) {
+        if !seen.contains(&key) {
+            // Whoever changes something waits for one Gateway at most.
+            let state = store.state();
+            seen.extend(checker.lock().unwrap_or_else(PoisonError::into_inner).look(&state, &key));
         }
     }
 }
@@ -103,17 +140,19 @@ impl Check for Checker {
         for moved in &committed.moved {
             gateways.extend(self.scopes.gateways(&moved.key));
         }
-        let mut problems = Vec::new();
+        let (mut problems, mut before) = (Vec::new(), Before::new());
         let mut rest = self.scopes.concerned(committed.moved.iter().map(|moved| &moved.key));
         for gateway in gateways {
             let keys = self.scopes.of_gateway(&gateway);
-            self.read(draft, &keys, &mut problems);
+            before.extend(self.read(draft, &Some(gateway), &keys, &mut problems));
             rest.retain(|key| !keys.contains(key));
         }
         // What no Gateway knows of.
         if !rest.is_empty() {
-            self.read(draft, &rest, &mut problems);
+            before.extend(self.read(draft, &None, &rest, &mut problems));
         }
+        self.replaced.insert(committed.revision, before);
+        self.replaced.retain(|revision, _| revision + UNDONE_MAX > committed.revision);
         if problems.is_empty() {
             return Ok(());
         }
@@ -127,5 +166,6 @@ impl Check for Checker {
         for moved in &committed.moved {
             self.set(&moved.key, moved.before.as_ref());
         }
+        self.warnings.restore(self.replaced.remove(&committed.revision).unwrap_or_default());
     }
 }

@@ -1,6 +1,9 @@
 //! Who is connected: the machine of each proxy's stream, how far all of them are, who refuses something, and who has gone.
 //! Streams tell what they did, waiters hear only what changes for them. Cold.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -59,7 +59,7 @@ async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>)
 }
 
 fn told(api: &Api, census: &Census, object: &Object) -> Value {
-    let warnings: Vec<Value> = api.checker().warnings(&object.key).iter().map(problem).collect();
+    let warnings: Vec<Value> = api.checker().warnings(&object.key).into_iter().map(problem).collect();
     let name = object.key.to_string();
     let tally = census.tally(&name, &object.key.kind);
     json!({

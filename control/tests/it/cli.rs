@@ -77,6 +77,11 @@ fn commands_say_what_they_did() {
                      parentRefs: [{name: g}]\n  rules:\n  - backendRefs:\n    - {name: a, namespace: default, port: 80}\n";
     write("grantless.yaml", grantless);
     write("dangling.yaml", &grantless.replace(", namespace: default", "").replace("name: a", "name: gone"));
+    write(
+        "mended.yaml",
+        &[grantless.replace(", namespace: default", ""), gateway("g").replace("name: g", "name: g, namespace: n")]
+            .join("---\n"),
+    );
     write("latin.yaml", "");
     std::fs::write(folder.path().join("latin.yaml"), b"a: b\nc: \xe4\n").expect("a file");
     write("empty.yaml", "# nothing\n");
@@ -175,6 +180,21 @@ fn commands_say_what_they_did() {
     // Warnings are not a refusal, and have a place, too.
     let (code, text) = run(&control, &folder, "apply -f dangling.yaml");
     assert!(code == 0 && text.contains("warning: dangling.yaml:"), "{code} {text}");
+
+    // They are known of what is there, not of what was only tried, and outlive the process.
+    run(&control, &folder, "apply -f mended.yaml --dry-run");
+    let expected = [
+        "HTTPRoute/n/r of revision 5: accepted",
+        "  warning: HTTPRoute/n/r: spec.parentRefs[0]: there is no Gateway n/g",
+        "  warning: HTTPRoute/n/r: spec.rules[0].backendRefs[0]: there is no Service n/gone: its share of requests is answered 500",
+        "  no proxy that is connected is to have it",
+    ]
+    .join("\n");
+    assert_eq!(run(&control, &folder, "status route r -n n"), (0, expected.clone()));
+    let places = [control.address, control.xds];
+    control.kill();
+    let control = Control::start_at(&folder, places);
+    until("the warnings", || (run(&control, &folder, "status route r -n n").1 == expected).then_some(()));
 
     // Out and in again is nothing new.
     let export = |line: &str| {

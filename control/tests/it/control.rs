@@ -73,6 +73,15 @@ fn documents_are_checked_kept_and_told() {
         ("POST /api/v1/rollback?revision=1", "", "", 200, r#""revision":5"#),
         ("POST /api/v1/rollback?revision=9", "", "", 404, "revision 9 is not remembered"),
         ("POST /api/v1/rollback", "", "", 400, "which revision"),
+        // Nobody is connected: there is nothing to wait for, and nobody who could have it.
+        ("GET /api/v1/wait?revision=5&timeout=1s", "", "", 200, r#""of":0,"on":0,"outcome":"inForce""#),
+        ("GET /api/v1/wait?revision=9", "", "", 404, "there is no revision 9 so far; the last one is 5"),
+        ("GET /api/v1/wait?timeout=soon", "", "", 400, "\\\"soon\\\" is not a time such as 500ms"),
+        ("GET /api/v1/wait?timeout=11m", "", "", 400, "10m at most"),
+        (&format!("GET {A}/status"), "", "", 200, r#""applied":{"of":0,"on":0}"#),
+        ("GET /api/v1/objects/Service/default/z/status", "", "", 404, "there is no Service/default/z"),
+        ("GET /api/v1/status?namespace=other", "", "", 200, r#""objects":[],"proxies":0,"revision":5"#),
+        ("GET /api/v1/status?kin=Service", "", "", 400, ""),
         ("GET /api/v1/history?count=1", "", "", 200, "back to revision 1"),
     ] {
         let (seen, answer) = control.ask(start, headers, body);

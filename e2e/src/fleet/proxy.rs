@@ -10,7 +10,8 @@ use config::wire::envoy::config::core::v3::Node;
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use config::wire::evenkeel::v1::{self, resource::Kind};
 use config::xds::client::{Action, Change, Client};
-use config::{Origin, Reader, Snapshot, Source, xds};
+use config::xds::{self, Version};
+use config::{Origin, Reader, Snapshot, Source};
 use prost::Message as _;
 
 use crate::{Failure, Outcome};
@@ -23,6 +24,8 @@ pub struct Proxy {
     rules: Snapshot,
     snapshot: Snapshot,
     wanted: Vec<Arc<str>>,
+    /// The newest of what is in force.
+    newest: u64,
 }
 
 #[derive(Default)]
@@ -50,7 +53,7 @@ impl Proxy {
         let mut client = Client::new(node, BTreeMap::new(), 0);
         client.want([&*format!("Gateway/default/g{gateway}/*")]);
         let (rules, snapshot) = (Snapshot::default(), Snapshot::default());
-        Proxy { client, documents: BTreeMap::new(), told: Told::default(), rules, snapshot, wanted: Vec::new() }
+        Proxy { client, documents: BTreeMap::new(), told: Told::default(), rules, snapshot, wanted: Vec::new(), newest: 0 }
     }
 
     /// The machine, for its connection.
@@ -66,10 +69,10 @@ impl Proxy {
         })
     }
 
-    /// The revision up to which everything is in force, endpoints among it.
+    /// The newest revision of which something is in force, once all endpoints are known.
     pub fn revision(&self) -> u64 {
         match self.wanted.iter().all(|name| self.client.is_known(name)) && !self.wanted.is_empty() {
-            true => self.client.revision(),
+            true => self.newest.max(self.client.revision()),
             false => 0,
         }
     }
@@ -101,6 +104,8 @@ impl Proxy {
     fn apply(&mut self, change: &Change) -> Result<(), Vec<String>> {
         let mut has_rules = false;
         for (name, held) in &change.resources {
+            let version = held.as_ref().and_then(|held| held.version.parse::<Version>().ok());
+            self.newest = self.newest.max(version.map_or(0, |version| version.revision));
             let body = held.as_ref().and_then(|held| v1::Resource::decode(held.body.clone()).ok()?.kind);
             match body {
                 Some(Kind::Document(document)) => {

@@ -1,0 +1,121 @@
+//! Many proxies at once, each with its real machine and no socket.
+
+use std::sync::Mutex;
+
+use config::Source;
+use config::document;
+use config::wire::envoy::config::core::v3::Node;
+use config::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use config::xds::TYPE;
+
+use super::*;
+use crate::server::check::Checker;
+use crate::server::feed::Feed;
+use crate::store::{Change, Disk, Expected, File, Transaction};
+
+const PROXIES: u64 = 10_000;
+
+/// A store, what proxies can get of it, and those that are connected.
+struct World {
+    store: Store,
+    feed: Arc<Feed>,
+    fleet: Arc<Fleet>,
+    proxies: Vec<Arc<Proxy>>,
+}
+
+impl World {
+    fn start() -> World {
+        let checker = Arc::new(Mutex::new(Checker::default()));
+        let disk = Disk::open(File::Memory).expect("memory");
+        let store = Store::start(disk, Box::new(checker)).expect("an empty store");
+        let fleet = Arc::new(Fleet::new(store.clone()));
+        let feed = Arc::new(Feed::new(fleet.clone()));
+        tokio::spawn({
+            let (feed, store) = (feed.clone(), store.clone());
+            async move { feed.run(store).await }
+        });
+        World { fleet, store, feed, proxies: Vec::new() }
+    }
+
+    /// Applies documents, and waits until proxies can get them.
+    async fn apply(&self, text: &str) -> u64 {
+        let sources = [Source { name: "t".into(), bytes: text.into() }];
+        let documents = document::documents(&sources).expect("they are right");
+        let change = |one: document::Document| Change {
+            key: one.key,
+            text: Some(one.value.to_string().into()),
+            expected: Expected::Anything,
+        };
+        let changes = documents.into_iter().map(change).collect();
+        let made = self.store.commit(Transaction { changes, author: "t".into(), message: "t".into() }).await;
+        let revision = made.expect("it is right").revision;
+        while self.feed.catalog().revision() < revision {
+            tokio::task::yield_now().await;
+        }
+        revision
+    }
+
+    fn connect(&mut self, id: u64) {
+        let request = DeltaDiscoveryRequest {
+            node: Some(Node { id: format!("p{id}"), ..Node::default() }),
+            type_url: TYPE.into(),
+            resource_names_subscribe: vec!["Gateway/default/g/*".into()],
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.proxies.push(Proxy::new());
+        self.tell(id, request);
+    }
+
+    fn tell(&self, id: u64, request: DeltaDiscoveryRequest) {
+        let proxy = &self.proxies[id as usize];
+        let catalog = self.feed.catalog();
+        let mut life = proxy.life();
+        life.stream.on_request(&catalog, request).expect("it is right");
+        let responses = life.stream.responses(&catalog);
+        drop(life);
+        self.fleet.note(id, proxy, &catalog, &responses);
+    }
+
+    /// Whatever was sent to a proxy is in force there.
+    fn answer(&self, id: u64) {
+        let nonces: Vec<String> = self.proxies[id as usize].life().stream.unanswered().map(str::to_owned).collect();
+        for response_nonce in nonces {
+            self.tell(id, DeltaDiscoveryRequest { type_url: TYPE.into(), response_nonce, ..Default::default() });
+        }
+    }
+}
+
+fn gateway() -> &'static str {
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g}, spec: {gatewayClassName: evenkeel, \
+     listeners: [{name: http, port: 80, protocol: HTTP}]}}"
+}
+
+#[tokio::test]
+async fn ten_thousand_answers_are_one_piece_of_news() {
+    let mut world = World::start();
+    let revision = world.apply(gateway()).await;
+    let started = Instant::now();
+    (0..PROXIES).for_each(|id| world.connect(id));
+    let mut floor = world.fleet.floor();
+    assert_eq!(*floor.borrow_and_update(), Some(0), "they have been sent it, and nobody has taken it");
+    (0..PROXIES - 1).for_each(|id| world.answer(id));
+    assert!(!floor.has_changed().expect("the fleet is there"), "one is missing");
+    assert_eq!(world.fleet.reached(revision), None);
+    world.answer(PROXIES - 1);
+    assert!(floor.has_changed().expect("the fleet is there"));
+    assert_eq!(*floor.borrow_and_update(), Some(revision));
+    assert!(world.fleet.reached(revision).is_some_and(|at| at >= started));
+    // The machine is as slow as its owner likes; what is quadratic in the number of proxies would take minutes.
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    eprintln!("{PROXIES} proxies introduced and answered in {:?}", started.elapsed());
+
+    // Who goes is remembered, and does not hold the others up.
+    world.connect(PROXIES);
+    assert_eq!(*floor.borrow_and_update(), Some(0));
+    let before = Instant::now();
+    world.fleet.forget(PROXIES);
+    assert_eq!(*floor.borrow_and_update(), Some(revision));
+    let gone = world.fleet.gone_since(before);
+    assert_eq!(gone.iter().map(|gone| (&*gone.id, gone.settled)).collect::<Vec<_>>(), [("p10000", 0)]);
+    assert!(world.fleet.gone_since(Instant::now()).is_empty());
+}
