@@ -24,7 +24,7 @@ enum Command {
     /// Try it: a gateway, a shop of four services in lanes behind it, traffic, and a view of what becomes of it
     Up(cli::up::UpArgs),
     /// Run a gateway with rule files
-    Gateway(proxy::GatewayArgs),
+    Gateway(Box<proxy::GatewayArgs>),
     /// Run the control server: documents with history, checked before they are kept, over a REST API
     Control(cli::control::ControlArgs),
     /// Tell what a request would meet at a running gateway: listener, lane, route, policies, endpoint
@@ -58,7 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Up(args) => cli::up::run(args),
-        Command::Gateway(args) => proxy::run(args),
+        Command::Gateway(args) => proxy::run(*args),
         Command::Control(args) => cli::control::run(args),
         Command::Explain(args) => cli::explain::run(args),
         Command::Check(args) => cli::check::run(args),

@@ -109,7 +109,9 @@ mod tests {
     fn what_is_not_used_is_given_up() {
         let mut demand = Demand::new(0, []);
         demand.need(names("a b"), false);
-        ["a", "b"].map(|resource| demand.use_now(&resource.into()));
+        for resource in ["a", "b"] {
+            demand.use_now(&resource.into());
+        }
         for look in 0..=LOOKS_UNUSED_MAX {
             let expected = if look == LOOKS_UNUSED_MAX { "-b" } else { "" };
             assert_eq!(shown(demand.look(false, |resource| resource == "a")), expected, "look {look}");

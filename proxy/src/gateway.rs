@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, AdminAddress, Doors};
+use crate::control::ControlAddress;
 use crate::dns::Dns;
 use crate::log::{AccessLog, Format, event};
 use crate::origin::{First, News, Next, Origin};
@@ -41,9 +42,15 @@ pub struct GatewayArgs {
     /// Rule files and folders of them (.yaml, .yml, .json); watched for changes
     #[arg(short = 'f', long = "file", value_name = "PATH", required_unless_present = "control")]
     pub files: Vec<PathBuf>,
-    /// A control server to get rules from, in place of files. Without TLS, so a loopback address only
-    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "files", requires = "name")]
-    pub control: Option<SocketAddr>,
+    /// A control server to get rules from, in place of files
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "files", requires = "name")]
+    pub control: Option<ControlAddress>,
+    /// The CA that control's certificate is from (PEM). Without it there is no TLS, and control must be on this machine
+    #[arg(long, value_name = "PATH", requires = "control")]
+    pub control_ca: Option<PathBuf>,
+    /// The token that says to control who this is; read again with each connection
+    #[arg(long, value_name = "PATH", requires = "control")]
+    pub token_file: Option<PathBuf>,
     /// Which Gateway this is at the control server
     #[arg(long, value_name = "NAMESPACE/NAME", requires = "control")]
     pub name: Option<String>,
@@ -98,6 +105,8 @@ impl GatewayArgs {
         GatewayArgs {
             files,
             control: None,
+            control_ca: None,
+            token_file: None,
             name: None,
             data: None,
             preload_services: PRELOAD_SERVICES,

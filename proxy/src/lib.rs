@@ -17,6 +17,7 @@ mod choice;
 mod cluster;
 mod connect;
 mod connection;
+mod control;
 mod copy;
 mod credits;
 mod demand;

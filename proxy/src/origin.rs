@@ -7,6 +7,7 @@ use std::sync::Arc;
 use config::snapshot::discovery;
 use config::{Reader, Snapshot, Source};
 
+use crate::control::Control;
 use crate::copy::Folder;
 use crate::demand::{Demand, Orders};
 use crate::gateway::GatewayArgs;
@@ -28,11 +29,11 @@ pub(crate) enum Origin {
     /// Files, which somebody else watches.
     Files(Vec<PathBuf>),
     /// Control.
-    Control(Control),
+    Control(Remote),
 }
 
 /// Control, and what it sent last.
-pub(crate) struct Control {
+pub(crate) struct Remote {
     subscription: Subscription,
     demand: Demand,
     sources: Vec<Source>,
@@ -80,12 +81,10 @@ impl Text {
 impl Origin {
     /// As the command line says.
     pub(crate) fn of(args: &GatewayArgs, status: Arc<Status>) -> Result<Origin, String> {
-        let (Some(control), Some(name)) = (args.control, &args.name) else {
+        let (Some(address), Some(name)) = (&args.control, &args.name) else {
             return Ok(Origin::Files(args.files.clone()));
         };
-        if !control.ip().is_loopback() {
-            return Err(format!("{control} is no loopback address, and there is no TLS yet"));
-        }
+        let control = Control::new(address.clone(), args.control_ca.clone(), args.token_file.clone())?;
         let is_name = name
             .split_once('/')
             .is_some_and(|(namespace, name)| !namespace.is_empty() && !name.is_empty() && !name.contains('/'));
@@ -93,10 +92,10 @@ impl Origin {
             return Err(format!("{name:?} is not NAMESPACE/NAME"));
         }
         let folder = args.data.as_ref().map(|path| Folder::open(path, name)).transpose()?;
-        status.control(|status| status.address = control.to_string());
+        status.control(|status| status.address = address.to_string());
         let subscription = Subscription::start(control, name, args.zone.as_deref(), folder, status);
         let demand = Demand::new(args.preload_services as usize, subscription.known.iter().cloned());
-        Ok(Origin::Control(Control { subscription, demand, sources: Vec::new(), updates: Vec::new() }))
+        Ok(Origin::Control(Remote { subscription, demand, sources: Vec::new(), updates: Vec::new() }))
     }
 
     /// The first rules: those of files, or what control has for this Gateway, as soon as it has something that is right, or

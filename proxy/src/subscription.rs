@@ -8,7 +8,6 @@ mod resources;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +22,7 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::control::Control;
 use crate::copy::{Copy, Folder};
 use crate::log::event;
 use crate::status::Status;
@@ -82,7 +82,7 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// Subscribes to what belongs to a Gateway, `NAMESPACE/NAME`.
     pub(crate) fn start(
-        control: SocketAddr,
+        control: Control,
         gateway: &str,
         zone: Option<&str>,
         folder: Option<Folder>,
@@ -113,7 +113,7 @@ impl Subscription {
         let (updates, updated) = channel(1);
         let (orders, ordered) = unbounded_channel();
         let mut life = Life {
-            control,
+            control: Arc::new(control),
             wanted: format!("Gateway/{gateway}/*").into(),
             in_force: held.iter().map(|(name, held)| (name.clone(), held.body.clone())).collect(),
             client: Client::new(node.clone(), held, start.as_ref().map_or(0, |start| start.copy.revision)),
@@ -194,7 +194,7 @@ impl Track {
 }
 
 struct Life {
-    control: SocketAddr,
+    control: Arc<Control>,
     node: Node,
     /// The collection of the Gateway.
     wanted: Arc<str>,
@@ -299,7 +299,7 @@ impl Life {
             jiff::Timestamp::from_millisecond(start.copy.taken_ms).map_or_else(|_| "?".into(), |time| time.to_string()),
             age(start.heard),
         );
-        event("warn", &format!("control at {}: {why}; starting without it", self.control));
+        event("warn", &format!("control at {}: {why}; starting without it", self.control.address));
         match told {
             Ok(updates) => self.offer(from, &self.in_force.clone(), updates, None),
             Err(problem) => self.answered(None, Err(vec![problem])),
@@ -348,9 +348,9 @@ impl Life {
 
     fn on_news(&mut self, news: News) {
         match news {
-            News::Time => self.line = Line::Opening(tokio::spawn(open(self.control))),
+            News::Time => self.line = Line::Opening(tokio::spawn(open(self.control.clone()))),
             News::Opened(Ok((sender, responses))) => {
-                event("info", &format!("connected to control at {}", self.control));
+                event("info", &format!("connected to control at {}", self.control.address));
                 self.is_told = false;
                 self.line = Line::Up(sender, Box::new(responses));
                 self.status.control(|control| control.is_connected = true);
@@ -388,12 +388,12 @@ impl Life {
     }
 
     fn lose(&mut self, reason: &str) {
-        let pause = self.client.on_disconnected(RandomState::new().hash_one(self.control));
+        let pause = self.client.on_disconnected(RandomState::new().hash_one(&self.control.address));
         self.line = Line::Down { until: Instant::now() + pause };
         self.status.control(|control| control.is_connected = false);
         if !std::mem::replace(&mut self.is_told, true) {
             let rules = if self.is_begun { "its last rules stay in force" } else { "there are no rules so far" };
-            event("warn", &format!("control at {} is not there, {rules}: {reason}", self.control));
+            event("warn", &format!("control at {} is not there, {rules}: {reason}", self.control.address));
         }
         self.begin_without_control(reason);
     }

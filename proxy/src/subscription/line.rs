@@ -1,22 +1,16 @@
 //! The connection to control: down for a while, being opened, or up. Cold.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use crate::control::{CONNECT_TIMEOUT, Control, with_causes};
 
-/// For a connection, until it stands.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a connection without news is asked whether it is still there, and how long it may take to say so.
-const ALIVE_EVERY: Duration = Duration::from_secs(10);
-const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 /// Documents of one message are bounded by control; this is beyond it.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
@@ -54,21 +48,17 @@ pub(super) async fn news(line: &mut Line) -> News {
     }
 }
 
-pub(super) async fn open(control: SocketAddr) -> Opened {
-    let endpoint = Endpoint::from_shared(format!("http://{control}")).map_err(failed)?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-    let endpoint = endpoint.http2_keep_alive_interval(ALIVE_EVERY).keep_alive_timeout(ALIVE_WITHIN);
-    let channel: Channel = endpoint.connect().await.map_err(failed)?;
+pub(super) async fn open(control: Arc<Control>) -> Opened {
+    let (channel, authorization) = control.connect().await?;
     let (sender, mut receiver) = unbounded_channel();
     let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
+    let mut request = Request::new(requests);
+    if let Some(authorization) = authorization {
+        request.metadata_mut().insert("authorization", authorization);
+    }
     let mut service = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let responses = tokio::time::timeout(CONNECT_TIMEOUT, service.delta_aggregated_resources(requests)).await;
-    let responses = responses.map_err(|_| Status::deadline_exceeded("it does not answer"))??;
-    Ok((sender, responses.into_inner()))
-}
-
-/// What is behind an error, too: that of the transport says only that there is one.
-fn failed(error: tonic::transport::Error) -> Status {
-    let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-    Status::unavailable(format!("{error}{cause}"))
+    let responses = tokio::time::timeout(CONNECT_TIMEOUT, service.delta_aggregated_resources(request)).await;
+    let responses = responses.map_err(|_| Status::deadline_exceeded("it does not answer"))?;
+    let explained = |status: Status| Status::new(status.code(), with_causes(status.message().to_owned(), &status));
+    Ok((sender, responses.map_err(explained)?.into_inner()))
 }
