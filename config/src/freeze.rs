@@ -58,7 +58,8 @@ impl Freeze {
     fn of(Object { metadata, spec, .. }: &Object<Spec>) -> Freeze {
         let scope = spec.scope.as_ref();
         let texts = |list: Option<Vec<String>>| list.unwrap_or_default();
-        let roles = spec.break_glass.as_ref().map(|glass| glass.roles.iter().map(|role| role.as_str().to_owned()).collect());
+        let roles =
+            spec.break_glass.as_ref().map(|glass| glass.roles.iter().map(|role| role.as_str().to_owned()).collect());
         Freeze {
             name: metadata.to_string(),
             namespaces: texts(scope.map(|scope| scope.namespaces.iter().map(|one| one.as_str().to_owned()).collect())),

@@ -1,6 +1,8 @@
 //! `evenkeel`: everything an operator runs, in one binary. Each subcommand is a file in `cli`. Cold.
 
+mod access;
 mod cli;
+mod diff;
 mod server;
 mod store;
 

@@ -1,45 +1,66 @@
 //! The life of the control server: its store, the check that every change passes, and the doors. Cold.
 
+mod admission;
 #[rustfmt::skip]
 #[expect(clippy::allow_attributes_without_reason, reason = "generated")]
 mod ads;
 mod answer;
 mod api;
+mod authority;
 mod check;
-mod diff;
 mod feed;
 mod fleet;
 mod followers;
+mod gate;
+mod guard;
+mod limits;
+mod listen;
 mod metrics;
 mod progress;
 mod status;
 mod streams;
+mod tokens;
 mod wait;
 mod warnings;
+mod wire;
 
-pub(crate) use diff::differences;
 pub(crate) use wait::duration;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 
+use crate::access::{Author, Bounds, Identity, Role};
 use crate::server::ads::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use crate::server::authority::Authority;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
+use crate::server::guard::Guard;
+use crate::server::limits::Pace;
+use crate::server::listen::Door;
 use crate::server::streams::Streams;
-use crate::store::Store;
+use crate::store::{Store, TokenChange};
 
-/// How often a proxy is asked whether it is still there, and how long it may take to say so: a machine that fell over
-/// shall not be waited for, one that is only slow shall be named by those who wait.
-const ALIVE_EVERY: Duration = Duration::from_secs(30);
-const ALIVE_WITHIN: Duration = Duration::from_secs(30);
+/// Connections to the REST API.
+const API_CONNECTIONS_MAX: usize = 1_024;
+/// Connections of proxies, if there may be as many open files.
+const XDS_CONNECTIONS_MAX: usize = 50_000;
+/// Open files that are no connections.
+const FILES_OWN: usize = 64;
+/// Of one proxy: its rules, and what it may have beside them.
+const STREAMS_MAX: u32 = 16;
+/// Of one head, decoded.
+const HEAD_BYTES_MAX: u32 = 16 << 10;
+/// A message of a proxy: names and versions of what it has.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// How often a proxy without news is asked whether it is there, and how long it may take to say so.
+const ALIVE_EVERY: Duration = Duration::from_secs(15);
+const ALIVE_WITHIN: Duration = Duration::from_secs(15);
 
 /// What it is started with.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,34 +68,46 @@ pub struct ControlArgs {
     /// Where everything is kept; made if it is not there
     #[arg(long, value_name = "FOLDER")]
     pub data: PathBuf,
-    /// Where the REST API is served. Without TLS, so a loopback address only
+    /// Where the REST API is served
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15012")]
     pub listen: SocketAddr,
-    /// Where proxies get their configuration (xDS over gRPC). Without TLS, so a loopback address only
+    /// Where proxies get their configuration (xDS over gRPC)
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15010")]
     pub xds: SocketAddr,
+    /// Another name or address of this server, for its certificate; may be there several times
+    #[arg(long = "name", value_name = "NAME", conflicts_with = "plaintext")]
+    pub names: Vec<String>,
+    /// Without TLS, and whoever has no token is admin: everybody on this machine. On loopback addresses only
+    #[arg(long)]
+    pub plaintext: bool,
+    /// Requests to the REST API that one token may make in a second
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub requests_per_second: u32,
 }
 
 /// Runs until it is told to end.
 pub async fn run(args: ControlArgs) -> Result<(), String> {
-    if let Some(open) = [args.listen, args.xds].iter().find(|address| !address.ip().is_loopback()) {
-        return Err(format!("{open} is no loopback address, and there is no TLS yet"));
+    let open = [args.listen, args.xds].into_iter().find(|address| !address.ip().is_loopback());
+    if let Some(open) = open.filter(|_| args.plaintext) {
+        return Err(format!("{open} is no loopback address: --plaintext is not for others"));
     }
+    authority::make_folder(&args.data)?;
     let checker = Arc::new(Mutex::new(Checker::default()));
     let store = Store::open(&args.data, Box::new(checker.clone())).map_err(|error| error.to_string())?;
-    let listen = async |address: SocketAddr| {
-        let listener =
-            TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
-        let address = listener.local_addr().map_err(|error| error.to_string())?;
-        Ok::<_, String>((listener, address))
-    };
-    let ((api, api_address), (xds, xds_address)) = (listen(args.listen).await?, listen(args.xds).await?);
+    let authority = if args.plaintext { None } else { Some(Arc::new(open_authority(&args)?)) };
+    let tls = |protocol| authority.clone().map(|authority| authority::config(authority, protocol));
+    let xds_max = xds_connections();
+    let (api, api_address) = Door::open(args.listen, tls("http/1.1"), API_CONNECTIONS_MAX).await?;
+    let (xds, xds_address) = Door::open(args.xds, tls("h2"), xds_max).await?;
+    let pace = Pace { per_second: args.requests_per_second, burst: 2 * args.requests_per_second };
+    let guard = Guard::new(store.clone(), args.plaintext, pace);
     let fleet = Arc::new(Fleet::new(store.clone()));
     let feed = Arc::new(Feed::new(fleet.clone()));
-    let streams = Streams::new(feed.clone(), fleet.clone());
-    let revision = store.state().revision();
-    let now = jiff::Timestamp::now();
-    eprintln!("{now} revision {revision}, api on http://{api_address}, xds on http://{xds_address}");
+    let streams = Streams::new(feed.clone(), fleet.clone(), guard.clone());
+    if !args.plaintext {
+        give_admin(&store, &args.data).await?;
+    }
+    tell(authority.as_deref(), store.state().revision(), api_address, xds_address);
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     let [Ok(terminate), Ok(interrupt)] = &mut ends else { return Err("signals cannot be heard".into()) };
     let ended = async {
@@ -86,22 +119,24 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
     let (looked_at, looking) = (store.clone(), checker.clone());
     // It ends with the process, whoever ends that.
     std::thread::spawn(move || check::look_at_all(&looked_at, &looking));
-    let router = api::router(api::Api { store: store.clone(), checker, feed: feed.clone(), fleet });
-    let discovery = AggregatedDiscoveryServiceServer::new(streams);
-    let incoming = futures_util::stream::unfold(xds, |xds| async move {
-        let accepted = xds.accept().await.map(|(socket, _)| socket);
-        Some((accepted, xds))
+    let router = api::router(api::Api { store: store.clone(), checker, feed: feed.clone(), fleet }, guard);
+    let discovery = AggregatedDiscoveryServiceServer::new(streams).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut wires = xds.start();
+    let incoming = futures_util::stream::poll_fn(move |context| {
+        wires.poll_recv(context).map(|wire| wire.map(Ok::<_, std::io::Error>))
     });
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEAD_BYTES_MAX)
+        .http2_keepalive_interval(Some(ALIVE_EVERY))
+        .http2_keepalive_timeout(Some(ALIVE_WITHIN))
+        .add_service(discovery);
     let served = async {
         tokio::select! {
-            served = axum::serve(api, router) => served.map_err(|error| error.to_string()),
-            served = Server::builder()
-                .http2_keepalive_interval(Some(ALIVE_EVERY))
-                .http2_keepalive_timeout(Some(ALIVE_WITHIN))
-                .add_service(discovery).serve_with_incoming(incoming) => {
-                served.map_err(|error| error.to_string())
-            }
+            () = gate::serve(api.start(), router) => Err("the REST API has ended".into()),
+            served = server.serve_with_incoming(incoming) => served.map_err(|error| error.to_string()),
             () = feed.run(store) => Err("the store has ended".into()),
+            () = renew(authority) => Err("certificates are no longer renewed".into()),
         }
     };
     tokio::select! {
@@ -109,4 +144,71 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
         () = ended => Ok(()),
         served = served => served,
     }
+}
+
+fn open_authority(args: &ControlArgs) -> Result<Authority, String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let addresses = [args.listen, args.xds].map(|address| address.ip());
+    Authority::open(&args.data, authority::names(&host, &addresses, &args.names))
+}
+
+/// Somebody must be able to let others in: whoever can read the folder can.
+async fn give_admin(store: &Store, folder: &Path) -> Result<(), String> {
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let tokens = store.tokens();
+    let is_there = tokens.borrow().iter().any(|token| token.identity.role == Role::Admin && !token.is_over(now_ms));
+    if is_there {
+        return Ok(());
+    }
+    let identity = Identity { name: "admin".into(), role: Role::Admin, bounds: Bounds::default() };
+    let author = Author::control();
+    let (token, secret) = tokens::mint(identity, None, author.name.clone(), now_ms);
+    let path = folder.join("admin.token");
+    // First the file: a token that nobody has would be taken for one that somebody has.
+    authority::write_secret(&path, &format!("{secret}\n"))?;
+    let changed = store.change_token(TokenChange::Replace(token), author).await;
+    changed.map_err(|refusal| format!("the admin's token cannot be kept: {refusal:?}"))?;
+    eprintln!("{} the admin's token is in {}", now(), path.display());
+    Ok(())
+}
+
+/// To the millisecond.
+fn now() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// The first lines that it says.
+fn tell(authority: Option<&Authority>, revision: u64, api: SocketAddr, xds: SocketAddr) {
+    let now = now();
+    let scheme = if authority.is_some() { "https" } else { "http" };
+    match authority {
+        Some(authority) => {
+            eprintln!("{now} the CA is in {}, its SHA-256 is {}", authority.path.display(), authority.fingerprint);
+        }
+        None => eprintln!("{now} without TLS, and without a token everybody on this machine is admin"),
+    }
+    eprintln!("{now} revision {revision}, api on {scheme}://{api}, xds on {scheme}://{xds}");
+}
+
+/// Shows another certificate long before the one that is shown ends.
+async fn renew(authority: Option<Arc<Authority>>) {
+    let Some(authority) = authority else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(authority::RENEWED_EVERY).await;
+        if let Err(problem) = authority.renew() {
+            eprintln!("{} {problem}", now());
+        }
+    }
+}
+
+/// As many as there may be open files, at most.
+fn xds_connections() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // What the administrator allows is not asked for twice; without it there are fewer connections.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let files = if raised.is_ok() { limit.maximum } else { limit.current };
+    let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    files.saturating_sub(API_CONNECTIONS_MAX + FILES_OWN).clamp(1, XDS_CONNECTIONS_MAX)
 }

@@ -2,24 +2,34 @@
 //! what each revision changed. One thread writes; whoever waits for it at the same time is written in one go, and hears
 //! only when that is on disk. Cold.
 //!
-//! Which transactions are good, and what they come to, is `state`'s business, how that lies on disk `disk`'s.
+//! Which transactions are good, and what they come to, is `state`'s business, how that lies on disk `disk`'s. Tokens
+//! (`token`) and what is said of all this (`audit`) lie in tables beside it (`ledger`).
 
+mod audit;
 mod disk;
+mod ledger;
 mod state;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::collections::VecDeque;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use config::document::Key;
+use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
-pub use disk::{Disk, DiskError, File, Record, Version};
+use crate::access::Author;
+
+pub use audit::Attempt;
+pub use disk::{Disk, DiskError, Entry, File, Record, Version};
 pub use state::{Change, Committed, Draft, Expected, Moved, Object, Refusal, State, Transaction};
+pub use token::{SECRET_BYTES, Token, TokenChange, TokenRefusal, Tokens, hash, secret};
 
 /// Transactions that wait; more are refused.
 const LINE_MAX: usize = 10_000;
@@ -29,9 +39,13 @@ const BATCH_MAX: usize = 1_000;
 const RECENT_MAX: usize = 10_000;
 
 /// What the store is asked to do.
-struct Command {
-    transaction: Transaction,
-    answer: oneshot::Sender<Result<Arc<Committed>, Refusal>>,
+enum Command {
+    /// A transaction.
+    Transact(Transaction, oneshot::Sender<Result<Arc<Committed>, Refusal>>),
+    /// A change of a token.
+    Token(TokenChange, Author, oneshot::Sender<Result<(), TokenRefusal>>),
+    /// An attempt that was refused.
+    Note(Attempt),
 }
 
 /// Who looks at what transactions would come to.
@@ -73,6 +87,7 @@ struct Shared {
     /// With the moment they were on disk.
     recent: Mutex<VecDeque<(Instant, Arc<Committed>)>>,
     revision: watch::Sender<u64>,
+    tokens: watch::Sender<Arc<Tokens>>,
     disk: Arc<Disk>,
 }
 
@@ -90,6 +105,10 @@ impl Store {
     pub fn open(folder: &Path, check: Box<dyn Check>) -> Result<Store, DiskError> {
         std::fs::create_dir_all(folder).map_err(|error| DiskError(format!("{}: {error}", folder.display())))?;
         let file = folder.join("store.redb");
+        // Readable for nobody else; an empty file is a store that begins.
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).append(true).mode(0o600);
+        options.open(&file).map_err(|error| DiskError(format!("{}: {error}", file.display())))?;
         Store::start(Disk::open(File::Path(file))?, check)
     }
 
@@ -102,6 +121,7 @@ impl Store {
             revision: watch::Sender::new(state.revision()),
             state: RwLock::new(state),
             recent: Mutex::new(VecDeque::new()),
+            tokens: watch::Sender::new(Arc::new(disk.tokens()?)),
             disk: Arc::new(disk),
         });
         let writer = shared.clone();
@@ -113,8 +133,32 @@ impl Store {
     /// Carries out a transaction. Once this returns `Ok`, nothing can undo it.
     pub async fn commit(&self, transaction: Transaction) -> Result<Arc<Committed>, Refusal> {
         let (answer, answered) = oneshot::channel();
-        self.commands.try_send(Command { transaction, answer }).map_err(|_| Refusal::Busy)?;
+        self.commands.try_send(Command::Transact(transaction, answer)).map_err(|_| Refusal::Busy)?;
         answered.await.unwrap_or(Err(Refusal::Unavailable("the store has ended".into())))
+    }
+
+    /// Makes or revokes a token. Once this returns `Ok`, nothing can undo it.
+    pub async fn change_token(&self, change: TokenChange, author: Author) -> Result<(), TokenRefusal> {
+        let (answer, answered) = oneshot::channel();
+        let busy = |_| TokenRefusal::Unavailable("too many changes wait; try again".into());
+        self.commands.try_send(Command::Token(change, author, answer)).map_err(busy)?;
+        answered.await.unwrap_or(Err(TokenRefusal::Unavailable("the store has ended".into())))
+    }
+
+    /// Writes down what was refused, as soon as there is time for it.
+    pub fn note(&self, attempt: Attempt) {
+        // Where so much waits, who was refused is not what is lost first.
+        let _ = self.commands.try_send(Command::Note(attempt));
+    }
+
+    /// Everybody who is known, and told with each change of that.
+    pub fn tokens(&self) -> watch::Receiver<Arc<Tokens>> {
+        self.shared.tokens.subscribe()
+    }
+
+    /// The last entries of the audit before one, newest first, with their numbers.
+    pub fn audit(&self, before: u64, count: usize) -> Result<Vec<(u64, Value)>, DiskError> {
+        self.shared.disk.audit(before, count)
     }
 
     /// Everything as it is now. Writers wait as long as this is held.
@@ -161,42 +205,92 @@ impl Store {
     }
 }
 
+/// Whom to tell what became of a command.
+enum Answer {
+    Transact(oneshot::Sender<Result<Arc<Committed>, Refusal>>, Result<Arc<Committed>, Refusal>),
+    Token(oneshot::Sender<Result<(), TokenRefusal>>, Result<(), TokenRefusal>),
+}
+
+impl Answer {
+    /// What could not be written did not happen.
+    fn fail(&mut self, error: &DiskError) {
+        match self {
+            Answer::Transact(_, decided) if decided.as_ref().is_ok_and(|committed| !committed.moved.is_empty()) => {
+                *decided = Err(Refusal::Unavailable(error.to_string()));
+            }
+            Answer::Token(_, decided) if decided.is_ok() => {
+                *decided = Err(TokenRefusal::Unavailable(error.to_string()));
+            }
+            Answer::Transact(..) | Answer::Token(..) => {}
+        }
+    }
+
+    fn send(self) {
+        // Who went away does not need to know.
+        match self {
+            Answer::Transact(answer, decided) => drop(answer.send(decided)),
+            Answer::Token(answer, decided) => drop(answer.send(decided)),
+        }
+    }
+}
+
 /// The life of the writer: whoever waits is served in one go.
 fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check>) {
     while let Ok(first) = receiver.recv() {
         let mut batch = Vec::new();
+        let mut entries = Vec::new();
         let mut answers = Vec::new();
         let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
         let mut draft = Draft::of(&state);
-        for Command { transaction, answer } in std::iter::once(first).chain(receiver.try_iter()).take(BATCH_MAX) {
-            let decided = draft.decide(transaction, jiff::Timestamp::now().as_millisecond());
-            let decided = decided.and_then(|committed| draft.take(committed, &mut *check));
-            batch.extend(decided.as_ref().ok().filter(|committed| !committed.moved.is_empty()).cloned());
-            answers.push((answer, decided));
+        let mut tokens = shared.tokens.borrow().clone();
+        for command in std::iter::once(first).chain(receiver.try_iter()).take(BATCH_MAX) {
+            let time_ms = jiff::Timestamp::now().as_millisecond();
+            match command {
+                Command::Transact(transaction, answer) => {
+                    let decided = draft.decide(transaction, time_ms);
+                    let decided = decided.and_then(|committed| draft.take(committed, &mut *check));
+                    let made = decided.as_ref().ok().filter(|committed| !committed.moved.is_empty());
+                    batch.extend(made.cloned());
+                    entries.extend(made.cloned().map(Entry::Documents));
+                    answers.push(Answer::Transact(answer, decided));
+                }
+                Command::Token(change, author, answer) => {
+                    let decided = Arc::make_mut(&mut tokens).change(&change).map(|(name, token)| {
+                        entries.push(Entry::Token { author, time_ms, revision: draft.revision(), name, token });
+                    });
+                    answers.push(Answer::Token(answer, decided));
+                }
+                Command::Note(attempt) => entries.push(Entry::Attempt(attempt, time_ms)),
+            }
         }
         drop(state);
-        let written = if batch.is_empty() { Ok(()) } else { shared.disk.write(&batch) };
+        let written = if entries.is_empty() { Ok(()) } else { shared.disk.write(&entries) };
         if let Err(error) = &written {
             // Nobody has heard of it, so nothing happened.
             batch.iter().rev().for_each(|committed| check.undo(committed));
-            for (_, decided) in &mut answers {
-                if decided.as_ref().is_ok_and(|committed| !committed.moved.is_empty()) {
-                    *decided = Err(Refusal::Unavailable(error.to_string()));
-                }
+            answers.iter_mut().for_each(|answer| answer.fail(error));
+        } else {
+            shared.follow(&batch);
+            let is_other = !Arc::ptr_eq(&tokens, &shared.tokens.borrow());
+            if is_other {
+                shared.tokens.send_replace(tokens);
             }
-        } else if let Some(last) = batch.last() {
-            shared.state.write().unwrap_or_else(PoisonError::into_inner).follow(&batch);
-            let mut recent = shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            recent.extend(batch.iter().map(|committed| (now, committed.clone())));
-            let surplus = recent.len().saturating_sub(RECENT_MAX);
-            recent.drain(..surplus);
-            drop(recent);
-            shared.revision.send_replace(last.revision);
         }
-        for (answer, decided) in answers {
-            // Who went away does not need to know.
-            let _ = answer.send(decided);
-        }
+        answers.into_iter().for_each(Answer::send);
+    }
+}
+
+impl Shared {
+    /// Takes what has been written.
+    fn follow(&self, batch: &[Arc<Committed>]) {
+        let Some(last) = batch.last() else { return };
+        self.state.write().unwrap_or_else(PoisonError::into_inner).follow(batch);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        recent.extend(batch.iter().map(|committed| (now, committed.clone())));
+        let surplus = recent.len().saturating_sub(RECENT_MAX);
+        recent.drain(..surplus);
+        drop(recent);
+        self.revision.send_replace(last.revision);
     }
 }

@@ -55,7 +55,8 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
     let begun = Instant::now();
     let mut peer = Peer::connect(api);
     for first in (0..documents).step_by(BATCH) {
-        let batch: String = (first..documents.min(first + BATCH)).map(|number| service(&format!("s{number}"), 0)).collect();
+        let batch: String =
+            (first..documents.min(first + BATCH)).map(|number| service(&format!("s{number}"), 0)).collect();
         apply(&mut peer, &batch)?;
     }
     println!("{documents} documents stored in {:.1?}; {} MB resident", begun.elapsed(), server.resident_kib()? / 1024);

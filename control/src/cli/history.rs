@@ -10,7 +10,7 @@ use crate::cli::get::object;
 use crate::cli::kinds::kind;
 use crate::cli::output::{Output, end};
 use crate::cli::table::{Table, cut};
-use crate::server::differences;
+use crate::diff::differences;
 
 /// Whose history.
 #[derive(clap::Args)]

@@ -1,11 +1,14 @@
 //! Answers of the REST API that are no success: what is wrong, all of it, as JSON. Cold.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use config::Problem;
 use serde_json::{Value, json};
 
-use crate::store::{DiskError, Refusal};
+use crate::access::Denied;
+use crate::store::{DiskError, Refusal, TokenRefusal};
 
 /// Why a request was not carried out. Nothing has changed.
 #[derive(Debug)]
@@ -13,18 +16,35 @@ pub(crate) struct Fault {
     status: StatusCode,
     error: String,
     problems: Vec<Value>,
+    /// When it may be tried again. None: at any time.
+    retry_after: Option<Duration>,
 }
 
 impl Fault {
     pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Fault {
-        Fault { status, error: error.into(), problems: Vec::new() }
+        let retry_after = (status == StatusCode::TOO_MANY_REQUESTS).then_some(Duration::from_secs(1));
+        Fault { status, error: error.into(), problems: Vec::new(), retry_after }
+    }
+
+    /// When it may be tried again.
+    pub(crate) fn retry_after(self, wait: Duration) -> Fault {
+        Fault { retry_after: Some(wait), ..self }
+    }
+
+    /// All that is wrong, each with its field.
+    pub(crate) fn fields(problems: &[(&str, String)]) -> Fault {
+        let told = problems.iter().map(|(field, reason)| {
+            json!({ "where": "body", "field": field, "reason": reason, "text": format!("{field}: {reason}") })
+        });
+        let error = format!("refused: {} problems", problems.len());
+        Fault { problems: told.collect(), ..Fault::new(StatusCode::UNPROCESSABLE_ENTITY, error) }
     }
 
     /// A body that cannot be understood.
     pub(crate) fn wrong(problems: &[Problem]) -> Fault {
         let told = problems.iter().map(problem).collect();
         let error = format!("refused: {} problem{}", problems.len(), if problems.len() == 1 { "" } else { "s" });
-        Fault { status: StatusCode::UNPROCESSABLE_ENTITY, error, problems: told }
+        Fault { problems: told, ..Fault::new(StatusCode::UNPROCESSABLE_ENTITY, error) }
     }
 
     /// There is no such document.
@@ -61,6 +81,23 @@ impl From<Refusal> for Fault {
     }
 }
 
+impl From<Denied> for Fault {
+    fn from(Denied(reason): Denied) -> Fault {
+        Fault::new(StatusCode::FORBIDDEN, reason)
+    }
+}
+
+impl From<TokenRefusal> for Fault {
+    fn from(refusal: TokenRefusal) -> Fault {
+        match refusal {
+            TokenRefusal::Taken(name) => Fault::new(StatusCode::CONFLICT, format!("there is a token {name} already")),
+            TokenRefusal::Absent(name) => Fault::absent(format!("token {name}")),
+            TokenRefusal::TooMany => Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "there are too many tokens"),
+            TokenRefusal::Unavailable(reason) => Fault::new(StatusCode::SERVICE_UNAVAILABLE, reason),
+        }
+    }
+}
+
 impl From<DiskError> for Fault {
     fn from(error: DiskError) -> Fault {
         Fault::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
@@ -70,7 +107,9 @@ impl From<DiskError> for Fault {
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let body = json!({ "error": self.error, "problems": self.problems });
-        let retry = (self.status == StatusCode::TOO_MANY_REQUESTS).then_some([("retry-after", "1")]);
+        // In whole seconds (RFC 9110 10.2.3), and never too early.
+        let seconds = |wait: Duration| wait.as_millis().div_ceil(1_000).max(1).to_string();
+        let retry = self.retry_after.map(|wait| [("retry-after", seconds(wait))]);
         (self.status, retry.map(axum::response::AppendHeaders), axum::Json(body)).into_response()
     }
 }

@@ -1,11 +1,12 @@
-//! The REST API: documents, transactions, history, and a stream of what changes. Who may do what is not decided here. Cold.
+//! The REST API: documents, transactions, history, and a stream of what changes. Whoever comes here has passed `gate`; only
+//! whether they may change each of these documents is asked here. Cold.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::{get, post};
@@ -14,20 +15,23 @@ use config::Source;
 use config::document::{self, Key};
 use serde_json::{Value, json};
 
+use crate::access::Action;
+use crate::diff::{Difference, differences};
 use crate::server::answer::{Fault, problem};
 use crate::server::check::Checker;
-use crate::server::diff::{Difference, differences};
 use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
-use crate::server::{status, wait};
+use crate::server::gate::{self, Asking, BODY_BYTES_MAX};
+use crate::server::guard::{Caller, Guard};
+use crate::server::{status, tokens, wait};
 use crate::store::{Change, Check, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version};
 
-/// Of one request.
-const BODY_BYTES_MAX: usize = 32 << 20;
 /// Of one answer.
 const HISTORY_MAX: usize = 1_000;
 /// The store remembers no more of one document.
 const VERSIONS_MAX: usize = 101;
+/// What a watcher is told in one go.
+const TOLD_MAX: usize = 100;
 
 /// What all requests share.
 #[derive(Clone)]
@@ -40,7 +44,8 @@ pub(crate) struct Api {
 
 pub(crate) type Answer = Result<Json<Value>, Fault>;
 
-pub(crate) fn router(api: Api) -> Router {
+pub(crate) fn router(api: Api, guard: Arc<Guard>) -> Router {
+    let store = api.store.clone();
     Router::new()
         .route("/api/v1/objects", get(list).post(apply))
         .route("/api/v1/objects/{kind}/{namespace}/{name}", get(one).put(put).patch(patch).delete(remove))
@@ -51,8 +56,10 @@ pub(crate) fn router(api: Api) -> Router {
         .merge(status::routes())
         .merge(wait::routes())
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
+        .merge(tokens::router(store))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn_with_state(guard, gate::pass))
 }
 
 /// The parameters of all requests; each reads those it knows.
@@ -72,9 +79,9 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn transaction(&self, changes: Vec<Change>) -> Transaction {
+    fn transaction(&self, caller: &Caller, changes: Vec<Change>) -> Transaction {
         let message = self.message.as_deref().unwrap_or_default().into();
-        Transaction { changes, author: "local".into(), message }
+        Transaction { changes, author: caller.author(), message }
     }
 
     fn means(&self, key: &Key) -> bool {
@@ -85,8 +92,11 @@ impl Parameters {
 
 impl Api {
     /// Carries a transaction out, or tells what it would come to.
-    async fn commit(&self, parameters: &Parameters, changes: Vec<Change>) -> Answer {
-        let transaction = parameters.transaction(changes);
+    async fn commit(&self, caller: &Caller, parameters: &Parameters, changes: Vec<Change>) -> Answer {
+        for key in changes.iter().map(|change| &change.key).filter(|_| !parameters.dry_run) {
+            caller.may(&Action::ChangeOf(key), &format!("change {key}"))?;
+        }
+        let transaction = parameters.transaction(caller, changes);
         if !parameters.dry_run {
             let committed = self.store.commit(transaction).await?;
             return Ok(Json(tell(&self.checker(), &committed, false)));
@@ -178,17 +188,23 @@ async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>)
     state.get(&key).map(|object| Json(shown(object))).ok_or_else(|| Fault::absent(&key))
 }
 
-async fn apply(State(api): State<Api>, Query(parameters): Query<Parameters>, body: Bytes) -> Answer {
+async fn apply(
+    State(api): State<Api>,
+    Extension(caller): Asking,
+    Query(parameters): Query<Parameters>,
+    body: Bytes,
+) -> Answer {
     let change = |document: document::Document| Change {
         text: Some(document.value.to_string().into()),
         key: document.key,
         expected: Expected::Anything,
     };
-    api.commit(&parameters, documents(&body)?.into_iter().map(change).collect()).await
+    api.commit(&caller, &parameters, documents(&body)?.into_iter().map(change).collect()).await
 }
 
 async fn put(
     State(api): State<Api>,
+    Extension(caller): Asking,
     Path(path): Path<(String, String, String)>,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
@@ -205,11 +221,12 @@ async fn put(
             return Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body has {} documents", all.len())));
         }
     };
-    api.commit(&parameters, vec![Change { key, text: Some(text), expected: expected(&headers)? }]).await
+    api.commit(&caller, &parameters, vec![Change { key, text: Some(text), expected: expected(&headers)? }]).await
 }
 
 async fn patch(
     State(api): State<Api>,
+    Extension(caller): Asking,
     Path(path): Path<(String, String, String)>,
     Query(parameters): Query<Parameters>,
     Json(patch): Json<Value>,
@@ -224,7 +241,7 @@ async fn patch(
     documents(&patched.to_string().into())?;
     // Whoever changed it meanwhile did not know of this.
     let expected = Expected::Revision(object.revision);
-    api.commit(&parameters, vec![Change { key, text: Some(patched.to_string().into()), expected }]).await
+    api.commit(&caller, &parameters, vec![Change { key, text: Some(patched.to_string().into()), expected }]).await
 }
 
 /// A JSON Merge Patch (RFC 7396).
@@ -247,6 +264,7 @@ fn merge(target: &mut Value, patch: &Value) {
 
 async fn remove(
     State(api): State<Api>,
+    Extension(caller): Asking,
     Path(path): Path<(String, String, String)>,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
@@ -255,7 +273,7 @@ async fn remove(
     if api.store.state().get(&key).is_none() {
         return Err(Fault::absent(&key));
     }
-    api.commit(&parameters, vec![Change { key, text: None, expected: expected(&headers)? }]).await
+    api.commit(&caller, &parameters, vec![Change { key, text: None, expected: expected(&headers)? }]).await
 }
 
 async fn versions(
@@ -290,14 +308,18 @@ async fn history(State(api): State<Api>, Query(parameters): Query<Parameters>) -
     Ok(Json(json!({ "revisions": records.iter().map(record).collect::<Vec<_>>() })))
 }
 
-async fn rollback(State(api): State<Api>, Query(mut parameters): Query<Parameters>) -> Answer {
+async fn rollback(
+    State(api): State<Api>,
+    Extension(caller): Asking,
+    Query(mut parameters): Query<Parameters>,
+) -> Answer {
     let Some(revision) = parameters.revision else {
         return Err(Fault::new(StatusCode::BAD_REQUEST, "which revision? ?revision=N"));
     };
     let changes = api.store.way_back(revision, |key| parameters.means(key));
     let changes = changes.map_err(|error| Fault::new(StatusCode::NOT_FOUND, error.to_string()))?;
     parameters.message.get_or_insert_with(|| format!("back to revision {revision}"));
-    api.commit(&parameters, changes).await
+    api.commit(&caller, &parameters, changes).await
 }
 
 /// What changes from a revision on, or from now, as server-sent events whose id is the revision. `reset`: more than is
@@ -320,7 +342,8 @@ async fn watch(
                     queue.push_back(Event::default().event("reset").id(seen.to_string()).data("{}"));
                 }
                 Missed::Changes(changes) => {
-                    for committed in changes {
+                    // Each is told with its differences: what one reads slowly is not made all at once.
+                    for committed in changes.into_iter().take(TOLD_MAX) {
                         seen = committed.revision;
                         let told = tell(&api.checker(), &committed, false).to_string();
                         queue.push_back(Event::default().event("change").id(seen.to_string()).data(told));

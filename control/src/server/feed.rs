@@ -122,7 +122,8 @@ impl Feed {
 fn audience(scopes: &Scopes, changed: &Changed) -> BTreeSet<Arc<str>> {
     let mut names: BTreeSet<Arc<str>> = changed.collections.iter().chain(&changed.resources).cloned().collect();
     // What has left a collection has changed it.
-    let rules = changed.resources.iter().filter(|name| !name.starts_with(ENDPOINTS)).filter_map(|name| Key::parse(name));
+    let rules =
+        changed.resources.iter().filter(|name| !name.starts_with(ENDPOINTS)).filter_map(|name| Key::parse(name));
     names.extend(rules.flat_map(|key| scopes.gateways(&key)).map(|gateway| collection(&gateway)));
     names
 }

@@ -9,7 +9,11 @@ use config::document::Key;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
 
+use crate::access::Author;
+use crate::store::audit::Attempt;
+use crate::store::ledger;
 use crate::store::state::{Change, Committed, Expected, Object, State};
+use crate::store::token::{Token, Tokens};
 
 /// Documents as they are: created, changed, text.
 const OBJECTS: TableDefinition<'_, &str, (u64, u64, &str)> = TableDefinition::new("objects");
@@ -76,6 +80,28 @@ pub struct Version {
     pub text: Option<Arc<str>>,
 }
 
+/// What is written: each with its entry in the audit.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// Documents that changed.
+    Documents(Arc<Committed>),
+    /// A token that was made, or revoked.
+    Token {
+        /// Who did it.
+        author: Author,
+        /// Milliseconds since 1970.
+        time_ms: i64,
+        /// That of the documents at that time.
+        revision: u64,
+        /// Its name.
+        name: Arc<str>,
+        /// None: it is revoked.
+        token: Option<Arc<Token>>,
+    },
+    /// What was refused, and when, in milliseconds since 1970.
+    Attempt(Attempt, i64),
+}
+
 /// The open store.
 pub struct Disk {
     file: File,
@@ -98,6 +124,7 @@ impl Disk {
             write.open_table(OBJECTS)?;
             write.open_table(VERSIONS)?;
             write.open_table(REVISIONS)?;
+            ledger::begin(&write)?;
         }
         write.commit()?;
         Ok(Disk { file, database: Mutex::new(Some(Arc::new(database))) })
@@ -126,8 +153,18 @@ impl Disk {
         Ok(State::new(revision, objects))
     }
 
+    /// All tokens.
+    pub fn tokens(&self) -> Result<Tokens, DiskError> {
+        ledger::tokens(&self.database()?.begin_read()?)
+    }
+
+    /// The last entries of the audit before one, newest first, with their numbers.
+    pub fn audit(&self, before: u64, count: usize) -> Result<Vec<(u64, Value)>, DiskError> {
+        ledger::audit(&self.database()?.begin_read()?, before, count)
+    }
+
     /// Writes what was decided, all of it or nothing; it is on disk when this returns.
-    pub fn write(&self, batch: &[Arc<Committed>]) -> Result<(), DiskError> {
+    pub fn write(&self, batch: &[Entry]) -> Result<(), DiskError> {
         let database = self.database()?;
         let written = write(&database, batch);
         if written.is_err() {
@@ -209,13 +246,18 @@ fn open(file: &File) -> Result<Database, DiskError> {
     }
 }
 
-fn write(database: &Database, batch: &[Arc<Committed>]) -> Result<(), DiskError> {
+fn write(database: &Database, batch: &[Entry]) -> Result<(), DiskError> {
     let write = database.begin_write()?;
-    {
+    ledger::write(&write, batch)?;
+    let batch: Vec<&Committed> = batch
+        .iter()
+        .filter_map(|entry| if let Entry::Documents(committed) = entry { Some(&**committed) } else { None })
+        .collect();
+    if let Some(last) = batch.last() {
         let mut objects = write.open_table(OBJECTS)?;
         let mut versions = write.open_table(VERSIONS)?;
         let mut revisions = write.open_table(REVISIONS)?;
-        for committed in batch {
+        for committed in &batch {
             let mut keys = Vec::with_capacity(committed.moved.len());
             for moved in &committed.moved {
                 let name = moved.key.to_string();
@@ -227,15 +269,15 @@ fn write(database: &Database, batch: &[Arc<Committed>]) -> Result<(), DiskError>
                 forget_versions(&mut versions, &name)?;
                 keys.push(name);
             }
-            let Committed { time_ms, author, message, .. } = &**committed;
-            let record = json!({ "time": time_ms, "author": **author, "message": **message, "keys": keys }).to_string();
+            let Committed { time_ms, author, message, .. } = committed;
+            let record =
+                json!({ "time": time_ms, "author": *author.name, "message": **message, "keys": keys }).to_string();
             revisions.insert(committed.revision, &*record)?;
             if let Some(old) = committed.revision.checked_sub(REVISIONS_KEPT) {
                 revisions.remove(old)?;
             }
         }
-        let last = batch.last().map_or(0, |committed| committed.revision);
-        write.open_table(META)?.insert("revision", last)?;
+        write.open_table(META)?.insert("revision", last.revision)?;
     }
     write.commit()?;
     Ok(())

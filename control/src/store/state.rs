@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use config::document::Key;
 
+use crate::access::Author;
 use crate::store::Check;
 
 /// A document as it is stored.
@@ -55,7 +56,7 @@ pub struct Transaction {
     /// Each document at most once.
     pub changes: Vec<Change>,
     /// Who makes them.
-    pub author: Arc<str>,
+    pub author: Author,
     /// Why, in words for people.
     pub message: Arc<str>,
 }
@@ -79,7 +80,7 @@ pub struct Committed {
     /// Milliseconds since 1970.
     pub time_ms: i64,
     /// Who made it.
-    pub author: Arc<str>,
+    pub author: Author,
     /// Why.
     pub message: Arc<str>,
     /// What is other than before.
@@ -162,6 +163,11 @@ impl<'s> Draft<'s> {
             Some(over) => over.as_ref(),
             None => self.base.get(key),
         }
+    }
+
+    /// Of the last transaction.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// What a transaction would come to.

@@ -1,6 +1,7 @@
 //! Tables of transactions and what becomes of them, in memory and on a disk.
 
 use super::*;
+use crate::access::{Bounds, Identity, Role};
 
 fn key(name: &str) -> Key {
     Key { kind: "Service".into(), namespace: "default".into(), name: name.into() }
@@ -14,8 +15,12 @@ fn remove(name: &str) -> Change {
     Change { key: key(name), text: None, expected: Expected::Anything }
 }
 
+fn by(name: &str) -> Author {
+    Author { name: name.into(), role: Some(Role::Operator), from: None }
+}
+
 fn by_test(changes: Vec<Change>) -> Transaction {
-    Transaction { changes, author: "test".into(), message: "a try".into() }
+    Transaction { changes, author: by("test"), message: "a try".into() }
 }
 
 /// Never both `y` and `z`; remembers what it let pass.
@@ -147,6 +152,51 @@ fn reopened(folder: &Path) -> Store {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+#[test]
+fn no_change_is_without_its_place_in_the_audit() {
+    let folder = std::env::temp_dir().join(format!("evenkeel-audit-{}", std::process::id()));
+    let any = Expected::Anything;
+    let identity = Identity { name: "ci".into(), role: Role::Operator, bounds: Bounds::default() };
+    let token = Token { identity, hash: [7; 32], created_ms: 1, expires_ms: None, author: "test".into() };
+    {
+        let store = Store::open(&folder, anything()).expect("a store");
+        let change = |change| wait_for(store.change_token(change, by("root")));
+        commit(&store, vec![put("a", "1", any)]).expect("it is right");
+        commit(&store, vec![put("a", "1", any)]).expect("nothing changes");
+        assert_eq!(change(TokenChange::Create(token.clone())), Ok(()));
+        assert_eq!(change(TokenChange::Create(token.clone())), Err(TokenRefusal::Taken("ci".into())));
+        store.note(Attempt { author: by("ci"), action: "DELETE x".into(), reason: "no".into(), count: 3 });
+        commit(&store, vec![put("a", r#"{"x":2}"#, any)]).expect("it is right");
+        assert_eq!(change(TokenChange::Create(Token { hash: [8; 32], ..token.clone() })).map_err(|_| ()), Err(()));
+        assert!(store.tokens().borrow().has(&token));
+    }
+    let store = reopened(&folder);
+    assert!(store.tokens().borrow().has(&token), "it is on disk");
+    assert_eq!(wait_for(store.change_token(TokenChange::Revoke("ci".into()), by("root"))), Ok(()));
+    assert!(!store.tokens().borrow().has(&token));
+    let audit = store.audit(u64::MAX, 10).expect("it can be read");
+    let shown: Vec<String> = audit
+        .iter()
+        .map(|(number, entry)| {
+            let [who, action, about] = ["who", "action", "attempt"].map(|field| entry[field].as_str().unwrap_or("-"));
+            let name = entry["token"]["name"].as_str().or(entry["objects"][0]["object"].as_str()).unwrap_or(about);
+            format!("{number} {who} {action} {name} at {}", entry["revision"])
+        })
+        .collect();
+    let expected = [
+        "5 root revoked token ci at 2",
+        "4 test changed Service/default/a at 2",
+        "3 ci refused DELETE x at null",
+        "2 root created token ci at 1",
+        "1 test changed Service/default/a at 1",
+    ];
+    assert_eq!(shown, expected);
+    assert_eq!(audit[1].1["objects"][0]["differences"][0]["after"].to_string(), r#"{"x":2}"#);
+    assert_eq!(store.audit(3, 1).expect("it can be read")[0].0, 2);
+    drop(store);
+    std::fs::remove_dir_all(&folder).expect("it is ours");
 }
 
 #[test]

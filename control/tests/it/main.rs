@@ -1,5 +1,6 @@
 //! Whole processes and real sockets, in one binary. Each module is one capability, each test a table.
 
+mod access;
 mod alone;
 mod bad_bodies;
 mod bad_input;
@@ -13,6 +14,7 @@ mod control;
 mod dns;
 mod explain;
 mod forwarding;
+mod hostile;
 mod image;
 mod lanes;
 mod large_bodies;

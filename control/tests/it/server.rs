@@ -25,7 +25,7 @@ impl Control {
     pub fn start_at(folder: &Scratch, [address, xds]: [SocketAddr; 2]) -> Control {
         let log = File::create(folder.path().join("log")).expect("a file");
         let mut command = Command::new(evenkeel());
-        command.arg("control").arg("--data").arg(folder.path().join("data"));
+        command.args(["control", "--plaintext", "--data"]).arg(folder.path().join("data"));
         command
             .args(["--listen", &address.to_string(), "--xds", &xds.to_string()])
             .stdin(Stdio::null())

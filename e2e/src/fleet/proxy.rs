@@ -53,7 +53,15 @@ impl Proxy {
         let mut client = Client::new(node, BTreeMap::new(), 0);
         client.want([&*format!("Gateway/default/g{gateway}/*")]);
         let (rules, snapshot) = (Snapshot::default(), Snapshot::default());
-        Proxy { client, documents: BTreeMap::new(), told: Told::default(), rules, snapshot, wanted: Vec::new(), newest: 0 }
+        Proxy {
+            client,
+            documents: BTreeMap::new(),
+            told: Told::default(),
+            rules,
+            snapshot,
+            wanted: Vec::new(),
+            newest: 0,
+        }
     }
 
     /// The machine, for its connection.

@@ -9,6 +9,7 @@ use config::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use config::xds::TYPE;
 
 use super::*;
+use crate::access::Author;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
 use crate::store::{Change, Disk, Expected, File, Transaction};
@@ -47,7 +48,14 @@ impl World {
             expected: Expected::Anything,
         };
         let changes = documents.into_iter().map(change).collect();
-        let made = self.store.commit(Transaction { changes, author: "t".into(), message: "t".into() }).await;
+        let made = self
+            .store
+            .commit(Transaction {
+                changes,
+                author: Author { name: "t".into(), role: None, from: None },
+                message: "t".into(),
+            })
+            .await;
         let revision = made.expect("it is right").revision;
         while self.feed.catalog().revision() < revision {
             tokio::task::yield_now().await;

@@ -1,0 +1,211 @@
+//! The certificate that control shows, and the CA that vouches for it: made at the first start, and kept. Whom the CA is
+//! given to is the operator's business. Cold.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, date_time_ymd,
+};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+/// How long a certificate is good for, and how often there is a new one.
+const VALID_FOR: Duration = Duration::from_secs(90 * 86_400);
+pub(crate) const RENEWED_EVERY: Duration = Duration::from_secs(30 * 86_400);
+/// Clocks that are behind shall not refuse what is new.
+const VALID_BEFORE: Duration = Duration::from_secs(86_400);
+
+/// The CA, and the certificate of this process. That one's key is on no disk: whoever starts gets another.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    key: KeyPair,
+    /// Where the CA's certificate lies, for those who shall trust it.
+    pub(crate) path: PathBuf,
+    /// SHA-256 of it, as `openssl x509 -fingerprint -sha256` shows it.
+    pub(crate) fingerprint: String,
+    names: Vec<String>,
+    shown: RwLock<Arc<CertifiedKey>>,
+}
+
+impl Authority {
+    /// Takes the CA in this folder, or makes one there.
+    pub(crate) fn open(folder: &Path, names: Vec<String>) -> Result<Authority, String> {
+        let (path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
+        let key = match fs::read_to_string(&key_path) {
+            Ok(text) => KeyPair::from_pem(&text).map_err(|error| format!("{}: {error}", key_path.display()))?,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(format!("{}: {error}", key_path.display()));
+            }
+            // Others would trust a CA that nobody has.
+            Err(_) if path.exists() => {
+                return Err(format!("{} is there, and {} is not", path.display(), key_path.display()));
+            }
+            Err(_) => {
+                let key = KeyPair::generate().map_err(|error| format!("a key cannot be made: {error}"))?;
+                write_secret(&key_path, &key.serialize_pem())?;
+                key
+            }
+        };
+        if !path.exists() {
+            let made = ca().self_signed(&key).map_err(|error| format!("a CA cannot be made: {error}"))?;
+            write_secret(&path, &made.pem())?;
+        }
+        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = fs::read(&path).map_err(|error| wrong(&error))?;
+        let certificate = rustls::pki_types::CertificateDer::from_pem_slice(&text).map_err(|error| wrong(&error))?;
+        let hash = digest(&SHA256, &certificate);
+        let fingerprint: Vec<String> = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+        let shown = RwLock::new(Arc::new(issue(&key, &names, SystemTime::now())?));
+        Ok(Authority { key, path, fingerprint: fingerprint.join(":"), names, shown })
+    }
+
+    /// Shows a new certificate from now on.
+    pub(crate) fn renew(&self) -> Result<(), String> {
+        let renewed = Arc::new(issue(&self.key, &self.names, SystemTime::now())?);
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Authority {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.shown.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// TLS for one protocol.
+pub(crate) fn config(authority: Arc<Authority>, protocol: &str) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("the provider has what these versions need");
+    let mut config = builder.with_no_client_auth().with_cert_resolver(authority);
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    // Connections live long: what it would take to resume them is memory for nothing.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Arc::new(config)
+}
+
+/// What control is called wherever it runs: this machine, from itself, and what its operator says.
+pub(crate) fn names(host: &str, addresses: &[IpAddr], given: &[String]) -> Vec<String> {
+    let own = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let addresses = own.iter().chain(addresses).filter(|address| !address.is_unspecified()).map(IpAddr::to_string);
+    let mut names: Vec<String> = ["localhost", host].map(String::from).into_iter().chain(addresses).collect();
+    names.extend(given.iter().cloned());
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| !name.is_empty() && seen.insert(name.clone()));
+    names
+}
+
+/// Without an end: it is trusted for as long as its file is given away (RFC 5280 4.1.2.5).
+fn ca() -> CertificateParams {
+    let mut ca = CertificateParams::default();
+    (ca.not_before, ca.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(9999, 12, 31));
+    ca.distinguished_name.push(DnType::CommonName, "evenkeel control CA");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    ca
+}
+
+fn issue(key: &KeyPair, names: &[String], now: SystemTime) -> Result<CertifiedKey, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("a certificate cannot be made: {error}");
+    let mut server = CertificateParams::default();
+    for name in names {
+        let no_name = || format!("{name:?} is no name of a server");
+        server.subject_alt_names.push(match ServerName::try_from(&**name).map_err(|_| no_name())? {
+            ServerName::IpAddress(address) => SanType::IpAddress(address.into()),
+            _ => SanType::DnsName(name.as_str().try_into().map_err(|_| no_name())?),
+        });
+    }
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let epoch = date_time_ymd(1970, 1, 1);
+    server.not_before = epoch + since.saturating_sub(VALID_BEFORE);
+    server.not_after = epoch + since + VALID_FOR;
+    server.distinguished_name.push(DnType::CommonName, "evenkeel control");
+    server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    server.use_authority_key_identifier_extension = true;
+    let own = KeyPair::generate().map_err(|error| failed(&error))?;
+    let issuer = ca();
+    let made = server.signed_by(&own, &Issuer::from_params(&issuer, key)).map_err(|error| failed(&error))?;
+    let own = PrivateKeyDer::try_from(own.serialize_der()).map_err(|error| failed(&error))?;
+    let own = any_supported_type(&own).map_err(|error| failed(&error))?;
+    Ok(CertifiedKey::new(vec![made.der().clone()], own))
+}
+
+/// Makes the folder of everything that control keeps. One that is there is as its owner wants it.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), String> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<(), String> {
+    let written = || {
+        let next = path.with_extension("next");
+        let mut options = fs::OpenOptions::new();
+        // What a start that was cut short left behind.
+        let _ = fs::remove_file(&next);
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&next)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&next, path)?;
+        fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    written().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_server_has_the_names_of_its_machine_and_those_it_is_given() {
+        let addresses: Vec<IpAddr> =
+            ["0.0.0.0", "10.1.2.3", "127.0.0.1"].map(|text| text.parse().expect("an address")).into();
+        let given = ["mesh.example".to_owned(), "localhost".to_owned()];
+        let expected = ["localhost", "host", "127.0.0.1", "::1", "10.1.2.3", "mesh.example"];
+        assert_eq!(names("host", &addresses, &given), expected);
+        assert_eq!(names("", &[], &[]), ["localhost", "127.0.0.1", "::1"]);
+    }
+
+    #[test]
+    fn a_ca_is_made_once_and_its_key_is_nobody_elses() {
+        let folder = std::env::temp_dir().join(format!("evenkeel-authority-{}", std::process::id())).join("data");
+        make_folder(&folder).expect("a folder");
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        let first = Authority::open(&folder, vec!["a.test".into()]).expect("a CA");
+        let shown = first.shown.read().expect("a lock").cert[0].clone();
+        assert_eq!((mode(&folder), mode(&folder.join("ca.key")), mode(&first.path)), (0o700, 0o600, 0o600));
+        assert_eq!(first.fingerprint.len(), 32 * 3 - 1);
+        let second = Authority::open(&folder, vec!["a.test".into()]).expect("the same CA");
+        assert_eq!(second.fingerprint, first.fingerprint);
+        assert_ne!(second.shown.read().expect("a lock").cert[0], shown, "each start has a certificate of its own");
+        second.renew().expect("a new one");
+        assert!(Authority::open(&folder, vec!["no name".into()]).is_err_and(|error| error.contains("\"no name\"")));
+        // What was cut short is completed, what was lost is told.
+        fs::remove_file(&first.path).expect("it is ours");
+        Authority::open(&folder, Vec::new()).expect("made again from its key");
+        fs::remove_file(folder.join("ca.key")).expect("it is ours");
+        assert!(Authority::open(&folder, Vec::new()).is_err_and(|error| error.contains("ca.key is not")));
+        fs::write(folder.join("ca.key"), "-----BEGIN").expect("a file");
+        assert!(Authority::open(&folder, Vec::new()).is_err_and(|error| error.contains("ca.key: ")));
+        fs::remove_dir_all(folder.parent().expect("ours")).expect("it is ours");
+    }
+}

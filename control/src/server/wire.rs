@@ -1,0 +1,312 @@
+//! One connection, plain or TLS, and the times within which its peer must do something: begin, read what was sent, use it.
+//! Cold.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::server::limits::Place;
+
+/// From the first byte until somebody who is known asks for something.
+const PROVE_WITHIN: Duration = Duration::from_secs(10);
+/// For a connection on which nothing is under way.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// For a peer that reads nothing of what waits for it.
+const TAKE_WITHIN: Duration = Duration::from_secs(60);
+
+/// What is known of a connection, and may end it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Where it comes from.
+    pub(crate) source: SocketAddr,
+    /// Requests under way.
+    busy: AtomicUsize,
+    is_cut: AtomicBool,
+    is_proved: AtomicBool,
+    waker: AtomicWaker,
+    /// Among those who have not said who they are.
+    unproved: Mutex<Option<Place<std::net::IpAddr>>>,
+    /// Among all.
+    _place: Place<std::net::IpAddr>,
+}
+
+impl Link {
+    pub(crate) fn new(source: SocketAddr, place: Place<std::net::IpAddr>, unproved: Place<std::net::IpAddr>) -> Link {
+        Link {
+            source,
+            busy: AtomicUsize::new(0),
+            is_cut: AtomicBool::new(false),
+            is_proved: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            unproved: Mutex::new(Some(unproved)),
+            _place: place,
+        }
+    }
+
+    /// Ends the connection with all that is on it.
+    pub(crate) fn cut(&self) {
+        self.is_cut.store(true, Relaxed);
+        self.waker.wake();
+    }
+
+    /// Somebody who is known is at the other end.
+    pub(crate) fn prove(&self) {
+        self.is_proved.store(true, Relaxed);
+        *self.unproved.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.waker.wake();
+    }
+
+    /// Something is under way, for as long as this lives.
+    pub(crate) fn enter(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Relaxed);
+        self.waker.wake();
+        Busy(self.clone())
+    }
+
+    /// How long nothing may happen. None: something is under way, it has times of its own.
+    fn patience(&self) -> Option<Duration> {
+        match (self.busy.load(Relaxed), self.is_proved.load(Relaxed)) {
+            (0, false) => Some(PROVE_WITHIN),
+            (0, true) => Some(IDLE_MAX),
+            _ => None,
+        }
+    }
+}
+
+/// Something under way on a connection.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Link>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Relaxed);
+        self.0.waker.wake();
+    }
+}
+
+/// The bytes.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    /// Large, and not there where there is no TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection.
+pub(crate) struct Wire<S = Stream> {
+    stream: S,
+    link: Arc<Link>,
+    /// Runs while nothing is under way, and for how long at most.
+    idle: Option<(Duration, Pin<Box<Sleep>>)>,
+    /// Runs while the peer does not read.
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Wire<S> {
+    pub(crate) fn new(stream: S, link: Arc<Link>) -> Wire<S> {
+        Wire { stream, link, idle: None, stuck: None }
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Whether it has to end by itself.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        self.link.waker.register(context.waker());
+        if self.link.is_cut.load(Relaxed) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        match self.link.patience() {
+            None => self.idle = None,
+            Some(patience) => {
+                if self.idle.as_ref().is_none_or(|(longest, _)| *longest != patience) {
+                    self.idle = Some((patience, Box::pin(sleep(patience))));
+                }
+                let (_, idle) = self.idle.as_mut().expect("it is there, or was made");
+                if idle.as_mut().poll(context).is_ready() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a write came to, or that it has come to nothing for too long.
+    fn progress<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(TAKE_WITHIN)));
+        match stuck.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Connected for Wire {
+    type ConnectInfo = Arc<Link>;
+
+    fn connect_info(&self) -> Arc<Link> {
+        self.link.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.progress(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.progress(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.progress(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.progress(context, shut)
+    }
+}
+
+/// The same of whatever the bytes go through.
+macro_rules! inner {
+    ($self:ident . $method:ident ( $($argument:expr),* )) => {
+        match $self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Tls(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        inner!(self.poll_read(context, into))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        inner!(self.poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        inner!(self.poll_write_vectored(context, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        inner!(self.poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        inner!(self.poll_shutdown(context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::server::limits::Places;
+
+    fn wire(stream: DuplexStream) -> Wire<DuplexStream> {
+        let source = SocketAddr::from(([10, 0, 0, 1], 4_711));
+        let place = || Places::new(1, 1).take(&source.ip(), 1).expect("the first");
+        Wire::new(stream, Arc::new(Link::new(source, place(), place())))
+    }
+
+    /// How a read ends, and after which time. `enter` says what happens meanwhile.
+    async fn silence(enter: impl AsyncFnOnce(Arc<Link>)) -> (Option<io::ErrorKind>, u64) {
+        let (near, _far) = duplex(64);
+        let mut wire = wire(near);
+        let (link, start) = (wire.link().clone(), Instant::now());
+        let mut byte = [0];
+        let ended = async { tokio::join!(wire.read(&mut byte), enter(link)).0 };
+        let ended = tokio::time::timeout(Duration::from_secs(600), ended).await;
+        (ended.ok().and_then(Result::err).map(|error| error.kind()), start.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_lasts_as_long_as_it_may() {
+        use io::ErrorKind::{ConnectionAborted, TimedOut};
+        let pause = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        assert_eq!(silence(async |_| {}).await, (Some(TimedOut), 10), "nobody knows who it is");
+        assert_eq!(silence(async |link| link.prove()).await, (Some(TimedOut), 60), "it is known");
+        let under_way = silence(async |link| {
+            let _busy = link.enter();
+            pause(100).await;
+        });
+        assert_eq!(under_way.await, (Some(TimedOut), 110), "from when nothing is under way");
+        let cut = silence(async |link| {
+            let _busy = link.enter();
+            pause(3).await;
+            link.cut();
+        });
+        assert_eq!(cut.await, (Some(ConnectionAborted), 3));
+        let long = silence(async |link| {
+            let _busy = link.enter();
+            pause(900).await;
+        });
+        assert_eq!(long.await, (None, 600), "for as long as it takes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_nothing_is_not_written_to_for_ever() {
+        let (near, mut far) = duplex(64);
+        let (mut wire, start) = (wire(near), Instant::now());
+        assert!(wire.write_all(&[0; 64]).await.is_ok());
+        // One who reads late, and then no more.
+        let reader = async {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            far.read_exact(&mut [0; 64]).await
+        };
+        let (written, read) = tokio::join!(wire.write_all(&[0; 128]), reader);
+        assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+        assert_eq!((read.is_ok(), start.elapsed().as_secs()), (true, 110));
+    }
+}
