@@ -59,8 +59,8 @@ const HEAD_BYTES_MAX: u32 = 16 << 10;
 /// A message of a proxy: names and versions of what it has.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// How often a proxy without news is asked whether it is there, and how long it may take to say so.
-const ALIVE_EVERY: Duration = Duration::from_secs(15);
-const ALIVE_WITHIN: Duration = Duration::from_secs(15);
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What it is started with.
 #[derive(Debug, Clone, clap::Args)]

@@ -20,6 +20,9 @@ const TAKE_WITHIN: Duration = Duration::from_secs(30);
 /// What a proxy may say: it answers each change, and hardly anything else.
 const REQUESTS: Pace = Pace { per_second: 1_000, burst: 5_000 };
 
+/// What goes to a proxy. A channel has room for many of them from its beginning.
+pub(crate) type Message = Box<Result<DeltaDiscoveryResponse, Status>>;
+
 /// A stream that was let in.
 pub(crate) struct Admission {
     caller: Caller,
@@ -75,10 +78,10 @@ impl Admission {
     /// Hands a response to whatever sends it. False: the proxy has gone.
     pub(crate) async fn send(
         &self,
-        sender: &Sender<Result<DeltaDiscoveryResponse, Status>>,
+        sender: &Sender<Message>,
         response: DeltaDiscoveryResponse,
     ) -> Result<bool, Status> {
-        match sender.send_timeout(Ok(response), TAKE_WITHIN).await {
+        match sender.send_timeout(Box::new(Ok(response)), TAKE_WITHIN).await {
             Ok(()) => Ok(true),
             Err(tokio::sync::mpsc::error::SendTimeoutError::Closed(_)) => Ok(false),
             Err(tokio::sync::mpsc::error::SendTimeoutError::Timeout(_)) => {
@@ -88,8 +91,8 @@ impl Admission {
     }
 
     /// Ends it with a reason; a proxy that does not listen even then loses its connection.
-    pub(crate) async fn end(self, sender: Sender<Result<DeltaDiscoveryResponse, Status>>, status: Status) {
-        let told = sender.send_timeout(Err(status), Duration::from_secs(1)).await;
+    pub(crate) async fn end(self, sender: Sender<Message>, status: Status) {
+        let told = sender.send_timeout(Box::new(Err(status)), Duration::from_secs(1)).await;
         let is_heard = told.is_ok() && tokio::time::timeout(Duration::from_secs(1), sender.closed()).await.is_ok();
         if let (false, Some(link)) = (is_heard, &self.link) {
             link.cut();

@@ -10,10 +10,10 @@ use config::xds::ENDPOINTS;
 use config::xds::catalog::{Catalog, Changed};
 use config::xds::server::Breach;
 use futures_util::Stream as Responses;
-use tokio::sync::mpsc::{UnboundedReceiver, channel};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, channel};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::server::admission::Admission;
+use crate::server::admission::{Admission, Message};
 use crate::server::ads::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use crate::server::feed::Feed;
 use crate::server::fleet::{Fleet, Proxy};
@@ -123,7 +123,7 @@ impl AggregatedDiscoveryService for Streams {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let admission = Admission::of(&self.0.guard, &request)?;
         let requests = request.into_inner();
-        let (sender, mut receiver) = channel(WAITING_MAX);
+        let (sender, mut receiver) = channel::<Message>(WAITING_MAX);
         let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new());
         let place = Place { shared: self.0.clone(), number, proxy, is_bound: admission.is_bound() };
         tokio::spawn(async move {
@@ -135,7 +135,9 @@ impl AggregatedDiscoveryService for Streams {
                 admission.end(sender, status).await;
             }
         });
-        let responses = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
+        let responses = futures_util::stream::poll_fn(move |context| {
+            receiver.poll_recv(context).map(|message| message.map(|message| *message))
+        });
         Ok(Response::new(Box::pin(responses)))
     }
 }
@@ -145,7 +147,7 @@ async fn serve(
     place: &Place,
     admission: &Admission,
     mut requests: Streaming<DeltaDiscoveryRequest>,
-    sender: &tokio::sync::mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    sender: &Sender<Message>,
 ) -> Result<(), Status> {
     let mut changes = place.shared.feed.followers.add(place.number);
     let mut pace = admission.pace();

@@ -75,7 +75,7 @@ pub(super) fn of_attempt(attempt: &Attempt, time_ms: i64) -> Value {
 fn entry(author: &Author, time_ms: i64, action: &str) -> Value {
     json!({
         "time": jiff::Timestamp::from_millisecond(time_ms).map(|time| time.to_string()).unwrap_or_default(),
-        "who": &*author.name,
+        "who": (!author.name.is_empty()).then_some(&*author.name),
         "role": author.role.map(|role| role.word()),
         "from": author.from.map(|address| address.to_string()),
         "action": action,
