@@ -9,7 +9,7 @@ use tokio::sync::mpsc::Sender;
 use tonic::{Request, Status, Streaming};
 
 use crate::access::{Action, Denied, Role};
-use crate::server::guard::{Caller, Client, Guard, Stranger};
+use crate::server::guard::{BROWSER, Caller, Client, Guard, Stranger};
 use crate::server::limits::{Pace, Place};
 use crate::server::wire::{Busy, Link};
 
@@ -135,7 +135,7 @@ fn refuse(stranger: Stranger) -> Status {
     match stranger {
         Stranger::Unknown => Status::unauthenticated("who is it? send `authorization: Bearer TOKEN`"),
         Stranger::Wrong => Status::unauthenticated("this token is none, or no longer"),
-        Stranger::Browser => Status::permission_denied("pages of other sites may not ask; send a token"),
+        Stranger::Browser => Status::permission_denied(BROWSER),
         Stranger::TooOften(_) => Status::resource_exhausted("too many wrong tokens"),
     }
 }

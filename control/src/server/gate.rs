@@ -20,7 +20,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::access::Action;
 use crate::server::answer::Fault;
-use crate::server::guard::{Caller, Client, Guard, Stranger};
+use crate::server::guard::{BROWSER, Caller, Client, Guard, Stranger};
 use crate::server::limits::Place;
 use crate::server::wire::{Busy, Link, Wire};
 
@@ -53,8 +53,11 @@ pub(crate) async fn serve(mut wires: Receiver<Wire>, router: Router) {
 /// Lets a request through, or says why not.
 pub(crate) async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match admit(&guard, request).await {
-        Ok((request, hold)) => {
-            let response = next.run(request).await;
+        Ok((request, mut hold)) => {
+            let response = tokio::select! {
+                response = next.run(request) => response,
+                () = over(&mut hold.ended) => return refuse(Stranger::Wrong),
+            };
             response.map(|body| Body::new(Held { body, hold }))
         }
         Err(response) => *response,
@@ -67,8 +70,17 @@ struct Hold {
     /// For the body of the request.
     _room: Place<Client>,
     _busy: Option<Busy>,
-    /// Comes when whoever asked is no longer who they were. Only for answers without an end.
-    ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Comes when whoever asked is no longer who they were. None: what they began changes something, and is carried out.
+    ended: Option<Ended>,
+}
+
+type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn over(ended: &mut Option<Ended>) {
+    match ended {
+        Some(ended) => ended.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn admit(guard: &Arc<Guard>, mut request: Request) -> Result<(Request, Hold), Box<Response>> {
@@ -95,8 +107,8 @@ async fn admit(guard: &Arc<Guard>, mut request: Request) -> Result<(Request, Hol
     let is_watch = path == "/api/v1/watch";
     let places = if is_watch { &guard.watch_places } else { &guard.request_places };
     let place = places.take(&client, 1).ok_or_else(|| too_many(second, "too many requests at the same time"))?;
-    let ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>> =
-        if is_watch { Some(Box::pin(caller.clone().ended())) } else { None };
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let ended: Option<Ended> = if is_read { Some(Box::pin(caller.clone().ended())) } else { None };
     let mut room = guard.body_bytes.take(&client, 0).ok_or_else(|| too_many(second, "too much at the same time"))?;
     let (mut parts, body) = request.into_parts();
     let body = match tokio::time::timeout(BODY_WITHIN, collect(body, &mut room)).await {
@@ -131,7 +143,7 @@ fn refuse(stranger: Stranger) -> Response {
     let (status, reason) = match stranger {
         Stranger::Unknown => (StatusCode::UNAUTHORIZED, "who is it? send `authorization: Bearer TOKEN`"),
         Stranger::Wrong => (StatusCode::UNAUTHORIZED, "this token is none, or no longer"),
-        Stranger::Browser => (StatusCode::FORBIDDEN, "pages of other sites may not ask; send a token"),
+        Stranger::Browser => (StatusCode::FORBIDDEN, BROWSER),
         Stranger::TooOften(_) => (StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens"),
     };
     let fault = Fault::new(status, reason);

@@ -33,6 +33,10 @@ const BODIES_BYTES_EACH_MAX: usize = 128 << 20;
 /// An expiry that is further away is looked at again then.
 const NAP_MAX: Duration = Duration::from_secs(3_600);
 
+/// What a page of a browser is told, and whoever looks like one.
+pub(crate) const BROWSER: &str =
+    "pages of other sites may not ask: call it localhost or by its address, or send a token";
+
 /// Whom limits are counted for: a token, or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Client {

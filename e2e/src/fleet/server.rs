@@ -90,7 +90,7 @@ impl Server {
 
 fn start(folder: &Scratch, api: SocketAddr, xds: SocketAddr) -> Outcome<Guard> {
     let mut command = Command::new(evenkeel());
-    command.arg("control").arg("--data").arg(folder.path().join("data"));
+    command.args(["control", "--plaintext", "--data"]).arg(folder.path().join("data"));
     command.args(["--listen", &api.to_string(), "--xds", &xds.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
     let log = std::fs::File::create(folder.path().join("log"))?;
     let guard = Guard::start_anywhere(command.stderr(log))?;
