@@ -64,7 +64,9 @@ pub fn finish(
             eprintln!("warning: {}", warning(problem));
         }
     }
-    let outcome = if is_dry { None } else { wait.ask(client, revision)? };
+    let asked = if is_dry { Ok(None) } else { wait.ask(client, revision) };
+    let outcome =
+        asked.inspect_err(|_| eprintln!("revision {revision} is made; where it is in force is not known:"))?;
     if let Some(outcome) = &outcome {
         answer["wait"] = outcome.answer.clone();
     }

@@ -9,7 +9,7 @@ use crate::cli::client::{Client, Failure, Server, path};
 use crate::cli::get::object;
 use crate::cli::kinds::kind;
 use crate::cli::output::{Output, end};
-use crate::cli::table::{Table, cut};
+use crate::cli::table::{Table, cut, cut_start};
 use crate::diff::differences;
 
 /// Whose history.
@@ -99,26 +99,32 @@ fn one(client: &Client, args: &HistoryArgs, object: &str) -> Result<(), Failure>
     for (place, version) in versions.iter().enumerate() {
         let revision = version["revision"].as_u64().unwrap_or(0);
         let word = |name: &str| records.get(&revision).and_then(|record| record[name].as_str()).unwrap_or("-");
-        let change = change(versions.get(place + 1).map(|before| &before["object"]), &version["object"]);
+        let before = versions.get(place + 1).map(|before| &before["object"]);
+        let change = change(before, &version["object"], args.output.full);
         let cells = [revision.to_string(), second(word("time")), word("author").into()];
-        table.row(cells.into_iter().chain([fitting(&change, args), fitting(word("message"), args)]));
+        table.row(cells.into_iter().chain([change, fitting(word("message"), args)]));
     }
     args.output.tell(&table);
     Ok(())
 }
 
-/// What became of a document from one version to the next, in a line.
-fn change(before: Option<&Value>, after: &Value) -> String {
-    match (before.filter(|before| !before.is_null()), after.is_null()) {
-        (_, true) => "removed".into(),
-        (None, false) => "created".into(),
-        (Some(before), false) => {
-            let fields: Vec<String> = differences(before, after)
-                .iter()
-                .map(|one| format!("{}: {} -> {}", one.field, one.before, one.after))
-                .collect();
-            fields.join(", ")
-        }
+/// What became of a document from one version to the next, in a line: of a field that is deep inside, the end of its name.
+fn change(before: Option<&Value>, after: &Value, is_full: bool) -> String {
+    let Some(before) = before.filter(|before| !before.is_null()) else {
+        return if after.is_null() { "removed" } else { "created" }.to_owned();
+    };
+    if after.is_null() {
+        return "removed".into();
+    }
+    let fields: Vec<String> = differences(before, after)
+        .iter()
+        .map(|one| format!("{}: {} -> {}", one.field, one.before, one.after))
+        .collect();
+    match &fields[..] {
+        all if is_full => all.join(", "),
+        [] => String::new(),
+        [only] => cut_start(only, LETTERS_MAX),
+        [first, rest @ ..] => format!("{} and {} more", cut_start(first, LETTERS_MAX - 12), rest.len()),
     }
 }
 

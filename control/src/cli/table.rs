@@ -60,6 +60,15 @@ pub fn cut(text: &str, letters: usize) -> String {
     }
 }
 
+/// The same, of which the end matters.
+pub fn cut_start(text: &str, letters: usize) -> String {
+    let count = text.chars().count();
+    match count <= letters {
+        true => text.to_owned(),
+        false => "...".chars().chain(text.chars().skip(count - letters.saturating_sub(3))).collect(),
+    }
+}
+
 /// `1 proxy`, `2 proxies`.
 pub fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
@@ -93,5 +102,6 @@ mod tests {
         let times = [83, 1_500, 130_000, 7_300_000].map(milliseconds);
         assert_eq!(times, ["83 ms", "1.5 s", "2 min", "2 h"]);
         assert_eq!([cut("abcdef", 6), cut("abcdefg", 6)], ["abcdef", "abc..."]);
+        assert_eq!([cut_start("abcdef", 6), cut_start("abcdefg", 6)], ["abcdef", "...efg"]);
     }
 }

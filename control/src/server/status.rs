@@ -144,7 +144,7 @@ type Alike = BTreeMap<(Vec<Arc<str>>, Arc<str>), Named>;
 struct Census {
     proxies: usize,
     /// By document: who is to have it.
-    wanted: HashMap<Arc<str>, Vec<(Arc<str>, Named)>>,
+    wanted: HashMap<Arc<str>, Vec<(Arc<str>, Arc<Named>)>>,
     behind: HashMap<Arc<str>, Named>,
     refused: HashMap<Arc<str>, (Refused, usize)>,
 }
@@ -189,9 +189,10 @@ impl Census {
 }
 
 /// Documents, and who of proxies that are alike is to have them.
-fn wanted(catalog: &Catalog, alike: &Alike) -> HashMap<Arc<str>, Vec<(Arc<str>, Named)>> {
-    let mut wanted: HashMap<Arc<str>, Vec<(Arc<str>, Named)>> = HashMap::new();
+fn wanted(catalog: &Catalog, alike: &Alike) -> HashMap<Arc<str>, Vec<(Arc<str>, Arc<Named>)>> {
+    let mut wanted: HashMap<Arc<str>, Vec<(Arc<str>, Arc<Named>)>> = HashMap::new();
     for ((subscribed, kinds), named) in alike {
+        let named = Arc::new(named.clone());
         let mut names: BTreeSet<&Arc<str>> = subscribed.iter().filter(|name| !is_collection(name)).collect();
         names.extend(subscribed.iter().filter_map(|name| catalog.collection(name)).flatten());
         for name in names {
