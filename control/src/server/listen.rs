@@ -32,7 +32,7 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Listens. `connections_max` are held, three quarters of them by one source; half of them before they have said who
+    /// Listens. `connections_max` are held, three quarters of them by one source, and three quarters of them before they have said who
     /// they are.
     pub(crate) async fn open(
         address: SocketAddr,
@@ -43,7 +43,7 @@ impl Door {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let each = |all: usize| Places::new(all, all * 3 / 4);
-        let (places, unproved) = (each(connections_max), each(connections_max / 2));
+        let (places, unproved) = (each(connections_max), each(connections_max * 3 / 4));
         Ok((Door { listener, tls: tls.map(TlsAcceptor::from), places, unproved }, address))
     }
 

@@ -252,7 +252,7 @@ fn connections_that_say_nothing_leave_room_for_others() {
         peer.read().ok().filter(|answer| answer.status() == 200).map(|_| peer)
     };
     let known: Vec<Peer> = (0..50).map(|_| asks().expect("an answer")).collect();
-    let silent: Vec<Peer> = (0..384).map(|_| Peer::connect(control.api)).collect();
+    let silent: Vec<Peer> = (0..576).map(|_| Peer::connect(control.api)).collect();
     let mut surplus = Peer::connect(control.api);
     surplus.read_to_end();
     assert!(asks().is_none(), "one source has as many as it may");
