@@ -12,7 +12,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use config::document::Key;
 use config::xds::catalog::Catalog;
-use config::xds::is_collection;
+use config::xds::{ENDPOINTS, is_collection};
 use serde_json::{Value, json};
 
 use crate::server::answer::{Fault, problem};
@@ -127,6 +127,14 @@ pub(crate) fn behind(life: &Life, now: Instant) -> Value {
     })
 }
 
+/// The document that a resource is a part of: a Service and its endpoints travel apart.
+pub(crate) fn document_of(resource: &str) -> Arc<str> {
+    match resource.strip_prefix(ENDPOINTS) {
+        Some(service) => format!("Service/{service}").into(),
+        None => resource.into(),
+    }
+}
+
 /// What is true of one document.
 #[derive(Debug, Default)]
 struct Tally {
@@ -158,13 +166,15 @@ impl Census {
             let life = proxy.life();
             let subscribed = life.stream.subscribed().iter().cloned().collect();
             alike.entry((subscribed, life.kinds.clone())).or_default().add(|| json!(&*life.id));
-            for name in life.stream.late(&catalog) {
-                behind_by_name.entry(name.clone()).or_insert_with(Named::default).add(|| behind(&life, now));
+            let late: BTreeSet<Arc<str>> = life.stream.late(&catalog).map(|name| document_of(name)).collect();
+            for name in late {
+                behind_by_name.entry(name).or_insert_with(Named::default).add(|| behind(&life, now));
             }
             for one in life.stream.refused() {
                 let objects: Vec<String> = one.names().map(str::to_owned).collect();
-                for name in one.names().filter(|name| life.stream.is_lacking(&catalog, name)) {
-                    let (refused, count): &mut (Refused, usize) = refused_by_name.entry(name.into()).or_default();
+                let lacking = one.names().filter(|name| life.stream.is_lacking(&catalog, name));
+                for name in lacking.map(document_of).collect::<BTreeSet<_>>() {
+                    let (refused, count): &mut (Refused, usize) = refused_by_name.entry(name).or_default();
                     refused.entry((one.reason.clone(), objects.clone())).or_default().add(|| json!(&*life.id));
                     *count += 1;
                 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::server::answer::Fault;
 use crate::server::api::{Answer, Api};
-use crate::server::status::{Named, Refused, behind, refused_json};
+use crate::server::status::{Named, Refused, behind, document_of, refused_json};
 
 /// The longest wait, and the one of who does not say.
 const WAIT_MAX: Duration = Duration::from_secs(600);
@@ -113,7 +113,7 @@ impl Question {
 
     /// Whether what was refused is a part of it. What was refused before, and has nothing to do with it, is not.
     fn concerns(&self, refused: &RefusedGroup) -> bool {
-        let is_named = |names: &BTreeSet<String>| refused.names().any(|name| names.contains(name));
+        let is_named = |names: &BTreeSet<String>| refused.names().any(|name| names.contains(&*document_of(name)));
         refused.since() <= self.revision && self.names.as_ref().is_none_or(is_named)
     }
 

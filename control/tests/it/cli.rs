@@ -170,7 +170,7 @@ fn commands_say_what_they_did() {
             "cannot ask control at 127.0.0.1:1: Connection refused (os error 111)\n  is evenkeel control running there? Another \
              place: --server ADDRESS:PORT or EVENKEEL_SERVER",
         ),
-        ("token list", 1, ""),
+        ("token list", 0, "there is none"),
     ] {
         let (seen, text) = run(&control, &folder, line);
         assert_eq!(seen, code, "{line}: {text}");
