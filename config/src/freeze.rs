@@ -81,10 +81,15 @@ impl Freeze {
             Purpose::Rollback => self.exempt.contains(&Exempt::Rollback),
             Purpose::EmergencyLimit => self.exempt.contains(&Exempt::EmergencyLimit),
         };
-        if !is_itself && !is_meant || is_exempt {
+        if !is_itself && (!is_meant || is_exempt) {
             return None;
         }
         self.windows.iter().filter_map(|window| window.until(now_ms)).max()
+    }
+
+    /// Those who may break it.
+    pub fn roles(&self) -> &[String] {
+        &self.roles
     }
 
     /// Whether one with this role may break it.
@@ -196,6 +201,7 @@ mod tests {
             ("allow: [rollback]", "Service", "any", Purpose::EmergencyLimit, true),
             ("allow: [emergencyLimit]", "RateLimit", "any", Purpose::EmergencyLimit, false),
             ("scope: {kinds: [HTTPRoute]}", "ChangeFreeze", "default", Purpose::Change, true),
+            ("allow: [rollback]", "ChangeFreeze", "default", Purpose::Rollback, true),
         ] {
             let key = Key { kind: kind.into(), namespace: namespace.into(), name: "night".into() };
             let spec = if spec.is_empty() { open.to_owned() } else { format!("{spec}, {open}") };

@@ -8,6 +8,7 @@ mod answer;
 mod api;
 mod authority;
 mod check;
+mod emergency;
 mod feed;
 mod fleet;
 mod followers;
@@ -135,6 +136,7 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
         tokio::select! {
             () = gate::serve(api.start(), router) => Err("the REST API has ended".into()),
             served = server.serve_with_incoming(incoming) => served.map_err(|error| error.to_string()),
+            () = emergency::reap(store.clone()) => Err("the store has ended".into()),
             () = feed.run(store) => Err("the store has ended".into()),
             () = renew(authority) => Err("certificates are no longer renewed".into()),
         }

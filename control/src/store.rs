@@ -28,7 +28,7 @@ use crate::access::Author;
 
 pub use audit::Attempt;
 pub use disk::{Disk, DiskError, Entry, File, Record, Version};
-pub use state::{Change, Committed, Draft, Expected, Moved, Object, Refusal, State, Transaction};
+pub use state::{Cause, Change, Committed, Draft, Expected, Frozen, Moved, Object, Refusal, State, Transaction};
 pub use token::{SECRET_BYTES, Token, TokenChange, TokenRefusal, Tokens, hash, secret};
 
 /// Transactions that wait; more are refused.

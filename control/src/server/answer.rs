@@ -8,7 +8,7 @@ use config::Problem;
 use serde_json::{Value, json};
 
 use crate::access::Denied;
-use crate::store::{DiskError, Refusal, TokenRefusal};
+use crate::store::{DiskError, Frozen, Refusal, TokenRefusal};
 
 /// Why a request was not carried out. Nothing has changed.
 #[derive(Debug)]
@@ -74,6 +74,7 @@ impl From<Refusal> for Fault {
                     found.map_or_else(|| "it is not there".to_owned(), |found| format!("it is at revision {found}"));
                 Fault::new(StatusCode::CONFLICT, format!("{key} is not as expected: {found}"))
             }
+            Refusal::Frozen(frozen) => Fault::new(StatusCode::LOCKED, frozen_text(&frozen)),
             Refusal::Twice(key) => Fault::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key} is there twice")),
             Refusal::Busy => Fault::new(StatusCode::TOO_MANY_REQUESTS, "too many changes wait; try again"),
             Refusal::Unavailable(reason) => Fault::new(StatusCode::SERVICE_UNAVAILABLE, reason),
@@ -96,6 +97,21 @@ impl From<TokenRefusal> for Fault {
             TokenRefusal::Unavailable(reason) => Fault::new(StatusCode::SERVICE_UNAVAILABLE, reason),
         }
     }
+}
+
+/// What is frozen, the first of it; by what, until when, and who may change it all the same.
+fn frozen_text(frozen: &[Frozen]) -> String {
+    let Some(first) = frozen.first() else { return "frozen".into() };
+    let until = jiff::Timestamp::from_millisecond(first.until_ms).map(|time| time.to_string()).unwrap_or_default();
+    let more = match frozen.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let (key, by, roles) = (&first.key, &first.by, first.roles.join(", "));
+    format!(
+        "{key}{more} must not be changed before {until}: ChangeFreeze {by}; with breakGlass=true and a message one of \
+         these roles may: {roles}"
+    )
 }
 
 impl From<DiskError> for Fault {

@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use config::Source;
 use config::document::{self, Key};
+use config::freeze::Purpose;
 use serde_json::{Value, json};
 
 use crate::access::Action;
@@ -23,8 +24,10 @@ use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
 use crate::server::gate::{self, Asking, BODY_BYTES_MAX};
 use crate::server::guard::{Caller, Guard};
-use crate::server::{status, tokens, wait};
-use crate::store::{Change, Check, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version};
+use crate::server::{emergency, status, tokens, wait};
+use crate::store::{
+    Cause, Change, Check, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version,
+};
 
 /// Of one answer.
 const HISTORY_MAX: usize = 1_000;
@@ -55,6 +58,7 @@ pub(crate) fn router(api: Api, guard: Arc<Guard>) -> Router {
         .route("/api/v1/watch", get(watch))
         .merge(status::routes())
         .merge(wait::routes())
+        .merge(emergency::routes())
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
         .with_state(api)
         .merge(tokens::router(store))
@@ -65,23 +69,30 @@ pub(crate) fn router(api: Api, guard: Arc<Guard>) -> Router {
 /// The parameters of all requests; each reads those it knows.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Parameters {
+pub(crate) struct Parameters {
     kind: Option<String>,
     namespace: Option<String>,
     /// Everything is decided, and nothing is done.
     #[serde(default)]
     dry_run: bool,
     /// Why, for the history.
-    message: Option<String>,
+    pub(crate) message: Option<String>,
+    /// It shall be made even in a freeze.
+    #[serde(default)]
+    break_glass: bool,
     revision: Option<u64>,
     before: Option<u64>,
     count: Option<usize>,
 }
 
 impl Parameters {
-    fn transaction(&self, caller: &Caller, changes: Vec<Change>) -> Transaction {
+    fn transaction(&self, caller: &Caller, changes: Vec<Change>, purpose: Purpose) -> Result<Transaction, Fault> {
         let message = self.message.as_deref().unwrap_or_default().into();
-        Transaction { changes, author: caller.author(), message }
+        if self.break_glass && self.message.as_deref().is_none_or(str::is_empty) {
+            return Err(Fault::new(StatusCode::BAD_REQUEST, "breakGlass needs a message: why?"));
+        }
+        let cause = Cause { purpose, breaks_glass: self.break_glass };
+        Ok(Transaction { changes, author: caller.author(), message, cause })
     }
 
     fn means(&self, key: &Key) -> bool {
@@ -92,18 +103,24 @@ impl Parameters {
 
 impl Api {
     /// Carries a transaction out, or tells what it would come to.
-    async fn commit(&self, caller: &Caller, parameters: &Parameters, changes: Vec<Change>) -> Answer {
+    pub(crate) async fn commit(
+        &self,
+        caller: &Caller,
+        parameters: &Parameters,
+        changes: Vec<Change>,
+        purpose: Purpose,
+    ) -> Answer {
         for key in changes.iter().map(|change| &change.key).filter(|_| !parameters.dry_run) {
             caller.may(&Action::ChangeOf(key), &format!("change {key}"))?;
         }
-        let transaction = parameters.transaction(caller, changes);
+        let transaction = parameters.transaction(caller, changes, purpose)?;
         if !parameters.dry_run {
             let committed = self.store.commit(transaction).await?;
             return Ok(Json(tell(&self.checker(), &committed, false)));
         }
         let state = self.store.state();
         let mut draft = Draft::of(&state);
-        let committed = draft.decide(transaction, 0)?;
+        let committed = draft.decide(transaction, jiff::Timestamp::now().as_millisecond())?;
         let mut checker = self.checker();
         let committed = draft.take(committed, &mut *checker)?;
         let told = tell(&checker, &committed, true);
@@ -199,7 +216,7 @@ async fn apply(
         key: document.key,
         expected: Expected::Anything,
     };
-    api.commit(&caller, &parameters, documents(&body)?.into_iter().map(change).collect()).await
+    api.commit(&caller, &parameters, documents(&body)?.into_iter().map(change).collect(), Purpose::Change).await
 }
 
 async fn put(
@@ -221,7 +238,13 @@ async fn put(
             return Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body has {} documents", all.len())));
         }
     };
-    api.commit(&caller, &parameters, vec![Change { key, text: Some(text), expected: expected(&headers)? }]).await
+    api.commit(
+        &caller,
+        &parameters,
+        vec![Change { key, text: Some(text), expected: expected(&headers)? }],
+        Purpose::Change,
+    )
+    .await
 }
 
 async fn patch(
@@ -241,7 +264,13 @@ async fn patch(
     documents(&patched.to_string().into())?;
     // Whoever changed it meanwhile did not know of this.
     let expected = Expected::Revision(object.revision);
-    api.commit(&caller, &parameters, vec![Change { key, text: Some(patched.to_string().into()), expected }]).await
+    api.commit(
+        &caller,
+        &parameters,
+        vec![Change { key, text: Some(patched.to_string().into()), expected }],
+        Purpose::Change,
+    )
+    .await
 }
 
 /// A JSON Merge Patch (RFC 7396).
@@ -273,7 +302,8 @@ async fn remove(
     if api.store.state().get(&key).is_none() {
         return Err(Fault::absent(&key));
     }
-    api.commit(&caller, &parameters, vec![Change { key, text: None, expected: expected(&headers)? }]).await
+    api.commit(&caller, &parameters, vec![Change { key, text: None, expected: expected(&headers)? }], Purpose::Change)
+        .await
 }
 
 async fn versions(
@@ -319,7 +349,7 @@ async fn rollback(
     let changes = api.store.way_back(revision, |key| parameters.means(key));
     let changes = changes.map_err(|error| Fault::new(StatusCode::NOT_FOUND, error.to_string()))?;
     parameters.message.get_or_insert_with(|| format!("back to revision {revision}"));
-    api.commit(&caller, &parameters, changes).await
+    api.commit(&caller, &parameters, changes, Purpose::Rollback).await
 }
 
 /// What changes from a revision on, or from now, as server-sent events whose id is the revision. `reset`: more than is

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use config::document::Key;
+use config::freeze::Freeze;
 use config::scope::Scopes;
 use config::{Problem, Reader, Severity, Source};
 use serde_json::Value;
 
 use crate::server::warnings::{Before, Warnings, Whole};
-use crate::store::{Check, Committed, Draft, Moved, Object, Refusal, State, Store};
+use crate::store::{Check, Committed, Draft, Frozen, Moved, Object, Refusal, State, Store};
 
 /// Transactions that may be undone: more are not written at the same time.
 const UNDONE_MAX: u64 = 1_000;
@@ -19,6 +20,7 @@ const UNDONE_MAX: u64 = 1_000;
 #[derive(Debug)]
 pub(crate) struct Checker {
     scopes: Scopes,
+    freezes: BTreeMap<Key, Freeze>,
     reader: Reader,
     warnings: Warnings,
     /// The warnings that a transaction replaced, by its revision.
@@ -29,6 +31,7 @@ impl Default for Checker {
     fn default() -> Checker {
         Checker {
             scopes: Scopes::default(),
+            freezes: BTreeMap::new(),
             reader: Reader::of_parts(),
             warnings: Warnings::default(),
             replaced: BTreeMap::new(),
@@ -56,6 +59,29 @@ impl Checker {
     fn set(&mut self, key: &Key, object: Option<&Arc<Object>>) {
         let value = object.and_then(|object| serde_json::from_str(&object.text).ok());
         self.scopes.set(key, value.as_ref());
+        if *key.kind == *"ChangeFreeze" {
+            match object.and_then(|object| Freeze::read(&object.text)) {
+                Some(freeze) => drop(self.freezes.insert(key.clone(), freeze)),
+                None => drop(self.freezes.remove(key)),
+            }
+        }
+    }
+
+    /// What of a transaction must not be changed now, as freezes are before it.
+    fn frozen(&self, committed: &Committed) -> Vec<Frozen> {
+        let Committed { time_ms, cause, author, .. } = committed;
+        let role = author.role.map_or("", |role| role.word());
+        let mut frozen = Vec::new();
+        // Instances come and go whatever people do.
+        for moved in committed.moved.iter().filter(|moved| !moves_only_endpoints(moved)) {
+            for freeze in self.freezes.values().filter(|freeze| !cause.breaks_glass || !freeze.is_broken_by(role)) {
+                if let Some(until_ms) = freeze.until(&moved.key, cause.purpose, *time_ms) {
+                    let (by, roles) = (freeze.name.clone(), freeze.roles().to_vec());
+                    frozen.push(Frozen { key: moved.key.clone(), by, until_ms, roles });
+                }
+            }
+        }
+        frozen
     }
 
     /// Compiles what belongs together.
@@ -129,6 +155,10 @@ impl Check for Checker {
         if committed.moved.iter().all(moves_only_endpoints) {
             // Nothing refers to them, and each is right by itself.
             return Ok(());
+        }
+        let frozen = self.frozen(committed);
+        if !frozen.is_empty() {
+            return Err(Refusal::Frozen(frozen));
         }
         let mut gateways = BTreeSet::new();
         for moved in &committed.moved {

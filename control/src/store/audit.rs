@@ -51,6 +51,10 @@ pub(super) fn of_documents(committed: &Committed) -> Value {
     let mut entry = entry(&committed.author, committed.time_ms, "changed");
     entry["revision"] = committed.revision.into();
     entry["message"] = (*committed.message).into();
+    if committed.cause.breaks_glass {
+        // Whether a freeze was in the way or not: it was meant to be broken.
+        entry["breaksGlass"] = true.into();
+    }
     entry["objects"] = objects.into();
     entry
 }

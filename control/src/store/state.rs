@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::document::Key;
+use config::freeze::Purpose;
 
 use crate::access::Author;
 use crate::store::Check;
@@ -59,6 +60,23 @@ pub struct Transaction {
     pub author: Author,
     /// Why, in words for people.
     pub message: Arc<str>,
+    /// What for.
+    pub cause: Cause,
+}
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// What freezes go by.
+    pub purpose: Purpose,
+    /// It shall be made even in a freeze, by one who may.
+    pub breaks_glass: bool,
+}
+
+#[cfg(test)]
+impl Cause {
+    /// Something shall be otherwise.
+    pub const CHANGE: Cause = Cause { purpose: Purpose::Change, breaks_glass: false };
 }
 
 /// What became of one document.
@@ -83,6 +101,8 @@ pub struct Committed {
     pub author: Author,
     /// Why.
     pub message: Arc<str>,
+    /// What for.
+    pub cause: Cause,
     /// What is other than before.
     pub moved: Vec<Moved>,
 }
@@ -99,12 +119,27 @@ pub enum Refusal {
     },
     /// A document is there twice in it.
     Twice(Key),
+    /// It must not be changed now.
+    Frozen(Vec<Frozen>),
     /// What it would come to is wrong.
     Wrong(Vec<config::Problem>),
     /// More wait than there is room for.
     Busy,
     /// It could not be written.
     Unavailable(String),
+}
+
+/// A document that must not be changed now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frozen {
+    /// Which.
+    pub key: Key,
+    /// The ChangeFreeze, `namespace/name`.
+    pub by: String,
+    /// Until when, in milliseconds since 1970.
+    pub until_ms: i64,
+    /// Roles that may break it.
+    pub roles: Vec<String>,
 }
 
 impl State {
@@ -122,6 +157,14 @@ impl State {
     /// One document.
     pub fn get(&self, key: &Key) -> Option<&Arc<Object>> {
         self.objects.get(key)
+    }
+
+    /// All documents of a kind.
+    pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Arc<Object>> {
+        let first = Key { kind: kind.into(), namespace: "".into(), name: "".into() };
+        let is_its = move |(key, _): &(&Key, &Arc<Object>)| *key.kind == *first.kind;
+        let from = Key { kind: kind.into(), namespace: "".into(), name: "".into() };
+        self.objects.range(from..).take_while(is_its).map(|(_, object)| object)
     }
 
     /// All documents, in the order of their keys.
@@ -172,7 +215,7 @@ impl<'s> Draft<'s> {
 
     /// What a transaction would come to.
     pub fn decide(&self, transaction: Transaction, time_ms: i64) -> Result<Committed, Refusal> {
-        let Transaction { changes, author, message } = transaction;
+        let Transaction { changes, author, message, cause } = transaction;
         let revision = self.revision + 1;
         let mut moved: BTreeMap<Key, Option<Moved>> = BTreeMap::new();
         for Change { key, text, expected } in changes {
@@ -196,7 +239,7 @@ impl<'s> Draft<'s> {
         }
         let moved: Vec<Moved> = moved.into_values().flatten().collect();
         let revision = if moved.is_empty() { self.revision } else { revision };
-        Ok(Committed { revision, time_ms, author, message, moved })
+        Ok(Committed { revision, time_ms, author, message, cause, moved })
     }
 
     /// Adds what was decided, unless `check` finds fault with the whole as it is then.

@@ -20,7 +20,7 @@ fn by(name: &str) -> Author {
 }
 
 fn by_test(changes: Vec<Change>) -> Transaction {
-    Transaction { changes, author: by("test"), message: "a try".into() }
+    Transaction { changes, author: by("test"), message: "a try".into(), cause: Cause::CHANGE }
 }
 
 /// Never both `y` and `z`; remembers what it let pass.

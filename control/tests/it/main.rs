@@ -25,6 +25,7 @@ mod protection;
 mod reload;
 mod retries;
 mod routing;
+mod safety;
 mod server;
 mod service_faults;
 mod tidy;

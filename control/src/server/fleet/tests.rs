@@ -12,7 +12,7 @@ use super::*;
 use crate::access::Author;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
-use crate::store::{Change, Disk, Expected, File, Transaction};
+use crate::store::{Cause, Change, Disk, Expected, File, Transaction};
 
 const PROXIES: u64 = 10_000;
 
@@ -54,6 +54,7 @@ impl World {
                 changes,
                 author: Author { name: "t".into(), role: None, from: None },
                 message: "t".into(),
+                cause: Cause::CHANGE,
             })
             .await;
         let revision = made.expect("it is right").revision;
