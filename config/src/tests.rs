@@ -6,6 +6,7 @@ mod bad_input;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use crate::freeze::Freeze;
 use crate::{Checked, Reader, Snapshot, Source, load, read, schema};
 
 fn source(name: &str, text: &str) -> Source {
@@ -47,10 +48,12 @@ fn full() -> Vec<Value> {
     serde_json::from_str(text).expect("the fixture is JSON")
 }
 
-/// What becomes of documents; None if they are refused.
-fn outcome(documents: &[Value]) -> Option<Snapshot> {
+/// What becomes of documents, freezes among them; None if they are refused.
+fn outcome(documents: &[Value]) -> Option<(Snapshot, Vec<String>)> {
     let text: Vec<String> = documents.iter().map(Value::to_string).collect();
-    read(&[source("rules.json", &text.join("\n---\n"))]).ok().map(|checked| checked.snapshot)
+    let checked = read(&[source("rules.json", &text.join("\n---\n"))]).ok()?;
+    let freezes = text.iter().filter_map(|text| Freeze::read(text)).map(|freeze| format!("{freeze:?}"));
+    Some((checked.snapshot, freezes.collect()))
 }
 
 /// Other values that the schema of a field could allow, nearest first.
@@ -110,7 +113,7 @@ fn unseen_in_both(left: Vec<String>, right: Vec<String>) -> Vec<String> {
 fn check_fields(
     documents: &[Value],
     index: usize,
-    before: &Snapshot,
+    before: &(Snapshot, Vec<String>),
     pointer: &str,
     schema: &Value,
     unseen: &mut Vec<String>,
@@ -190,6 +193,7 @@ const IDENTITY_ONLY: &[(&str, &str)] = &[
     ("ReferenceGrant", "/metadata/creationTimestamp"),
     ("ReferenceGrant", "/metadata/name"),
     ("ListenerPolicy", "/metadata/name"),
+    ("ChangeFreeze", "/metadata/creationTimestamp"),
     ("TrafficPolicy", "/metadata/name"),
     // Two spellings of one version.
     ("ReferenceGrant", "/apiVersion"),

@@ -8,6 +8,7 @@ mod answer;
 mod api;
 mod authority;
 mod check;
+mod codec;
 mod emergency;
 mod feed;
 mod fleet;

@@ -149,7 +149,7 @@ impl Stream {
             }
             let known = |(name, version): (String, String)| {
                 // Of another age: unlike any version there is.
-                let version = version.parse().unwrap_or(Version { revision: u64::MAX, hash: 0 });
+                let version = version.parse().unwrap_or(Version { revision: u64::MAX, hash: u64::MAX });
                 (name.into(), version)
             };
             self.has = request.initial_resource_versions.into_iter().map(known).collect();
@@ -387,7 +387,14 @@ impl Stream {
     /// What has to be said of a name: the version the proxy is to have, or none. None: nothing.
     fn difference(&self, catalog: &Catalog, name: &str) -> Option<Option<Version>> {
         let (has, target) = (self.has.get(name).copied(), self.target(catalog, name));
-        (has != target).then_some(target)
+        // The same bytes may have come at another revision: a server that was started anew knows only when a document
+        // changed last, and a Service is sent in two parts.
+        let is_same = match (has, target) {
+            (Some(has), Some(target)) => has.hash == target.hash,
+            (None, None) => true,
+            _ => false,
+        };
+        (!is_same).then_some(target)
     }
 
     /// The groups that go next in a slot. What is under way in the other must have arrived before it changes again.

@@ -214,6 +214,34 @@ fn proxies_get_what_belongs_to_their_gateway() {
     until("nobody connected", || told()["proxies"].as_array().is_some_and(Vec::is_empty).then_some(()));
 }
 
+#[test]
+fn a_control_that_starts_anew_sends_nothing_that_is_held() {
+    let folder = Scratch::create("control").expect("a folder");
+    let control = Control::start(&folder);
+    let with = |instance: u16| {
+        service("a", 80)
+            .replace("}]}}", &format!("}}], endpoints: [{{address: 127.0.0.1, ports: {{http: {instance}}}}}]}}}}"))
+    };
+    let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r}, spec: {parentRefs: \
+                 [{name: g}], rules: [{backendRefs: [{name: a, port: 80}]}]}}";
+    control.apply(&[gateway("g"), route.to_owned(), with(7001)].join("\n---\n"));
+    let mut proxy = Subscriber::new("p", &["Gateway/default/g/*", "Endpoints/default/a"]);
+    proxy.connect(control.xds);
+    let all =
+        ["Endpoints/default/a", "Gateway/default/g", "Gateway/default/g/*", "HTTPRoute/default/r", "Service/default/a"];
+    assert_eq!(proxy.take(), took(1, &all));
+    // Of the Service, its instances have changed last, and of the whole, another one.
+    control.apply(&with(7002));
+    assert_eq!(proxy.take(), took(2, &["Endpoints/default/a"]));
+    control.apply(&service("b", 80));
+    let places = [control.address, control.xds];
+    control.kill();
+    let control = Control::start_at(&folder, places);
+    proxy.connect(control.xds);
+    assert_eq!(proxy.take(), took(3, &[]));
+    assert!(proxy.hears_nothing_for(Duration::from_millis(50)));
+}
+
 /// What a gateway answers.
 fn answer(gateway: &Gateway) -> String {
     let mut client = gateway.connect();

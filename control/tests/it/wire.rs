@@ -39,6 +39,7 @@ fn generated_code_is_what_the_protos_say() {
             .build_client(has_client)
             .build_server(has_server)
             .build_transport(false)
+            .codec_path(if has_server { "crate::server::codec::Codec" } else { "tonic_prost::ProstCodec" })
             .bytes(".")
             .btree_map(".")
             .out_dir(scratch.path());
