@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -177,7 +178,26 @@ impl Collector for Scrape {
             ),
             ("evenkeel_uptime_seconds", "Since the start", self.status.started.elapsed().as_secs_f64()),
         ];
-        for (name, help, value) in gauges {
+        let of_control = self.status.control_status().map(|control| {
+            [
+                (
+                    "evenkeel_control_connected",
+                    "Whether control is heard: 1, or 0 while its last rules stay in force",
+                    f64::from(u8::from(control.is_connected)),
+                ),
+                (
+                    "evenkeel_control_revision",
+                    "Control's revision up to which everything is in force",
+                    control.revision as f64,
+                ),
+                (
+                    "evenkeel_control_awaiting_requests",
+                    "Requests that wait for endpoints which control has not told",
+                    self.shared.awaiting.load(Relaxed) as f64,
+                ),
+            ]
+        });
+        for (name, help, value) in gauges.into_iter().chain(of_control.into_iter().flatten()) {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         let snapshot = self.status.snapshot();

@@ -125,6 +125,7 @@ impl Subscription {
             offers,
             updates,
             line: Line::Down { until: Instant::now() },
+            is_heard: false,
             is_told: false,
             keeper: Keeper::new(folder),
             status,
@@ -210,6 +211,8 @@ struct Life {
     offers: Sender<Offer>,
     updates: Sender<Update>,
     line: Line,
+    /// Control has said something on this connection.
+    is_heard: bool,
     /// That the connection is gone; again only after there was one.
     is_told: bool,
     keeper: Keeper,
@@ -350,15 +353,18 @@ impl Life {
         match news {
             News::Time => self.line = Line::Opening(tokio::spawn(open(self.control.clone()))),
             News::Opened(Ok((sender, responses))) => {
-                event("info", &format!("connected to control at {}", self.control.address));
-                self.is_told = false;
-                self.line = Line::Up(sender, Box::new(responses));
-                self.status.control(|control| control.is_connected = true);
+                (self.line, self.is_heard) = (Line::Up(sender, Box::new(responses)), false);
                 let actions = self.client.on_connected();
                 self.act(actions);
             }
             News::Opened(Err(status)) => self.lose(status.message()),
             News::Response(Ok(response)) => {
+                // Before it says something it may still send us away.
+                if !std::mem::replace(&mut self.is_heard, true) {
+                    event("info", &format!("connected to control at {}", self.control.address));
+                    self.is_told = false;
+                    self.status.control(|control| control.is_connected = true);
+                }
                 let actions = self.client.on_response(response);
                 self.act(actions);
             }

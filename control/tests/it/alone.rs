@@ -66,6 +66,10 @@ fn it_starts_without_control_from_what_was_in_force_last() {
     assert!(said.contains("the copy on disk of revision 1, in force since 20"), "{said}");
     assert!(said.contains("control last heard"), "{said}");
     assert_eq!(gateway.config()["control"]["connected"], false);
+    assert_eq!(
+        (gateway.metric("evenkeel_control_connected "), gateway.metric("evenkeel_control_revision ")),
+        (0.0, 1.0)
+    );
     let other = Launch::under(places[1]).flags(&["--data", &data.path().display().to_string()]).spawn();
     until("a second one that is refused", || other.stderr().contains("is in use by another process").then_some(()));
 
