@@ -7,6 +7,8 @@
 
 mod audit;
 mod disk;
+#[cfg(test)]
+mod faulty;
 mod ledger;
 mod state;
 #[cfg(test)]
@@ -18,7 +20,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use config::document::Key;
 use serde_json::Value;
@@ -31,6 +33,9 @@ pub use disk::{Disk, DiskError, Entry, File, Record, Version};
 pub use state::{Cause, Change, Committed, Draft, Expected, Frozen, Moved, Object, Refusal, State, Transaction};
 pub use token::{SECRET_BYTES, Token, TokenChange, TokenRefusal, Tokens, hash, secret};
 
+/// How long a disk may not say whether it has what was written, and from one question to the next.
+const IN_DOUBT_MAX: Duration = Duration::from_secs(10);
+const IN_DOUBT_PAUSE: Duration = Duration::from_millis(10);
 /// Transactions that wait; more are refused.
 const LINE_MAX: usize = 10_000;
 /// Transactions that are written in one go.
@@ -124,9 +129,10 @@ impl Store {
             tokens: watch::Sender::new(Arc::new(disk.tokens()?)),
             disk: Arc::new(disk),
         });
+        let number = shared.disk.last()?;
         let writer = shared.clone();
         let thread = std::thread::Builder::new().name("store".into());
-        thread.spawn(move || write(&writer, &receiver, check)).map_err(|error| DiskError(error.to_string()))?;
+        thread.spawn(move || write(&writer, &receiver, check, number)).map_err(|error| DiskError(error.to_string()))?;
         Ok(Store { commands, shared })
     }
 
@@ -235,7 +241,7 @@ impl Answer {
 }
 
 /// The life of the writer: whoever waits is served in one go.
-fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check>) {
+fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check>, mut number: u64) {
     while let Ok(first) = receiver.recv() {
         let mut batch = Vec::new();
         let mut entries = Vec::new();
@@ -264,7 +270,15 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
             }
         }
         drop(state);
-        let written = if entries.is_empty() { Ok(()) } else { shared.disk.write(&entries) };
+        let written = if entries.is_empty() {
+            Ok(())
+        } else {
+            number += 1;
+            shared.disk.write(&entries, number).or_else(|error| match is_there(&shared.disk, number) {
+                true => Ok(()),
+                false => Err(error),
+            })
+        };
         if let Err(error) = &written {
             // Nobody has heard of it, so nothing happened.
             batch.iter().rev().for_each(|committed| check.undo(committed));
@@ -277,6 +291,26 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
             }
         }
         answers.into_iter().for_each(Answer::send);
+    }
+}
+
+/// Whether a write that failed is there all the same: where in it the disk failed decides that, and what is there will be
+/// there after a start. A disk that does not tell ends the process: another start finds out, and until then proxies go on
+/// without control.
+fn is_there(disk: &Disk, number: u64) -> bool {
+    let deadline = Instant::now() + IN_DOUBT_MAX;
+    loop {
+        match disk.last() {
+            Ok(last) => return last == number,
+            Err(_) if Instant::now() < deadline => std::thread::sleep(IN_DOUBT_PAUSE),
+            Err(error) => {
+                eprintln!(
+                    "{} {error}: whether the last change was written is not known; ending",
+                    jiff::Timestamp::now()
+                );
+                std::process::exit(1);
+            }
+        }
     }
 }
 

@@ -54,6 +54,9 @@ pub enum File {
     /// Nowhere.
     #[cfg(test)]
     Memory,
+    /// Where there may be no room.
+    #[cfg(test)]
+    Faulty(crate::store::faulty::Faulty),
 }
 
 /// A revision as it is remembered.
@@ -163,15 +166,31 @@ impl Disk {
         ledger::audit(&self.database()?.begin_read()?, before, count)
     }
 
-    /// Writes what was decided, all of it or nothing; it is on disk when this returns.
-    pub fn write(&self, batch: &[Entry]) -> Result<(), DiskError> {
+    /// Writes what was decided, all of it or nothing; it is on disk when this returns. After an error it may be there or
+    /// not, which `last` tells by the number.
+    pub fn write(&self, batch: &[Entry], number: u64) -> Result<(), DiskError> {
         let database = self.database()?;
-        let written = write(&database, batch);
+        let written = write(&database, batch, number);
         if written.is_err() {
             // It does not say whether it can go on: the next write opens it anew, which mends what a crash could leave.
             *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         written
+    }
+
+    /// The number of the last write that is there; it is on disk when this returns.
+    pub fn last(&self) -> Result<u64, DiskError> {
+        let found = self.database().and_then(|database| {
+            let write = database.begin_write()?;
+            let last = write.open_table(META)?.get("write")?.map_or(0, |last| last.value());
+            // What was found may never have been synchronised.
+            write.commit()?;
+            Ok(last)
+        });
+        if found.is_err() {
+            *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        found
     }
 
     /// The last revisions before one, newest first.
@@ -243,11 +262,14 @@ fn open(file: &File) -> Result<Database, DiskError> {
         File::Path(path) => Database::create(path).map_err(|error| DiskError(format!("{}: {error}", path.display()))),
         #[cfg(test)]
         File::Memory => Ok(Database::builder().create_with_backend(redb::backends::InMemoryBackend::new())?),
+        #[cfg(test)]
+        File::Faulty(disk) => Ok(Database::builder().create_with_backend(disk.clone())?),
     }
 }
 
-fn write(database: &Database, batch: &[Entry]) -> Result<(), DiskError> {
+fn write(database: &Database, batch: &[Entry], number: u64) -> Result<(), DiskError> {
     let write = database.begin_write()?;
+    write.open_table(META)?.insert("write", number)?;
     ledger::write(&write, batch)?;
     let batch: Vec<&Committed> = batch
         .iter()

@@ -215,3 +215,49 @@ fn many_at_a_time_are_written_in_one_go() {
     revisions.sort_unstable();
     assert_eq!(revisions, (1..=500).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_full_disk_takes_nothing_that_was_answered() {
+    let disk = faulty::Faulty::new();
+    let open = || Disk::open(File::Faulty(disk.clone()));
+    let store = Store::start(open().expect("there is room"), anything()).expect("a store");
+    assert_eq!(commit(&store, vec![put("a", "1", Expected::Absent)]), Ok(1));
+    let mut revision = 1;
+    let mut failures = 0;
+    // Wherever in a write the room ends: it is refused as a whole, and what was there stays.
+    for room in 0..40 {
+        disk.fill_after(room);
+        let text = format!("{room}");
+        match commit(&store, vec![put("a", &text, Expected::Anything), put(&text, "new", Expected::Absent)]) {
+            Ok(made) => {
+                assert_eq!(made, revision + 1);
+                revision = made;
+            }
+            Err(Refusal::Unavailable(reason)) => {
+                failures += 1;
+                assert!(store.state().get(&key(&text)).is_none(), "{reason}");
+                assert_eq!(store.state().revision(), revision);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+        disk.heal();
+        // There is room again: the same store goes on.
+        let again = put("b", &text, Expected::Anything);
+        revision = commit(&store, vec![again]).unwrap_or_else(|refusal| panic!("room for {room}: {refusal:?}"));
+    }
+    assert!((5..40).contains(&failures), "{failures}");
+    let objects = |state: &State| {
+        state.objects().map(|object| (object.key.to_string(), object.text.to_string())).collect::<Vec<_>>()
+    };
+    let kept = objects(&store.state());
+    drop(store);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    // Its thread ends a moment after the last handle, and lets go of the disk.
+    let read = loop {
+        match open().and_then(|disk| disk.load()) {
+            Ok(read) => break read,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error:?}"),
+        }
+    };
+    assert_eq!((objects(&read), read.revision()), (kept, revision), "what was answered is on disk");
+}
