@@ -51,6 +51,8 @@ enum Command {
     Rollback(cli::rollback::RollbackArgs),
     /// Print all documents as YAML that apply takes again
     Export(cli::export::ExportArgs),
+    /// Limit the requests to a Service everywhere at once, for a while
+    Emergency(cli::emergency::EmergencyArgs),
     /// Make, list and take back tokens
     Token(cli::token::TokenArgs),
     /// Print a script that lets a shell complete commands
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::History(args) => cli::history::run(args),
         Command::Rollback(args) => cli::rollback::run(args),
         Command::Export(args) => cli::export::run(args),
+        Command::Emergency(args) => cli::emergency::run(args),
         Command::Token(args) => cli::token::run(args),
         Command::Completion(args) => cli::completion::run(args, Args::command()),
     }

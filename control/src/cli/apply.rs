@@ -10,6 +10,7 @@ use crate::cli::input::{Input, Paths};
 use crate::cli::output::{Output, end, say};
 use crate::cli::table::{ROWS_MAX, count};
 use crate::cli::waiting::Wait;
+use crate::cli::why::Why;
 
 /// What to apply.
 #[derive(clap::Args)]
@@ -21,9 +22,8 @@ pub struct ApplyArgs {
     /// Tell what it would come to, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Why, for the history
-    #[arg(short, long, value_name = "WHY")]
-    message: Option<String>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -39,7 +39,8 @@ fn apply(args: &ApplyArgs) -> Result<ExitCode, Failure> {
     let input = Input::read(&args.paths)?;
     let client = Client::open(&args.server)?;
     let dry_run = args.dry_run.then_some("true");
-    let path = path("/api/v1/objects", &[("dryRun", dry_run), ("message", args.message.as_deref())]);
+    let [message, break_glass] = args.why.parameters();
+    let path = path("/api/v1/objects", &[("dryRun", dry_run), message, break_glass]);
     let answer = client.post(&path, input.body.clone()).map_err(|failure| input.located(failure))?;
     if answer["changes"].as_array().is_some_and(Vec::is_empty) && input.is_empty() {
         return Err(Failure::Usage("there is no document in it".into()));

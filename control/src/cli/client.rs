@@ -1,19 +1,25 @@
 //! How commands talk to the control server: where it is, who asks, one request, and what an answer that is no success means.
-//! Cold.
+//! Whom to believe that it is control is `trust`'s business. Cold.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::cli::trust::{self, Fingerprint};
 
 /// Where control listens if nobody says so.
 const PORT: u16 = 15012;
@@ -25,17 +31,23 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// Where the control server is, and who asks.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Server {
-    /// Where the control server's API is
+    /// Where the control server's API is. With https://, --ca, --fingerprint or --data over TLS
     #[arg(long, env = "EVENKEEL_SERVER", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15012")]
     server: String,
     /// A file that holds the token which says who you are
     #[arg(long, env = "EVENKEEL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The certificates of those that may vouch for the server, as PEM
+    /// The certificates of those that may vouch for the server, as PEM: control's ca.crt
     #[arg(long, env = "EVENKEEL_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// The fingerprint of the CA that may vouch for the server, as control says it at its start; enough without --ca
+    #[arg(long, env = "EVENKEEL_FINGERPRINT", value_name = "SHA256", value_parser = Fingerprint::parse)]
+    fingerprint: Option<Fingerprint>,
+    /// The folder of a control on this machine: its ca.crt and admin.token are used where no other is said
+    #[arg(long, env = "EVENKEEL_CONTROL_DATA", value_name = "FOLDER")]
+    data: Option<PathBuf>,
 }
 
 /// Why there is no answer, or none that helps.
@@ -75,16 +87,22 @@ impl fmt::Display for Failure {
         };
         let reason = answer["error"].as_str().unwrap_or("control does not say why");
         let next = match status {
-            401 => "\n  say who you are: --token-file FILE or EVENKEEL_TOKEN_FILE",
+            401 => {
+                "\n  say who you are: --token-file FILE or EVENKEEL_TOKEN_FILE; on control's machine --data FOLDER does"
+            }
             403 => "\n  use a token that may do this, or ask for one: evenkeel token create",
-            409 => "\n  somebody changed it meanwhile: look at it with evenkeel get, then try again",
+            409 if reason.contains("is not as expected") => {
+                "\n  somebody changed it meanwhile: look at it with evenkeel get, then try again"
+            }
             422 => "\n  nothing was changed",
+            423 => "\n  nothing was changed; whoever may, and must, says --break-glass -m WHY, and the audit tells",
             429 => "\n  nothing was changed; try again in a second",
             503 => "\n  nothing was changed; the log of control says more",
             _ => "",
         };
         match status {
             400 | 404 | 409 | 422 | 429 => write!(out, "{reason}{next}"),
+            423 => write!(out, "frozen: {reason}{next}"),
             401 => write!(out, "control does not know who you are: {reason}{next}"),
             403 => write!(out, "control does not let you: {reason}{next}"),
             _ => write!(out, "control answers {status}: {reason}{next}"),
@@ -95,15 +113,47 @@ impl fmt::Display for Failure {
 /// One who asks.
 pub struct Client {
     authority: String,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
     token: Option<String>,
     runtime: tokio::runtime::Runtime,
 }
 
+/// A way to control.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 impl Client {
     /// As the command line says. Nothing is asked so far.
     pub fn open(server: &Server) -> Result<Client, Failure> {
-        let token = server.token_file.as_ref().map(|file| {
-            let text = std::fs::read_to_string(file);
+        let Place { scheme, authority } = place(&server.server).map_err(Failure::Usage)?;
+        let (mut ca, mut token_file) = (server.ca.clone(), server.token_file.clone());
+        if let Some(folder) = &server.data {
+            let (found_ca, found_token) = trust::in_folder(folder);
+            if found_ca.is_none() && found_token.is_none() {
+                let reason = "there is neither ca.crt nor admin.token in it (is it the folder of a control server?)";
+                return Err(Failure::Usage(format!("--data {}: {reason}", folder.display())));
+            }
+            let is_named = ca.is_some() || server.fingerprint.is_some();
+            ca = ca.or(found_ca.filter(|_| !is_named));
+            token_file = token_file.or(found_token);
+        }
+        let is_plain = scheme == Some("http");
+        if is_plain && (server.ca.is_some() || server.fingerprint.is_some()) {
+            let reason = "http:// is without TLS, and --ca or --fingerprint ask for it: say https://, or neither";
+            return Err(Failure::Usage(reason.into()));
+        }
+        let wants_tls = scheme == Some("https") || ca.is_some() || server.fingerprint.is_some();
+        let tls = (wants_tls && !is_plain).then(|| {
+            let config = trust::config(ca.as_deref(), server.fingerprint)?;
+            let host = authority.rsplit_once(':').map_or(&*authority, |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            let name = ServerName::try_from(host).map_err(|_| format!("--server {authority}: it is no name"))?;
+            Ok::<_, String>((TlsConnector::from(Arc::new(config)), name))
+        });
+        let tls = tls.transpose().map_err(Failure::Usage)?;
+        let token = token_file.map(|file| {
+            let text = std::fs::read_to_string(&file);
             let text = text.map_err(|error| Failure::Usage(format!("--token-file {}: {error}", file.display())))?;
             let token = text.trim();
             match token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -111,12 +161,9 @@ impl Client {
                 false => Ok(token.to_owned()),
             }
         });
-        if server.ca.is_some() || server.server.starts_with("https://") {
-            return Err(Failure::Usage("this build does not speak TLS to control yet".into()));
-        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Unreachable(format!("cannot start: {error}")))?;
-        Ok(Client { authority: authority(&server.server), token: token.transpose()?, runtime })
+        Ok(Client { authority, tls, token: token.transpose()?, runtime })
     }
 
     /// Asks for something.
@@ -146,21 +193,38 @@ impl Client {
         if status >= 300 { Err(Failure::Refused(status, answer)) } else { Ok(answer) }
     }
 
-    /// The way to control: plain TCP. TLS begins here, once there is some.
-    async fn stream(&self) -> Result<TcpStream, String> {
+    /// The way to control, with TLS if that is asked for.
+    async fn stream(&self) -> Result<Box<dyn Stream>, String> {
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority)).await;
-        let stream = connected
-            .map_err(|_| format!("nobody answers within {} s", CONNECT_TIMEOUT.as_secs()))?
-            .map_err(|error| error.to_string())?;
+        let late = |_| format!("nobody answers within {} s", CONNECT_TIMEOUT.as_secs());
+        let stream = connected.map_err(late)?.map_err(|error| error.to_string())?;
+        if let Some((connector, name)) = &self.tls {
+            let shaken = timeout(CONNECT_TIMEOUT, connector.connect(name.clone(), stream)).await;
+            return Ok(Box::new(shaken.map_err(late)?.map_err(|error| trust::explained(&error))?));
+        }
         let is_here = stream.peer_addr().is_ok_and(|address: SocketAddr| address.ip().is_loopback());
         if self.token.is_some() && !is_here {
-            return Err("a token is not sent to another machine without TLS".into());
+            return Err("a token is not sent to another machine without TLS (--ca FILE or --fingerprint SHA256)".into());
         }
-        Ok(stream)
+        Ok(Box::new(stream))
     }
 
-    async fn ask(&self, stream: TcpStream, method: Method, path: &str, body: Vec<u8>) -> Result<(u16, Bytes), String> {
-        let failed = |error: hyper::Error| format!("the connection broke: {error}");
+    async fn ask(
+        &self,
+        stream: Box<dyn Stream>,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(u16, Bytes), String> {
+        let is_plain = self.tls.is_none();
+        let failed = |error: hyper::Error| match is_plain && (error.is_parse() || error.is_incomplete_message()) {
+            true => {
+                "what answers there does not speak plain HTTP (does it speak TLS? Then say --ca FILE, --fingerprint \
+                     SHA256 or --data FOLDER)"
+                    .into()
+            }
+            false => format!("the connection broke: {error}"),
+        };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
         // It ends with the request; what is wrong with it, the request tells.
@@ -187,19 +251,32 @@ impl Client {
     }
 }
 
-/// `ADDRESS:PORT` of what people write.
-fn authority(server: &str) -> String {
-    let text = server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/');
+/// What people write of a server.
+#[derive(Debug, PartialEq, Eq)]
+struct Place<'t> {
+    /// What stands before `://`.
+    scheme: Option<&'t str>,
+    /// `ADDRESS:PORT`.
+    authority: String,
+}
+
+fn place(server: &str) -> Result<Place<'_>, String> {
+    let (scheme, rest) = server.split_once("://").map_or((None, server), |(scheme, rest)| (Some(scheme), rest));
+    if let Some(other) = scheme.filter(|scheme| !["http", "https"].contains(scheme)) {
+        return Err(format!("--server {server}: it is https:// or http://, not {other}://"));
+    }
+    let text = rest.trim_end_matches('/');
     let has_port = text.rsplit_once(':').is_some_and(|(host, port)| {
         !port.is_empty()
             && port.bytes().all(|byte| byte.is_ascii_digit())
             && (!host.contains(':') || host.ends_with(']'))
     });
-    match (has_port, text.contains(':') && !text.starts_with('[')) {
+    let authority = match (has_port, text.contains(':') && !text.starts_with('[')) {
         (true, _) => text.to_owned(),
         (false, true) => format!("[{text}]:{PORT}"),
         (false, false) => format!("{text}:{PORT}"),
-    }
+    };
+    Ok(Place { scheme, authority })
 }
 
 /// A path with parameters, those that are there.
@@ -233,16 +310,18 @@ mod tests {
 
     #[test]
     fn servers_and_queries_are_written_out() {
-        for (server, expected) in [
-            ("127.0.0.1:1", "127.0.0.1:1"),
-            ("http://127.0.0.1:1/", "127.0.0.1:1"),
-            ("control", "control:15012"),
-            ("::1", "[::1]:15012"),
-            ("[::1]", "[::1]:15012"),
-            ("[::1]:2", "[::1]:2"),
+        for (server, scheme, expected) in [
+            ("127.0.0.1:1", None, "127.0.0.1:1"),
+            ("http://127.0.0.1:1/", Some("http"), "127.0.0.1:1"),
+            ("https://control", Some("https"), "control:15012"),
+            ("control", None, "control:15012"),
+            ("::1", None, "[::1]:15012"),
+            ("[::1]", None, "[::1]:15012"),
+            ("[::1]:2", None, "[::1]:2"),
         ] {
-            assert_eq!(authority(server), expected, "{server}");
+            assert_eq!(place(server), Ok(Place { scheme, authority: expected.to_owned() }), "{server}");
         }
+        assert!(place("ftp://control").is_err());
         let parameters = [("message", Some("a b&c=ü")), ("kind", None), ("dryRun", Some("true"))];
         assert_eq!(path("/x", &parameters), "/x?message=a%20b%26c%3D%C3%BC&dryRun=true");
     }

@@ -10,6 +10,7 @@ use crate::cli::get::object;
 use crate::cli::kinds::kind;
 use crate::cli::output::{Output, end};
 use crate::cli::waiting::Wait;
+use crate::cli::why::Why;
 
 /// What goes.
 #[derive(clap::Args)]
@@ -26,9 +27,8 @@ pub struct DeleteArgs {
     /// Tell what it would come to, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Why, for the history
-    #[arg(short, long, value_name = "WHY")]
-    message: Option<String>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -44,7 +44,8 @@ fn delete(args: &DeleteArgs) -> Result<ExitCode, Failure> {
     let object = object(&kind(&args.kind)?, &args.namespace, &args.name);
     let client = Client::open(&args.server)?;
     let dry_run = args.dry_run.then_some("true");
-    let path = path(&object, &[("dryRun", dry_run), ("message", args.message.as_deref())]);
+    let [message, break_glass] = args.why.parameters();
+    let path = path(&object, &[("dryRun", dry_run), message, break_glass]);
     let answer = client.call(Method::DELETE, &path, Vec::new(), PATIENCE)?;
     finish(&client, answer, &args.wait, &args.output, |problem| problem["text"].as_str().unwrap_or_default().to_owned())
 }

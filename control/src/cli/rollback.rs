@@ -7,6 +7,7 @@ use crate::cli::client::{Client, Failure, Server, path};
 use crate::cli::kinds::kind;
 use crate::cli::output::{Output, end};
 use crate::cli::waiting::Wait;
+use crate::cli::why::Why;
 
 /// Where to go back to.
 #[derive(clap::Args)]
@@ -24,9 +25,8 @@ pub struct RollbackArgs {
     /// Tell what it would come to, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Why, for the history
-    #[arg(short, long, value_name = "WHY")]
-    message: Option<String>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -41,12 +41,14 @@ pub fn run(args: RollbackArgs) -> ExitCode {
 fn rollback(args: &RollbackArgs) -> Result<ExitCode, Failure> {
     let kind = args.kind.as_deref().map(kind).transpose()?;
     let client = Client::open(&args.server)?;
+    let [message, break_glass] = args.why.parameters();
     let parameters = [
         ("revision", Some(&*args.revision.to_string())),
         ("kind", kind.as_deref()),
         ("namespace", args.namespace.as_deref()),
         ("dryRun", args.dry_run.then_some("true")),
-        ("message", args.message.as_deref()),
+        message,
+        break_glass,
     ];
     let answer = client.post(&path("/api/v1/rollback", &parameters), Vec::new())?;
     finish(&client, answer, &args.wait, &args.output, |problem| problem["text"].as_str().unwrap_or_default().to_owned())

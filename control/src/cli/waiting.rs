@@ -26,6 +26,11 @@ pub struct Outcome {
 }
 
 impl Wait {
+    /// To wait, whatever is asked for.
+    pub fn at_most(timeout: Duration) -> Wait {
+        Wait { wait: true, timeout }
+    }
+
     /// Waits, if that is asked for.
     pub fn ask(&self, client: &Client, revision: u64) -> Result<Option<Outcome>, Failure> {
         if !self.wait {
@@ -124,7 +129,8 @@ fn more(list: &Value, words: &str) -> Option<String> {
     (more > 0).then(|| format!("  {words} {}", count(more as usize, "more proxy", "more proxies")))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// How long to wait, as it is typed.
+pub fn duration(text: &str) -> Result<Duration, String> {
     crate::server::duration(text).ok_or_else(|| "a time such as 500ms, 30s or 2m, 10m at most".to_owned())
 }
 

@@ -109,8 +109,8 @@ fn frozen_text(frozen: &[Frozen]) -> String {
     };
     let (key, by, roles) = (&first.key, &first.by, first.roles.join(", "));
     format!(
-        "{key}{more} must not be changed before {until}: ChangeFreeze {by}; with breakGlass=true and a message one of \
-         these roles may: {roles}"
+        "{key}{more} must not be changed before {until}: ChangeFreeze {by}; with breakGlass=true and a message these \
+         roles may: {roles}"
     )
 }
 

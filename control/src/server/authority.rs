@@ -17,7 +17,7 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -35,6 +35,7 @@ pub(crate) struct Authority {
     pub(crate) path: PathBuf,
     /// SHA-256 of it, as `openssl x509 -fingerprint -sha256` shows it.
     pub(crate) fingerprint: String,
+    certificate: CertificateDer<'static>,
     names: Vec<String>,
     shown: RwLock<Arc<CertifiedKey>>,
 }
@@ -64,16 +65,16 @@ impl Authority {
         }
         let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let text = fs::read(&path).map_err(|error| wrong(&error))?;
-        let certificate = rustls::pki_types::CertificateDer::from_pem_slice(&text).map_err(|error| wrong(&error))?;
+        let certificate = CertificateDer::from_pem_slice(&text).map_err(|error| wrong(&error))?;
         let hash = digest(&SHA256, &certificate);
         let fingerprint: Vec<String> = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
-        let shown = RwLock::new(Arc::new(issue(&key, &names, SystemTime::now())?));
-        Ok(Authority { key, path, fingerprint: fingerprint.join(":"), names, shown })
+        let shown = RwLock::new(Arc::new(issue(&key, &certificate, &names, SystemTime::now())?));
+        Ok(Authority { key, path, fingerprint: fingerprint.join(":"), certificate, names, shown })
     }
 
     /// Shows a new certificate from now on.
     pub(crate) fn renew(&self) -> Result<(), String> {
-        let renewed = Arc::new(issue(&self.key, &self.names, SystemTime::now())?);
+        let renewed = Arc::new(issue(&self.key, &self.certificate, &self.names, SystemTime::now())?);
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = renewed;
         Ok(())
     }
@@ -118,7 +119,12 @@ fn ca() -> CertificateParams {
     ca
 }
 
-fn issue(key: &KeyPair, names: &[String], now: SystemTime) -> Result<CertifiedKey, String> {
+fn issue(
+    key: &KeyPair,
+    authority: &CertificateDer<'static>,
+    names: &[String],
+    now: SystemTime,
+) -> Result<CertifiedKey, String> {
     let failed = |error: &dyn std::fmt::Display| format!("a certificate cannot be made: {error}");
     let mut server = CertificateParams::default();
     for name in names {
@@ -141,7 +147,8 @@ fn issue(key: &KeyPair, names: &[String], now: SystemTime) -> Result<CertifiedKe
     let made = server.signed_by(&own, &Issuer::from_params(&issuer, key)).map_err(|error| failed(&error))?;
     let own = PrivateKeyDer::try_from(own.serialize_der()).map_err(|error| failed(&error))?;
     let own = any_supported_type(&own).map_err(|error| failed(&error))?;
-    Ok(CertifiedKey::new(vec![made.der().clone()], own))
+    // The CA is shown, too: there are those who know nothing but its fingerprint.
+    Ok(CertifiedKey::new(vec![made.der().clone(), authority.clone()], own))
 }
 
 /// Makes the folder of everything that control keeps. One that is there is as its owner wants it.

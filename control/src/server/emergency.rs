@@ -60,7 +60,9 @@ async fn begin(
     if limit.requests_per_second == 0 {
         return Err(wrong("requestsPerSecond: must be at least 1".into()));
     }
-    let until = Timestamp::now().checked_add(time).map_err(|error| wrong(error.to_string()))?;
+    // To the second: it is read in a hurry.
+    let until = Timestamp::now().checked_add(time).map_err(|error| wrong(error.to_string()))?.as_second() + 1;
+    let until = Timestamp::from_second(until).map_err(|error| wrong(error.to_string()))?;
     let document = document(&namespace, &service, limit.requests_per_second, until);
     let why = format!("emergency: {} requests a second to {target} for {}", limit.requests_per_second, limit.r#for);
     parameters.message.get_or_insert(why);
@@ -69,7 +71,9 @@ async fn begin(
         text: Some(document.to_string().into()),
         expected: Expected::Anything,
     };
-    api.commit(&caller, &parameters, vec![change], Purpose::EmergencyLimit).await
+    let Json(mut answer) = api.commit(&caller, &parameters, vec![change], Purpose::EmergencyLimit).await?;
+    answer["until"] = until.to_string().into();
+    Ok(Json(answer))
 }
 
 async fn end(

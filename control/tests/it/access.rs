@@ -24,7 +24,7 @@ use tonic::{Code, Request, Status, Streaming};
 /// A control server as it is for strangers.
 pub(super) struct Control {
     _guard: Guard,
-    data: PathBuf,
+    pub(super) data: PathBuf,
     pub(super) api: SocketAddr,
     pub(super) xds: SocketAddr,
     runtime: tokio::runtime::Runtime,
@@ -50,11 +50,11 @@ impl Control {
         fs::read_to_string(folder.path().join("log")).unwrap_or_default()
     }
 
-    fn ca(&self) -> PathBuf {
+    pub(super) fn ca(&self) -> PathBuf {
         self.data.join("ca.crt")
     }
 
-    fn admin(&self) -> String {
+    pub(super) fn admin(&self) -> String {
         fs::read_to_string(self.data.join("admin.token")).expect("the admin's token").trim().to_owned()
     }
 
@@ -86,13 +86,13 @@ impl Control {
     }
 
     /// The secret of a new token.
-    fn token(&self, wanted: &Value) -> String {
+    pub(super) fn token(&self, wanted: &Value) -> String {
         let (status, _, made) = self.ask(Some(&self.admin()), "POST /api/v1/tokens", &wanted.to_string());
         assert_eq!(status, 201, "{made}");
         made["token"].as_str().expect("a secret").to_owned()
     }
 
-    fn apply(&self, document: &str) {
+    pub(super) fn apply(&self, document: &str) {
         let (status, _, answer) = self.ask(Some(&self.admin()), "POST /api/v1/objects", document);
         assert_eq!(status, 200, "{answer}");
     }

@@ -381,3 +381,68 @@ fn proxies_that_are_too_old_are_named() {
         assert_eq!(run(&control, &folder, line), (code, expected.to_owned()), "{line}");
     }
 }
+
+#[test]
+fn an_emergency_limit_says_where_and_until_when_and_a_freeze_is_broken_with_a_reason() {
+    let folder = Scratch::create("cli").expect("a folder");
+    let control = Control::start(&folder);
+    let port = free_port();
+    let one = documents("one", port, 1);
+    folder.write("one.yaml", &one).expect("a file");
+    folder.write("two.yaml", &one.replace("port: 80", "port: 81")).expect("a file");
+    let freeze = "apiVersion: evenkeel.dev/v1alpha1\nkind: ChangeFreeze\nmetadata: {name: night}\nspec:\n  \
+                  scope: {namespaces: [default]}\n  windows: [{start: \"2026-01-01T00:00:00Z\", duration: 87600h}]\n  \
+                  allow: [rollback, emergencyLimit]\n";
+    folder.write("freeze.yaml", freeze).expect("a file");
+    let tell = |line: &str, code: i32, expected: &str| {
+        let (seen, text) = run(&control, &folder, line);
+        assert_eq!((seen, &*text), (code, expected), "{line}");
+    };
+    tell("emergency list", 0, "there is none");
+    tell("emergency limit one --rps 5 --for 10m", 1, "there is no Service/default/one");
+    run(&control, &folder, "apply -f one.yaml");
+    let gateway = Launch::named(control.xds, "default/one").start();
+    let in_force = "in force on 1 of 1 proxies after N s";
+    let limited =
+        |revision: u64| format!("at most 5 a second to default/one: revision {revision} {in_force}, until TIME");
+    tell("emergency limit one --rps 5 --for 10m", 0, &limited(2));
+    let frozen = "must not be changed before TIME ChangeFreeze default/night; with breakGlass=true and a message these roles \
+                  may: admin\n  nothing was changed; whoever may, and must, says --break-glass -m WHY, and the audit tells";
+    for (line, code, expected) in [
+        ("apply -f freeze.yaml", 0, "created  ChangeFreeze/default/night\nrevision 3: 1 document".to_owned()),
+        (
+            "emergency list",
+            0,
+            "SERVICE      REQUESTS/S  UNTIL                 REVISION\ndefault/one  5           TIME  2".into(),
+        ),
+        ("apply -f two.yaml", 1, format!("frozen: HTTPRoute/default/one and 1 more {frozen}")),
+        ("delete svc one", 1, format!("frozen: Service/default/one {frozen}")),
+        ("apply -f two.yaml --break-glass", 2, String::new()),
+        (
+            "apply -f two.yaml --wait --break-glass -m fire",
+            0,
+            format!("changed  HTTPRoute/default/one\nchanged  Service/default/one\nrevision 4 {in_force}"),
+        ),
+        // What a freeze lets pass needs no breaking.
+        ("emergency end one", 0, format!("the limit is gone: revision 5 {in_force}")),
+        ("emergency end one", 1, "there is no RateLimit/default/emergency-one".into()),
+        ("emergency limit one --rps 5 --for 10m", 0, limited(6)),
+        ("rollback 2 --wait", 1, format!("frozen: ChangeFreeze/default/night {frozen}")),
+        ("rollback 3 --kind Service -m back", 0, "changed  Service/default/one\nrevision 7: 1 document".into()),
+        ("emergency limit one --rps 0 --for 10m", 2, String::new()),
+        (
+            "emergency limit one --rps 5 --for 8d",
+            1,
+            "for: \"8d\" is not a time such as 30s, 10m or 2h, 7d at most\n  nothing was changed".into(),
+        ),
+    ] {
+        let (seen, text) = run(&control, &folder, line);
+        assert_eq!(seen, code, "{line}: {text}");
+        assert!(text == expected || (expected.is_empty() && code == 2), "{line}:\n{text}\n\nexpected:\n{expected}");
+    }
+    let (_, history) = run(&control, &folder, "history");
+    for words in ["fire", "back", "the emergency is over", "emergency: 5 requests a second to"] {
+        assert!(history.contains(words), "{words}: {history}");
+    }
+    drop(gateway);
+}

@@ -19,6 +19,7 @@ mod image;
 mod lanes;
 mod large_bodies;
 mod mirror;
+mod operators;
 mod passing;
 mod process;
 mod protection;

@@ -15,8 +15,8 @@ use proxy::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceC
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tonic::Streaming;
-use tonic::transport::Endpoint;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::{Request, Streaming};
 
 use super::PATIENCE;
 
@@ -51,7 +51,9 @@ impl Subscriber {
     /// One that knows no other kinds of document than these.
     pub fn knowing(id: &str, kinds: &[&str], wanted: &[&str]) -> Subscriber {
         let client_features = kinds.iter().map(|kind| kind.to_string()).collect();
-        let node = Node { id: id.into(), client_features, ..Node::default() };
+        // As gateways call themselves; others belong to nothing.
+        let cluster = id.split_once('@').map_or("", |(cluster, _)| cluster).into();
+        let node = Node { id: id.into(), cluster, client_features, ..Node::default() };
         let mut client = Client::new(node, BTreeMap::new(), 0);
         client.want(wanted.iter().copied());
         let (end, ended) = oneshot::channel();
@@ -63,17 +65,31 @@ impl Subscriber {
 
     /// Connects, or connects anew.
     pub fn connect(&mut self, control: SocketAddr) {
+        let endpoint = Endpoint::from_shared(format!("http://{control}")).expect("an address");
+        self.open(endpoint, None);
+    }
+
+    /// The same over TLS, with the CA of control as PEM and a token.
+    pub fn connect_with(&mut self, control: SocketAddr, ca: &str, token: &str) {
+        let endpoint = Endpoint::from_shared(format!("https://{control}")).expect("an address");
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name("localhost");
+        self.open(endpoint.tls_config(tls).expect("a CA"), Some(token));
+    }
+
+    fn open(&mut self, endpoint: Endpoint, token: Option<&str>) {
         if self.stream.take().is_some() {
             self.client.on_disconnected(0);
         }
         self.stream = Some(self.runtime.block_on(async {
-            let endpoint = Endpoint::from_shared(format!("http://{control}")).expect("an address");
             let channel = endpoint.connect().await.expect("control listens");
             let (sender, mut receiver) = unbounded_channel();
-            let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
+            let mut request = Request::new(futures_util::stream::poll_fn(move |context| receiver.poll_recv(context)));
+            if let Some(token) = token {
+                request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a token"));
+            }
             let mut service = AggregatedDiscoveryServiceClient::new(channel);
             // The server answers with the head at once.
-            let responses = service.delta_aggregated_resources(requests).await.expect("a stream");
+            let responses = service.delta_aggregated_resources(request).await.expect("a stream");
             (sender, responses.into_inner())
         }));
         let actions = self.client.on_connected();
