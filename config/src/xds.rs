@@ -20,6 +20,7 @@ pub mod server;
 pub mod service;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,5 +1,5 @@
 //! What control has to give: every resource with its version, the members of collections, and what each transaction
-//! changed. One catalog serves all streams. Machine, Cold.
+//! changed. One catalog serves all streams; a transaction on trial lies over it for some of them (`trial`). Machine, Cold.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use prost::bytes::Bytes;
 
 use crate::consistent;
 use crate::xds::Version;
+use crate::xds::trial::{Trial, View};
 
 /// What one transaction changes.
 #[derive(Debug, Clone, Default)]
@@ -52,67 +53,153 @@ pub struct Catalog {
     remembered: usize,
     resources: HashMap<Arc<str>, Entry>,
     collections: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    trial: Option<Trial>,
 }
 
 impl Catalog {
-    /// Takes a transaction. What has the bytes it had before keeps its version, and has not changed.
+    /// Takes a transaction, for everybody: what it changes is newer than what is on trial, too. What has the bytes it had
+    /// before keeps its version, and has not changed.
     pub fn commit(&mut self, transaction: Transaction) -> Changed {
         self.revision = self.revision.max(transaction.revision);
         let mut changed = Changed { revision: transaction.revision, ..Changed::default() };
         for (name, body) in transaction.resources {
-            let is_same = match (&body, self.resources.get(&name)) {
-                (Some(body), Some(entry)) => *body == entry.body,
-                (None, None) => true,
-                _ => false,
-            };
-            if is_same {
-                continue;
+            let is_tried = self.trial.as_mut().is_some_and(|trial| trial.resources.remove(&name).is_some());
+            let is_same = self.is_same(&name, body.as_ref());
+            if !is_same || is_tried {
+                changed.resources.push(name.clone());
             }
-            changed.resources.push(name.clone());
-            match body {
-                Some(body) => {
-                    let version = Version { revision: transaction.revision, hash: consistent::hash(&body) };
-                    self.resources.insert(name, Entry { version, body });
-                }
-                None => drop(self.resources.remove(&name)),
+            if !is_same {
+                self.set(name, body.map(|body| entry(transaction.revision, body)));
             }
         }
         for (name, members) in transaction.collections {
-            if members.as_ref() == self.collections.get(&name) {
-                continue;
+            let is_tried = self.trial.as_mut().is_some_and(|trial| trial.collections.remove(&name).is_some());
+            let is_same = members.as_ref() == self.collections.get(&name);
+            if !is_same || is_tried {
+                changed.collections.push(name.clone());
             }
-            changed.collections.push(name.clone());
-            match members {
-                Some(members) => drop(self.collections.insert(name, members)),
-                None => drop(self.collections.remove(&name)),
+            if !is_same {
+                self.set_members(name, members);
             }
         }
+        self.remember(&changed);
+        changed
+    }
+
+    /// Takes a transaction on trial: these proxies see it, and nobody else until it is promoted. There is one at a time:
+    /// another one that is still there is given up.
+    pub fn begin_trial(&mut self, transaction: Transaction, proxies: BTreeSet<Arc<str>>) -> Changed {
+        self.revision = self.revision.max(transaction.revision);
+        self.trial = Some(Trial { revision: transaction.revision, proxies, ..Trial::default() });
+        self.amend_trial(transaction)
+    }
+
+    /// Those who try it see this, too: what a transaction for everybody comes to under the one on trial.
+    pub fn amend_trial(&mut self, transaction: Transaction) -> Changed {
+        let mut changed = Changed { revision: transaction.revision, ..Changed::default() };
+        let Some(mut trial) = self.trial.take() else { return changed };
+        for (name, body) in transaction.resources {
+            if !self.is_same(&name, body.as_ref()) {
+                changed.resources.push(name.clone());
+                trial.resources.insert(name, body.map(|body| entry(trial.revision, body)));
+            }
+        }
+        for (name, members) in transaction.collections {
+            if members.as_ref() != self.collections.get(&name) {
+                changed.collections.push(name.clone());
+                trial.collections.insert(name, members);
+            }
+        }
+        self.trial = Some(trial);
+        changed
+    }
+
+    /// What is on trial is everybody's now, at the revision and with the versions that it has.
+    pub fn promote(&mut self) -> Changed {
+        let Some(trial) = self.trial.take() else { return Changed::default() };
+        let mut changed = Changed { revision: trial.revision, ..Changed::default() };
+        for (name, entry) in trial.resources {
+            changed.resources.push(name.clone());
+            self.set(name, entry);
+        }
+        for (name, members) in trial.collections {
+            changed.collections.push(name.clone());
+            self.set_members(name, members);
+        }
+        self.remember(&changed);
+        changed
+    }
+
+    /// What is on trial is nobody's any more, from this revision on.
+    pub fn take_back(&mut self, revision: u64) -> Changed {
+        let Some(trial) = self.trial.take() else { return Changed { revision, ..Changed::default() } };
+        self.revision = self.revision.max(revision);
+        let resources = trial.resources.into_keys().collect();
+        let changed = Changed { revision, resources, collections: trial.collections.into_keys().collect() };
+        // Who has it gives it up as a whole.
+        self.remember(&changed);
+        changed
+    }
+
+    /// The revision that is on trial, and whose proxies try it.
+    pub fn trial(&self) -> Option<(u64, &BTreeSet<Arc<str>>)> {
+        self.trial.as_ref().map(|trial| (trial.revision, &trial.proxies))
+    }
+
+    /// As the proxy of this id is to see it.
+    pub(super) fn view(&self, id: &str) -> View<'_> {
+        View::new(self, self.trial.as_ref(), id)
+    }
+
+    fn is_same(&self, name: &str, body: Option<&Bytes>) -> bool {
+        body == self.resources.get(name).map(|entry| &entry.body)
+    }
+
+    fn set(&mut self, name: Arc<str>, entry: Option<Entry>) {
+        match entry {
+            Some(entry) => drop(self.resources.insert(name, entry)),
+            None => drop(self.resources.remove(&name)),
+        }
+    }
+
+    fn set_members(&mut self, name: Arc<str>, members: Option<BTreeSet<Arc<str>>>) {
+        match members {
+            Some(members) => drop(self.collections.insert(name, members)),
+            None => drop(self.collections.remove(&name)),
+        }
+    }
+
+    fn remember(&mut self, changed: &Changed) {
         self.remembered += changed.resources.len();
-        self.log.push_back((transaction.revision, changed.resources.clone()));
+        self.log.push_back((changed.revision, changed.resources.clone()));
         while self.remembered > REMEMBERED_MAX
             && let Some((_, names)) = self.log.pop_front()
         {
             self.remembered -= names.len();
         }
-        changed
     }
 
     /// The smallest sets of these names of which each can be taken without the others, by a proxy that `has` these
     /// revisions: no transaction that it lacks changed only a part of one.
-    pub(crate) fn split(&self, names: &BTreeSet<Arc<str>>, has: impl Fn(&str) -> u64) -> Vec<BTreeSet<Arc<str>>> {
+    pub(super) fn split(
+        view: View<'_>,
+        names: &BTreeSet<Arc<str>>,
+        has: impl Fn(&str) -> u64,
+    ) -> Vec<BTreeSet<Arc<str>>> {
         // Of names that belong together, each leads to another one, and all of them to the same.
         let place: HashMap<&str, usize> = names.iter().enumerate().map(|(place, name)| (&**name, place)).collect();
         let mut leads: Vec<usize> = (0..names.len()).collect();
         let mut first_of_revision = HashMap::new();
         for (name, at) in &place {
-            let revision = self.resource(name).map_or(0, |entry| entry.version.revision);
+            let revision = view.resource(name).map_or(0, |entry| entry.version.revision);
             if revision > 0 {
                 join(&mut leads, *at, *first_of_revision.entry(revision).or_insert(*at));
             }
         }
-        for (revision, changed) in &self.log {
-            let mut known = changed.iter().filter_map(|name| Some((name, place.get(&**name)?)));
-            if known.clone().any(|(name, _)| has(name) < *revision)
+        let log = view.catalog.log.iter().map(|(revision, changed)| (*revision, changed.iter().collect()));
+        for (revision, changed) in log.chain(view.tried()) {
+            let mut known = changed.iter().filter_map(|name| Some((name, place.get(&***name)?)));
+            if known.clone().any(|(name, _)| has(name) < revision)
                 && let Some((_, first)) = known.next()
             {
                 known.for_each(|(_, at)| join(&mut leads, *at, *first));
@@ -149,6 +236,10 @@ impl Catalog {
     pub fn collection(&self, name: &str) -> Option<&BTreeSet<Arc<str>>> {
         self.collections.get(name)
     }
+}
+
+fn entry(revision: u64, body: Bytes) -> Entry {
+    Entry { version: Version { revision, hash: consistent::hash(&body) }, body }
 }
 
 fn end(leads: &mut [usize], mut at: usize) -> usize {

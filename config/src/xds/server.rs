@@ -11,6 +11,7 @@ use crate::wire::envoy::config::core::v3::Node;
 use crate::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use crate::wire::google::protobuf::Any;
 use crate::xds::catalog::{Catalog, Changed};
+use crate::xds::trial::View;
 use crate::xds::{ENDPOINTS, NAME_BYTES_MAX, TYPE, Version, is_collection};
 
 /// A collection that is there; its members have versions of their own.
@@ -155,9 +156,10 @@ impl Stream {
             self.has = request.initial_resource_versions.into_iter().map(known).collect();
             self.owes_answer = true;
         }
+        let view = self.view(catalog);
         if !request.response_nonce.is_empty() {
             let reason = request.error_detail.map(|detail| cut(detail.message));
-            self.settle(catalog, &request.response_nonce, reason);
+            self.settle(view, &request.response_nonce, reason);
         }
         let mut group = Group { since: catalog.revision(), ..Group::default() };
         let is_less = is_first || !request.resource_names_unsubscribe.is_empty();
@@ -166,41 +168,42 @@ impl Stream {
         }
         for name in request.resource_names_subscribe {
             let name: Arc<str> = self.checked(name)?.into();
-            self.add_wanted(catalog, &name, &mut group);
+            self.add_wanted(view, &name, &mut group);
             self.subscribed.insert(name);
         }
         if is_less {
-            self.add_unwanted(catalog, &mut group);
+            self.add_unwanted(view, &mut group);
         }
         if is_first {
-            group.since = self.first_lack(catalog, &group);
+            group.since = self.first_lack(view, &group);
         }
-        self.change(catalog, group);
+        self.change(view, group);
         Ok(())
     }
 
     /// The catalog has changed, perhaps more than once; each change is told, in order, before anything else.
     pub fn on_change(&mut self, catalog: &Catalog, changed: &Changed) {
+        let view = self.view(catalog);
         let mut group = Group { since: changed.revision, ..Group::default() };
         for name in &changed.resources {
-            if self.has.contains_key(name) || self.is_wanted(catalog, name) || self.is_open(name) {
+            if self.has.contains_key(name) || self.is_wanted(view, name) || self.is_open(name) {
                 group.names.insert(name.clone());
             }
         }
         let mut is_left = false;
         for name in changed.collections.iter().filter(|name| self.subscribed.contains(*name)) {
-            self.add_wanted(catalog, name, &mut group);
+            self.add_wanted(view, name, &mut group);
             is_left = true;
         }
         if is_left {
-            self.add_unwanted(catalog, &mut group);
+            self.add_unwanted(view, &mut group);
         }
-        self.change(catalog, group);
+        self.change(view, group);
     }
 
     /// What is to be sent now, in this order; nothing more until something happens.
     pub fn responses(&mut self, catalog: &Catalog) -> Vec<DeltaDiscoveryResponse> {
-        let mut responses = Vec::new();
+        let (view, mut responses) = (self.view(catalog), Vec::new());
         // The first answer is all that the proxy lacks.
         let slots = if self.owes_answer { [NORMAL, URGENT] } else { [URGENT, NORMAL] };
         for slot in slots {
@@ -210,22 +213,24 @@ impl Stream {
                 if groups.is_empty() && !owes_answer {
                     break;
                 }
-                self.send(catalog, slot, groups, owes_answer, &mut responses);
+                self.send(view, slot, groups, owes_answer, &mut responses);
             }
         }
         responses
     }
 
-    /// The revision up to which everything the proxy wants is in force there.
+    /// The revision up to which everything the proxy wants is in force there. A transaction that others try before it is
+    /// not.
     pub fn in_force(&self, catalog: &Catalog) -> u64 {
         if self.node.is_none() || self.owes_answer {
             return 0;
         }
         let under_way = self.under_way.iter().flatten().flat_map(|response| &response.groups);
-        self.complete(catalog, under_way)
+        self.complete(self.view(catalog), under_way)
     }
 
-    /// The revision up to which nothing the proxy wants is still on its way: it is in force there, or refused.
+    /// The revision up to which nothing the proxy wants is still on its way: it is in force there, or refused, or others
+    /// try it first.
     pub fn settled(&self, catalog: &Catalog) -> u64 {
         if self.node.is_none() || self.owes_answer {
             return 0;
@@ -242,7 +247,8 @@ impl Stream {
 
     /// Whether other bytes of a resource, or none, are in force at a proxy that is to have it.
     pub fn is_lacking(&self, catalog: &Catalog, name: &str) -> bool {
-        self.is_wanted(catalog, name) && self.difference(catalog, name).is_some()
+        let view = self.view(catalog);
+        self.is_wanted(view, name) && self.difference(view, name).is_some()
     }
 
     /// The responses that wait for the proxy's word, each by the nonce of its last message.
@@ -257,7 +263,7 @@ impl Stream {
 
     /// Whether the proxy is to have a resource.
     pub fn wants(&self, catalog: &Catalog, name: &str) -> bool {
-        self.is_wanted(catalog, name)
+        self.is_wanted(self.view(catalog), name)
     }
 
     /// Which bytes of a resource are in force at the proxy; None: none of it, as far as it said.
@@ -285,22 +291,27 @@ impl Stream {
         Ok(name)
     }
 
+    /// The catalog as the proxy is to see it.
+    fn view<'c>(&self, catalog: &'c Catalog) -> View<'c> {
+        catalog.view(self.node.as_ref().map_or("", |node| &node.id))
+    }
+
     /// What the proxy should have of a name; None: nothing need be known of it.
-    fn target(&self, catalog: &Catalog, name: &str) -> Option<Version> {
+    fn target(&self, view: View<'_>, name: &str) -> Option<Version> {
         if is_collection(name) {
             let is_subscribed = self.subscribed.contains(name);
-            return is_subscribed.then(|| catalog.collection(name).map_or(Version::ABSENT, |_| PRESENT));
+            return is_subscribed.then(|| view.collection(name).map_or(Version::ABSENT, |_| PRESENT));
         }
-        let version = catalog.resource(name).filter(|_| self.is_enforced(name)).map(|entry| entry.version);
+        let version = view.resource(name).filter(|_| self.is_enforced(name)).map(|entry| entry.version);
         match self.subscribed.contains(name) {
             true => Some(version.unwrap_or(Version::ABSENT)),
-            false => version.filter(|_| self.is_wanted(catalog, name)),
+            false => version.filter(|_| self.is_wanted(view, name)),
         }
     }
 
-    fn is_wanted(&self, catalog: &Catalog, name: &str) -> bool {
+    fn is_wanted(&self, view: View<'_>, name: &str) -> bool {
         let is_member = |collection: &Arc<str>| {
-            is_collection(collection) && catalog.collection(collection).is_some_and(|members| members.contains(name))
+            is_collection(collection) && view.collection(collection).is_some_and(|members| members.contains(name))
         };
         self.subscribed.contains(name) || self.subscribed.iter().any(is_member)
     }
@@ -328,36 +339,36 @@ impl Stream {
     }
 
     /// The first revision of which a proxy that introduces itself may lack something: all of them if it has nothing.
-    fn first_lack(&self, catalog: &Catalog, group: &Group) -> u64 {
+    fn first_lack(&self, view: View<'_>, group: &Group) -> u64 {
         let lack = |name: &Arc<str>| {
-            self.difference(catalog, name)?;
-            let made = catalog.resource(name).map(|entry| entry.version.revision);
+            self.difference(view, name)?;
+            let made = view.resource(name).map(|entry| entry.version.revision);
             match self.has.get(name) {
                 Some(has) => Some(has.revision.saturating_add(1)),
                 None if self.has.is_empty() => Some(1),
                 None => made,
             }
         };
-        group.names.iter().filter_map(lack).min().unwrap_or(u64::MAX).min(catalog.revision())
+        group.names.iter().filter_map(lack).min().unwrap_or(u64::MAX).min(view.catalog.revision())
     }
 
     /// A name that is subscribed to, and its members.
-    fn add_wanted(&self, catalog: &Catalog, name: &Arc<str>, group: &mut Group) {
+    fn add_wanted(&self, view: View<'_>, name: &Arc<str>, group: &mut Group) {
         group.names.insert(name.clone());
         if is_collection(name) {
-            group.names.extend(catalog.collection(name).into_iter().flatten().cloned());
+            group.names.extend(view.collection(name).into_iter().flatten().cloned());
         }
     }
 
     /// What the proxy has, or will have, without wanting it any more.
-    fn add_unwanted(&self, catalog: &Catalog, group: &mut Group) {
+    fn add_unwanted(&self, view: View<'_>, group: &mut Group) {
         let names = self.has.keys().chain(self.open_groups().flat_map(|group| &group.names));
-        group.names.extend(names.filter(|name| self.target(catalog, name).is_none()).cloned());
+        group.names.extend(names.filter(|name| self.target(view, name).is_none()).cloned());
     }
 
     /// Something has to be sent: what of it the proxy does not have yet, with all that belongs to it.
-    fn change(&mut self, catalog: &Catalog, mut group: Group) {
-        group.names.retain(|name| self.is_open(name) || self.difference(catalog, name).is_some());
+    fn change(&mut self, view: View<'_>, mut group: Group) {
+        group.names.retain(|name| self.is_open(name) || self.difference(view, name).is_some());
         if !group.names.is_empty() {
             let group = self.gather(group);
             self.pending.push(group);
@@ -385,8 +396,8 @@ impl Stream {
     }
 
     /// What has to be said of a name: the version the proxy is to have, or none. None: nothing.
-    fn difference(&self, catalog: &Catalog, name: &str) -> Option<Option<Version>> {
-        let (has, target) = (self.has.get(name).copied(), self.target(catalog, name));
+    fn difference(&self, view: View<'_>, name: &str) -> Option<Option<Version>> {
+        let (has, target) = (self.has.get(name).copied(), self.target(view, name));
         // The same bytes may have come at another revision: a server that was started anew knows only when a document
         // changed last, and a Service is sent in two parts.
         let is_same = match (has, target) {
@@ -412,7 +423,7 @@ impl Stream {
 
     fn send(
         &mut self,
-        catalog: &Catalog,
+        view: View<'_>,
         slot: usize,
         groups: Vec<Group>,
         owes_answer: bool,
@@ -420,7 +431,7 @@ impl Stream {
     ) {
         let names = groups.iter().flat_map(|group| &group.names);
         let outcome: Vec<(Arc<str>, Option<Version>)> =
-            names.filter_map(|name| Some((name.clone(), self.difference(catalog, name)?))).collect();
+            names.filter_map(|name| Some((name.clone(), self.difference(view, name)?))).collect();
         if outcome.is_empty() && !owes_answer {
             return;
         }
@@ -428,7 +439,7 @@ impl Stream {
         let mut parts = vec![empty()];
         let mut bytes = 0;
         for (name, target) in &outcome {
-            let body = catalog.resource(name).map(|entry| entry.body.clone());
+            let body = view.resource(name).map(|entry| entry.body.clone());
             bytes += name.len() + 64 + body.as_ref().map_or(0, |body| body.len());
             if bytes > self.limits.message_bytes_max && parts.last().is_some_and(|part| part != &empty()) {
                 parts.push(empty());
@@ -445,7 +456,7 @@ impl Stream {
             }
         }
         let other = self.under_way[SLOTS - 1 - slot].iter().flat_map(|response| &response.groups);
-        let revision = self.complete(catalog, other);
+        let revision = self.complete(view, other);
         for part in &mut parts {
             self.nonces += 1;
             part.nonce = self.nonces.to_string();
@@ -456,16 +467,16 @@ impl Stream {
         responses.extend(parts);
     }
 
-    /// The revision of which nothing is missing but for what is not sent, or refused, or in `others`.
-    fn complete<'g>(&'g self, catalog: &Catalog, others: impl Iterator<Item = &'g Group>) -> u64 {
+    /// The revision of which nothing is missing, nor hidden from the proxy, but for what is not sent, or refused, or in `others`.
+    fn complete<'g>(&'g self, view: View<'_>, others: impl Iterator<Item = &'g Group>) -> u64 {
         let waiting = self.pending.iter().chain(self.apart.iter().flatten());
         let refused = self.refused.iter().map(|refused| &refused.group);
         let since = waiting.chain(refused).chain(others).map(|group| group.since).min();
-        since.map_or(catalog.revision(), |since| since.saturating_sub(1))
+        since.map_or(u64::MAX, |since| since.saturating_sub(1)).min(view.revision())
     }
 
     /// A response is accepted, or refused for a reason. What is not under way any more is passed over.
-    fn settle(&mut self, catalog: &Catalog, nonce: &str, refusal: Option<String>) {
+    fn settle(&mut self, view: View<'_>, nonce: &str, refusal: Option<String>) {
         let mut slots = self.under_way.iter_mut();
         let Some(response) = slots.find_map(|slot| slot.take_if(|response| response.nonce == nonce)) else {
             return;
@@ -483,7 +494,7 @@ impl Stream {
         if let [group] = &suspects[..] {
             let part = |names| Group { since: group.since, names };
             let has = |name: &str| self.has.get(name).map_or(0, |version| version.revision);
-            suspects = catalog.split(&group.names, has).into_iter().map(part).collect();
+            suspects = Catalog::split(view, &group.names, has).into_iter().map(part).collect();
         }
         let is_found = suspects.len() == 1;
         let mut alone = Vec::new();

@@ -229,6 +229,52 @@ fn endpoints_do_not_wait_for_rules() {
 }
 
 #[test]
+fn a_transaction_on_trial_is_seen_by_those_who_try_it() {
+    let rows = ["Route/a=1", "Route/b=1", "Endpoints/s=1", "Gateway/g/*=Route/a,Route/b"];
+    for (tries, is_promoted) in [(true, true), (true, false), (false, true), (false, false)] {
+        let context = format!("tries: {tries}, promoted: {is_promoted}");
+        let mut pair = Pair::new(&rows, &["Gateway/g/*", "Endpoints/s"]);
+        pair.connect();
+        pair.sent.clear();
+        let mut act = |change: &dyn Fn(&mut Catalog) -> super::catalog::Changed| {
+            let changed = change(&mut pair.catalog);
+            pair.stream.on_change(&pair.catalog, &changed);
+            pair.act(Vec::new());
+            let in_force = (pair.stream.in_force(&pair.catalog), pair.stream.settled(&pair.catalog));
+            (std::mem::take(&mut pair.sent).join(", "), in_force)
+        };
+        let who = |id: &str| [id.into()].into();
+        let id = if tries { "p" } else { "another" };
+        let trial = ["Route/a=2", "-Route/b", "Route/c=2", "Gateway/g/*=Route/a,Route/c"];
+        let began = act(&|catalog| catalog.begin_trial(transaction(2, &trial), who(id)));
+        let news = "2: Gateway/g/* Route/a Route/c -Route/b";
+        // Nothing from revision 2 on is in force where it is not, whatever else is.
+        let expected = if tries { (news, (2, 2)) } else { ("", (1, 2)) };
+        let same = |sent: &str| {
+            let words =
+                |text: &str| text.split_whitespace().map(String::from).collect::<std::collections::BTreeSet<_>>();
+            // A collection that is there is not sent again.
+            words(sent) == words(&expected.0.replace("Gateway/g/* ", ""))
+        };
+        assert!(same(&began.0) && began.1 == expected.1, "{context}: {began:?}");
+        let urgent = act(&|catalog| catalog.commit(transaction(3, &["Endpoints/s=3"])));
+        let expected = if tries { ("3: Endpoints/s", (3, 3)) } else { ("1: Endpoints/s", (1, 3)) };
+        assert_eq!((&*urgent.0, urgent.1), expected, "{context}");
+        let ended = match is_promoted {
+            true => act(&|catalog| catalog.promote()),
+            false => act(&|catalog| catalog.take_back(4)),
+        };
+        let expected = match (tries, is_promoted) {
+            (true, true) | (false, false) => "",
+            (true, false) => "4: Route/a Route/b -Route/c",
+            (false, true) => "3: Route/a Route/c -Route/b",
+        };
+        let revision = if is_promoted { 3 } else { 4 };
+        assert_eq!((&*ended.0, ended.1), (expected, (revision, revision)), "{context}");
+    }
+}
+
+#[test]
 fn kinds_that_a_proxy_does_not_know_are_no_news_to_it() {
     let mut pair = Pair::new(&["New/a=1", "Route/a=1", "Gateway/g/*=New/a,Route/a"], &["Gateway/g/*"]);
     pair.client = Client::new(
@@ -299,9 +345,19 @@ fn they_always_converge() {
         ("proxies start anew", Faults { proxy_restart: 0.01, forget: 0.5, ..calm }),
         ("messages are lost, doubled and out of order", Faults { garble: 0.02, ..calm }),
         ("rules are refused", Faults { bad: 0.1, ..calm }),
+        ("some proxies try rules first", Faults { trial: 0.05, ..calm }),
+        ("trials are refused on lines that break", Faults { trial: 0.05, bad: 0.1, cut: 0.02, garble: 0.01, ..calm }),
         (
             "all of it",
-            Faults { cut: 0.01, control_restart: 0.003, proxy_restart: 0.005, forget: 0.3, garble: 0.01, bad: 0.1 },
+            Faults {
+                cut: 0.01,
+                control_restart: 0.003,
+                proxy_restart: 0.005,
+                forget: 0.3,
+                garble: 0.01,
+                bad: 0.1,
+                trial: 0.02,
+            },
         ),
     ];
     for (name, faults) in rows {

@@ -7,7 +7,8 @@ use prost::bytes::Bytes;
 
 use crate::wire::envoy::config::core::v3::Node;
 use crate::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use crate::xds::catalog::{Catalog, Transaction};
+use crate::xds::Version;
+use crate::xds::catalog::{Catalog, Changed, Transaction};
 use crate::xds::client::{Action, Change, Client, Held};
 use crate::xds::server::{Limits, Stream};
 
@@ -26,6 +27,15 @@ pub(super) struct Faults {
     pub garble: f64,
     /// A body is one that proxies refuse.
     pub bad: f64,
+    /// A trial begins, is promoted, or is taken back.
+    pub trial: f64,
+}
+
+/// A transaction that was on trial, or is.
+struct Trial {
+    revision: u64,
+    names: Vec<Arc<str>>,
+    collections: BTreeMap<Arc<str>, Option<BTreeSet<Arc<str>>>>,
 }
 
 const NAMES: u64 = 12;
@@ -40,6 +50,8 @@ pub(super) struct Simulation {
     catalog: Catalog,
     /// What each transaction changed.
     history: Vec<(u64, Vec<Arc<str>>)>,
+    /// The last of them is on trial, if one is.
+    trials: Vec<Trial>,
     proxies: Vec<Proxy>,
     problems: Vec<String>,
     /// What is sent now must be news.
@@ -88,6 +100,7 @@ impl Simulation {
             now: 0,
             catalog: Catalog::default(),
             history: Vec::new(),
+            trials: Vec::new(),
             proxies: (0..PROXIES).map(proxy).collect(),
             problems: Vec::new(),
             is_quiet: false,
@@ -110,6 +123,12 @@ impl Simulation {
             }
             if self.chance(self.faults.control_restart) {
                 (0..PROXIES).for_each(|at| self.cut(at));
+            }
+            if self.chance(self.faults.trial) {
+                match self.catalog.trial() {
+                    None => self.begin_trial(),
+                    Some(_) => self.end_trial(),
+                }
             }
             for at in 0..PROXIES {
                 self.disturb(at);
@@ -135,6 +154,9 @@ impl Simulation {
         self.rest();
         self.compare(true);
         self.is_quiet = false;
+        if self.catalog.trial().is_some() {
+            self.end_trial();
+        }
         // What was refused is mended, and everybody has everything.
         let mended: Vec<Arc<str>> = (0..NAMES)
             .map(name)
@@ -173,15 +195,49 @@ impl Simulation {
         transaction
     }
 
-    fn commit(&mut self, transaction: Transaction) {
+    fn commit(&mut self, mut transaction: Transaction) {
         let revision = transaction.revision;
-        let changed = self.catalog.commit(transaction);
+        let on_trial = self.catalog.trial().and_then(|_| self.trials.last());
+        if let Some(trial) = on_trial {
+            // There is one transaction at a time for what belongs together.
+            transaction.resources.retain(|name, _| !trial.names.contains(name));
+        }
+        let collections = on_trial.map(|trial| trial.collections.clone()).unwrap_or_default();
+        let mut changed = self.catalog.commit(transaction);
         self.history.push((revision, changed.resources.clone()));
+        // Those who try something have their own members of what others change.
+        let over = self.catalog.amend_trial(Transaction { revision, collections, ..Transaction::default() });
+        changed.collections.extend(over.collections);
+        self.tell(&changed);
+    }
+
+    fn tell(&mut self, changed: &Changed) {
         for proxy in &mut self.proxies {
             if let Some(stream) = &mut proxy.stream {
-                stream.on_change(&self.catalog, &changed);
+                stream.on_change(&self.catalog, changed);
             }
         }
+    }
+
+    fn begin_trial(&mut self) {
+        let transaction = self.change();
+        let (revision, collections) = (transaction.revision, transaction.collections.clone());
+        let proxies = (0..PROXIES).filter(|_| self.below(3) == 0).map(|at| node(at).id.into()).collect();
+        let changed = self.catalog.begin_trial(transaction, proxies);
+        self.trials.push(Trial { revision, names: changed.resources.clone(), collections });
+        self.tell(&changed);
+    }
+
+    fn end_trial(&mut self) {
+        let changed = match self.below(2) {
+            0 => {
+                let changed = self.catalog.promote();
+                self.history.extend(self.trials.pop().map(|trial| (trial.revision, trial.names)));
+                changed
+            }
+            _ => self.catalog.take_back(self.catalog.revision() + 1),
+        };
+        self.tell(&changed);
     }
 
     /// What may go wrong with one proxy, and what it may want.
@@ -329,18 +385,54 @@ impl Simulation {
 
     /// Of what a transaction changed, and nothing has changed since, a proxy that had all of it before has all or nothing.
     fn look_for_mixtures(&mut self, at: usize) {
-        let proxy = &self.proxies[at];
+        let (proxy, view) = (&self.proxies[at], self.catalog.view(&node(at).id));
         for (revision, names) in &self.history {
             let is_newest = |name: &&Arc<str>| {
-                self.catalog.resource(name).is_some_and(|entry| entry.version.revision == *revision)
+                view.resource(name).is_some_and(|entry| entry.version.revision == *revision)
                     && proxy.held_since.get(*name).is_some_and(|since| since < revision)
             };
             let prefix = format!("{revision}-");
             let is_new =
                 |name: &Arc<str>| proxy.client.held().get(name).is_some_and(|held| held.version.starts_with(&prefix));
-            let (new, old): (Vec<_>, Vec<_>) = names.iter().filter(is_newest).partition(|name| is_new(name));
+            // What was on trial later, and is not any more, is not old.
+            let is_later = |name: &&Arc<str>| {
+                let version = proxy.client.held().get(*name).and_then(|held| held.version.parse::<Version>().ok());
+                version.is_some_and(|version| version.revision > *revision)
+            };
+            let held = names.iter().filter(|name| is_newest(name) && !is_later(name));
+            let (new, old): (Vec<_>, Vec<_>) = held.partition(|name| is_new(name));
             if !new.is_empty() && !old.is_empty() {
                 self.problems.push(format!("proxy {at} has {new:?} of revision {revision}, but not {old:?}"));
+            }
+        }
+        self.look_for_trials(at);
+    }
+
+    /// Who does not try a transaction has nothing of it; who does, all or nothing, while it is on trial and when it has been
+    /// taken back.
+    fn look_for_trials(&mut self, at: usize) {
+        let proxy = &self.proxies[at];
+        let ends = self.trials.len();
+        for (place, trial) in self.trials.iter().enumerate() {
+            let now = self.catalog.trial().filter(|_| place + 1 == ends);
+            let prefix = format!("{}-", trial.revision);
+            let is_new =
+                |name: &Arc<str>| proxy.client.held().get(name).is_some_and(|held| held.version.starts_with(&prefix));
+            if now.is_some_and(|(_, proxies)| !proxies.contains(&*node(at).id)) {
+                let seen: Vec<_> = trial.names.iter().filter(|name| is_new(name)).collect();
+                if !seen.is_empty() {
+                    self.problems.push(format!("proxy {at} sees {seen:?} of trial {}", trial.revision));
+                }
+                continue;
+            }
+            let view = self.catalog.view(&node(at).id);
+            let is_still = |name: &&Arc<str>| {
+                view.resource(name).is_some_and(|entry| entry.version.revision <= trial.revision)
+                    && proxy.held_since.get(*name).is_some_and(|since| *since < trial.revision)
+            };
+            let (new, old): (Vec<_>, Vec<_>) = trial.names.iter().filter(is_still).partition(|name| is_new(name));
+            if !new.is_empty() && !old.is_empty() {
+                self.problems.push(format!("proxy {at} has {new:?} of trial {}, but not {old:?}", trial.revision));
             }
         }
     }
@@ -358,21 +450,22 @@ impl Simulation {
                 self.problems.push(format!("proxy {at} is not connected"));
                 continue;
             };
+            let view = self.catalog.view(&node(at).id);
             let refused: BTreeSet<&str> = stream.refused().iter().flat_map(|refused| refused.names()).collect();
             if !refused.is_empty() && !may_refuse {
                 self.problems.push(format!("proxy {at} refuses {refused:?}"));
             }
             for refused in stream.refused() {
-                let is_bad = |name: &str| self.catalog.resource(name).is_some_and(|entry| entry.body == BAD);
+                let is_bad = |name: &str| view.resource(name).is_some_and(|entry| entry.body == BAD);
                 if !refused.names().any(is_bad) {
                     self.problems.push(format!("proxy {at} refuses what is right: {refused:?}"));
                 }
             }
-            let members = proxy.wanted.iter().filter_map(|name| self.catalog.collection(name)).flatten();
+            let members = proxy.wanted.iter().filter_map(|name| view.collection(name)).flatten();
             let expected: BTreeSet<&Arc<str>> = proxy.wanted.iter().chain(members).collect();
             let names: BTreeSet<&Arc<str>> = expected.iter().copied().chain(proxy.client.held().keys()).collect();
             for name in names.into_iter().filter(|name| !refused.contains(&***name) && !name.ends_with("/*")) {
-                let target = self.catalog.resource(name).filter(|_| expected.contains(name));
+                let target = view.resource(name).filter(|_| expected.contains(name));
                 let target = target.map(|entry| Held { version: entry.version.to_string(), body: entry.body.clone() });
                 if proxy.client.held().get(name) != target.as_ref() {
                     let held = proxy.client.held().get(name);
@@ -383,8 +476,8 @@ impl Simulation {
                 }
             }
             let in_force = (stream.in_force(&self.catalog), proxy.client.revision());
-            if refused.is_empty() && in_force.0 != self.catalog.revision() {
-                self.problems.push(format!("proxy {at}: {in_force:?} of {}", self.catalog.revision()));
+            if refused.is_empty() && in_force.0 != view.revision() {
+                self.problems.push(format!("proxy {at}: {in_force:?} of {}", view.revision()));
             }
         }
     }
