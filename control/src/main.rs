@@ -37,6 +37,8 @@ enum Command {
     Schema,
     /// Make what rule files say so at the control server, and wait until it is in force everywhere
     Apply(cli::apply::ApplyArgs),
+    /// Tell what some proxies try before all others; make it everybody's, or take it back
+    Canary(cli::canary::CanaryArgs),
     /// Tell what apply would change
     Diff(cli::diff::DiffArgs),
     /// Tell which documents the control server keeps, or which proxies are connected to it
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cli::check::run(args),
         Command::Schema => cli::schema::run(),
         Command::Apply(args) => cli::apply::run(args),
+        Command::Canary(args) => cli::canary::run(args),
         Command::Diff(args) => cli::diff::run(args),
         Command::Get(args) => cli::get::run(args),
         Command::Delete(args) => cli::delete::run(args),

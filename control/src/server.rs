@@ -7,6 +7,7 @@ mod ads;
 mod answer;
 mod api;
 mod authority;
+mod canary;
 mod check;
 mod codec;
 mod emergency;
@@ -22,6 +23,7 @@ mod progress;
 mod status;
 mod streams;
 mod tokens;
+mod trials;
 mod wait;
 mod warnings;
 mod wire;
@@ -46,6 +48,7 @@ use crate::server::guard::Guard;
 use crate::server::limits::Pace;
 use crate::server::listen::Door;
 use crate::server::streams::Streams;
+use crate::server::trials::Trials;
 use crate::store::{Store, TokenChange};
 
 /// Connections to the REST API.
@@ -121,7 +124,9 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
     let (looked_at, looking) = (store.clone(), checker.clone());
     // It ends with the process, whoever ends that.
     std::thread::spawn(move || check::look_at_all(&looked_at, &looking));
-    let router = api::router(api::Api { store: store.clone(), checker, feed: feed.clone(), fleet }, guard);
+    let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone()));
+    let all = api::Api { store: store.clone(), checker, feed: feed.clone(), fleet, trials: trials.clone() };
+    let router = api::router(all, guard);
     let discovery = AggregatedDiscoveryServiceServer::new(streams).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut wires = xds.start();
     let incoming = futures_util::stream::poll_fn(move |context| {
@@ -138,6 +143,7 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
             () = gate::serve(api.start(), router) => Err("the REST API has ended".into()),
             served = server.serve_with_incoming(incoming) => served.map_err(|error| error.to_string()),
             () = emergency::reap(store.clone()) => Err("the store has ended".into()),
+            () = trials.keep() => Err("the store has ended".into()),
             () = feed.run(store) => Err("the store has ended".into()),
             () = renew(authority) => Err("certificates are no longer renewed".into()),
         }

@@ -14,6 +14,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod token;
+mod trial;
 
 use std::collections::VecDeque;
 use std::os::unix::fs::OpenOptionsExt;
@@ -32,6 +33,7 @@ pub use audit::Attempt;
 pub use disk::{Disk, DiskError, Entry, File, Record, Version};
 pub use state::{Cause, Change, Committed, Draft, Expected, Frozen, Moved, Object, Refusal, State, Transaction};
 pub use token::{SECRET_BYTES, Token, TokenChange, TokenRefusal, Tokens, hash, secret};
+pub use trial::{Course, Share, Terms};
 
 /// How long a disk may not say whether it has what was written, and from one question to the next.
 const IN_DOUBT_MAX: Duration = Duration::from_secs(10);
@@ -221,7 +223,7 @@ impl Answer {
     /// What could not be written did not happen.
     fn fail(&mut self, error: &DiskError) {
         match self {
-            Answer::Transact(_, decided) if decided.as_ref().is_ok_and(|committed| !committed.moved.is_empty()) => {
+            Answer::Transact(_, decided) if decided.as_ref().is_ok_and(|committed| committed.is_made()) => {
                 *decided = Err(Refusal::Unavailable(error.to_string()));
             }
             Answer::Token(_, decided) if decided.is_ok() => {
@@ -255,7 +257,7 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
                 Command::Transact(transaction, answer) => {
                     let decided = draft.decide(transaction, time_ms);
                     let decided = decided.and_then(|committed| draft.take(committed, &mut *check));
-                    let made = decided.as_ref().ok().filter(|committed| !committed.moved.is_empty());
+                    let made = decided.as_ref().ok().filter(|committed| committed.is_made());
                     batch.extend(made.cloned());
                     entries.extend(made.cloned().map(Entry::Documents));
                     answers.push(Answer::Transact(answer, decided));

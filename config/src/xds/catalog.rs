@@ -94,6 +94,13 @@ impl Catalog {
         self.amend_trial(transaction)
     }
 
+    /// These proxies try what is on trial. Those are told what it changed.
+    pub fn try_by(&mut self, proxies: BTreeSet<Arc<str>>) {
+        if let Some(trial) = &mut self.trial {
+            trial.proxies = proxies;
+        }
+    }
+
     /// Those who try it see this, too: what a transaction for everybody comes to under the one on trial.
     pub fn amend_trial(&mut self, transaction: Transaction) -> Changed {
         let mut changed = Changed { revision: transaction.revision, ..Changed::default() };

@@ -2,6 +2,7 @@
 //! Exit code 0: done; 1: refused, or not in force in time; 2: it cannot be read. Cold.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use crate::cli::client::{Client, Failure, Server, path};
 use crate::cli::input::{Input, Paths};
 use crate::cli::output::{Output, end, say};
 use crate::cli::table::{ROWS_MAX, count};
-use crate::cli::waiting::Wait;
+use crate::cli::waiting::{Canary, Wait};
 use crate::cli::why::Why;
 
 /// What to apply.
@@ -19,6 +20,8 @@ pub struct ApplyArgs {
     paths: Paths,
     #[command(flatten)]
     wait: Wait,
+    #[command(flatten)]
+    canary: Canary,
     /// Tell what it would come to, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -40,7 +43,10 @@ fn apply(args: &ApplyArgs) -> Result<ExitCode, Failure> {
     let client = Client::open(&args.server)?;
     let dry_run = args.dry_run.then_some("true");
     let [message, break_glass] = args.why.parameters();
-    let path = path("/api/v1/objects", &[("dryRun", dry_run), message, break_glass]);
+    let bake = args.canary.bake();
+    let canary = ("canary", args.canary.canary.as_deref());
+    let parameters = [("dryRun", dry_run), message, break_glass, canary, ("bake", bake.as_deref())];
+    let path = path("/api/v1/objects", &parameters);
     let answer = client.post(&path, input.body.clone()).map_err(|failure| input.located(failure))?;
     if answer["changes"].as_array().is_some_and(Vec::is_empty) && input.is_empty() {
         return Err(Failure::Usage("there is no document in it".into()));
@@ -56,6 +62,7 @@ pub fn finish(
     output: &Output,
     warning: impl Fn(&Value) -> String,
 ) -> Result<ExitCode, Failure> {
+    let bake = Duration::from_millis(answer["canary"]["bakeMilliseconds"].as_u64().unwrap_or(0));
     let (revision, is_dry) = (answer["revision"].as_u64().unwrap_or(0), answer["dryRun"] == true);
     let people = output.form == crate::cli::output::Form::Table;
     if people {
@@ -65,7 +72,7 @@ pub fn finish(
             eprintln!("warning: {}", warning(problem));
         }
     }
-    let asked = if is_dry { Ok(None) } else { wait.ask(client, revision) };
+    let asked = if is_dry { Ok(None) } else { wait.ask(client, revision, bake) };
     let outcome =
         asked.inspect_err(|_| eprintln!("revision {revision} is made; where it is in force is not known:"))?;
     if let Some(outcome) = &outcome {
@@ -99,6 +106,10 @@ fn verdict(answer: &Value, revision: u64, is_dry: bool) -> String {
     match (answer["changes"].as_array().map_or(0, Vec::len), is_dry) {
         (0, _) => format!("nothing changes: at revision {revision} it is so already"),
         (number, true) => format!("a dry run: {} would change, nothing did", count(number, "document", "documents")),
+        (number, false) if answer["canary"].is_object() => {
+            let documents = count(number, "document", "documents");
+            format!("revision {revision}: {documents}, on trial; evenkeel canary status says what becomes of it")
+        }
         (number, false) => format!("revision {revision}: {}", count(number, "document", "documents")),
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::client::{Client, Failure, PATIENCE, Server, path};
 use crate::cli::get::object;
 use crate::cli::kinds::kind;
 use crate::cli::output::{Output, end};
-use crate::cli::waiting::Wait;
+use crate::cli::waiting::{Canary, Wait};
 use crate::cli::why::Why;
 
 /// What goes.
@@ -24,6 +24,8 @@ pub struct DeleteArgs {
     namespace: String,
     #[command(flatten)]
     wait: Wait,
+    #[command(flatten)]
+    canary: Canary,
     /// Tell what it would come to, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -45,7 +47,10 @@ fn delete(args: &DeleteArgs) -> Result<ExitCode, Failure> {
     let client = Client::open(&args.server)?;
     let dry_run = args.dry_run.then_some("true");
     let [message, break_glass] = args.why.parameters();
-    let path = path(&object, &[("dryRun", dry_run), message, break_glass]);
+    let bake = args.canary.bake();
+    let canary = ("canary", args.canary.canary.as_deref());
+    let parameters = [("dryRun", dry_run), message, break_glass, canary, ("bake", bake.as_deref())];
+    let path = path(&object, &parameters);
     let answer = client.call(Method::DELETE, &path, Vec::new(), PATIENCE)?;
     finish(&client, answer, &args.wait, &args.output, |problem| problem["text"].as_str().unwrap_or_default().to_owned())
 }

@@ -144,6 +144,9 @@ fn state(proxy: &Value) -> String {
         let objects = first["objects"].as_array().map_or(0, Vec::len) as u64;
         states.push(format!("refuses {}", names(&first["objects"], objects.min(3))));
     }
+    if proxy["canary"] == true {
+        states.push("canary".to_owned());
+    }
     if let Some(silent) = proxy["silentMilliseconds"].as_u64() {
         states.push(format!("has not answered for {}", milliseconds(silent)));
     }

@@ -1,6 +1,7 @@
 //! The subcommands, each what an operator types; and what those that ask a control server share. Cold.
 
 pub mod apply;
+pub mod canary;
 pub mod check;
 mod client;
 pub mod completion;

@@ -6,7 +6,7 @@ use crate::cli::apply::finish;
 use crate::cli::client::{Client, Failure, Server, path};
 use crate::cli::kinds::kind;
 use crate::cli::output::{Output, end};
-use crate::cli::waiting::Wait;
+use crate::cli::waiting::{Canary, Wait};
 use crate::cli::why::Why;
 
 /// Where to go back to.
@@ -22,6 +22,8 @@ pub struct RollbackArgs {
     namespace: Option<String>,
     #[command(flatten)]
     wait: Wait,
+    #[command(flatten)]
+    canary: Canary,
     /// Tell what it would come to, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -42,6 +44,7 @@ fn rollback(args: &RollbackArgs) -> Result<ExitCode, Failure> {
     let kind = args.kind.as_deref().map(kind).transpose()?;
     let client = Client::open(&args.server)?;
     let [message, break_glass] = args.why.parameters();
+    let bake = args.canary.bake();
     let parameters = [
         ("revision", Some(&*args.revision.to_string())),
         ("kind", kind.as_deref()),
@@ -49,6 +52,8 @@ fn rollback(args: &RollbackArgs) -> Result<ExitCode, Failure> {
         ("dryRun", args.dry_run.then_some("true")),
         message,
         break_glass,
+        ("canary", args.canary.canary.as_deref()),
+        ("bake", bake.as_deref()),
     ];
     let answer = client.post(&path("/api/v1/rollback", &parameters), Vec::new())?;
     finish(&client, answer, &args.wait, &args.output, |problem| problem["text"].as_str().unwrap_or_default().to_owned())

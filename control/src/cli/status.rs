@@ -57,6 +57,9 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
                 format!("revision {}, {proxies}: {number} of {all} not in force everywhere\n", answer["revision"])
             }
         });
+        if answer["canary"].is_object() {
+            say(&crate::cli::canary::text(&answer["canary"]));
+        }
         if !missing.is_empty() {
             let mut table = Table::new(&["DOCUMENT", "REVISION", "IN FORCE", "NOTE"]);
             for object in &missing {

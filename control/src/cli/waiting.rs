@@ -9,6 +9,27 @@ use serde_json::Value;
 use crate::cli::client::{Client, Failure, PATIENCE, path};
 use crate::cli::table::{count, milliseconds};
 
+/// The longest wait that control grants.
+const TIME_MAX: Duration = Duration::from_secs(600);
+
+/// Who tries a change before all others.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Canary {
+    /// So many proxies try it first, a number such as 2 or a share such as 10%
+    #[arg(long, value_name = "PROXIES")]
+    pub canary: Option<String>,
+    /// For how long they try it, such as 10s, which is usual
+    #[arg(long, value_name = "TIME", requires = "canary", value_parser = duration)]
+    bake: Option<Duration>,
+}
+
+impl Canary {
+    /// As control is told.
+    pub fn bake(&self) -> Option<String> {
+        self.bake.map(|bake| format!("{}ms", bake.as_millis()))
+    }
+}
+
 /// How long to wait.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Wait {
@@ -32,13 +53,15 @@ impl Wait {
     }
 
     /// Waits, if that is asked for.
-    pub fn ask(&self, client: &Client, revision: u64) -> Result<Option<Outcome>, Failure> {
+    pub fn ask(&self, client: &Client, revision: u64, bake: Duration) -> Result<Option<Outcome>, Failure> {
         if !self.wait {
             return Ok(None);
         }
-        let (revision, timeout) = (revision.to_string(), format!("{}ms", self.timeout.as_millis()));
+        // What others try first is in force everywhere no earlier than after that.
+        let time = (self.timeout + bake).min(TIME_MAX);
+        let (revision, timeout) = (revision.to_string(), format!("{}ms", time.as_millis()));
         let path = path("/api/v1/wait", &[("revision", Some(&revision)), ("timeout", Some(&timeout))]);
-        let answer = client.call(Method::GET, &path, Vec::new(), self.timeout + PATIENCE)?;
+        let answer = client.call(Method::GET, &path, Vec::new(), time + PATIENCE)?;
         Ok(Some(Outcome { answer }))
     }
 }
@@ -53,6 +76,9 @@ impl Outcome {
     pub fn text(&self) -> String {
         let answer = &self.answer;
         let number = |value: &Value| value.as_u64().unwrap_or(0);
+        if answer["outcome"] == "takenBack" {
+            return taken_back(answer);
+        }
         let (revision, on, of) = (number(&answer["revision"]), number(&answer["on"]), number(&answer["of"]));
         let after =
             answer["milliseconds"].as_u64().map_or(String::new(), |time| format!(" after {}", milliseconds(time)));
@@ -61,6 +87,14 @@ impl Outcome {
                 format!("revision {revision} is kept, and in force nowhere: no proxy is connected")
             }
             Some("inForce") => format!("revision {revision} in force on {on} of {of} proxies{after}"),
+            Some("onTrial") => {
+                let canary = &answer["canary"];
+                let tries = canary["tries"].as_array().map_or(0, Vec::len);
+                format!(
+                    "revision {revision} is still on trial{after}: in force on {} of {tries} proxies that try it",
+                    canary["on"]
+                )
+            }
             Some("refused") => {
                 let refused = number(&answer["refused"]["count"]);
                 format!("revision {revision} refused by {refused} of {of} proxies; in force on {on}{after}")
@@ -91,6 +125,18 @@ impl Outcome {
         }
         lines.join("\n") + "\n"
     }
+}
+
+/// What nobody has any more.
+fn taken_back(answer: &Value) -> String {
+    let text = |name: &str| answer[name].as_str().unwrap_or_default();
+    let after = answer["milliseconds"].as_u64().map_or(String::new(), |time| format!(" after {}", milliseconds(time)));
+    let (revision, why) = (&answer["revision"], text("why").replace('\n', "\n    "));
+    format!(
+        "revision {revision} taken back by {}{after}\n  {why}\n  revision {} is as it was\n",
+        text("by"),
+        answer["backAt"]
+    )
 }
 
 /// Who refused what and why, a line for each reason.
@@ -167,6 +213,16 @@ mod tests {
                 "revision 41 in force on only 1 of 3 proxies after 30.0 s\n  not on p: it sleeps\n  not on 1 more proxy\n  \
                  not waited for g: its connection ended 5 ms ago, before it had taken it\n  not enforced by old: too old \
                  to know a kind of document in it\n",
+            ),
+            (
+                json!({"outcome": "takenBack", "revision": 41, "by": "control", "why": "canary: p refused it: a\nb", "backAt": 42,
+                    "milliseconds": 41}),
+                "revision 41 taken back by control after 41 ms\n  canary: p refused it: a\n    b\n  revision 42 is as it was\n",
+            ),
+            (
+                json!({"outcome": "onTrial", "revision": 41, "on": 1, "of": 3, "milliseconds": 30_000,
+                    "canary": {"on": 1, "tries": ["p", "q"]}}),
+                "revision 41 is still on trial after 30.0 s: in force on 1 of 2 proxies that try it\n",
             ),
         ] {
             assert_eq!(Outcome { answer }.text(), expected);

@@ -75,6 +75,16 @@ impl From<Refusal> for Fault {
                 Fault::new(StatusCode::CONFLICT, format!("{key} is not as expected: {found}"))
             }
             Refusal::Frozen(frozen) => Fault::new(StatusCode::LOCKED, frozen_text(&frozen)),
+            Refusal::OnTrial { revision, author } => {
+                let reason = format!(
+                    "revision {revision} of {author} is on trial: promote it (POST /api/v1/canary/promote, evenkeel canary \
+                     promote) or end it (POST /api/v1/canary/end, evenkeel canary end), then try again"
+                );
+                Fault::new(StatusCode::CONFLICT, reason)
+            }
+            Refusal::NotOnTrial(revision) => {
+                Fault::new(StatusCode::NOT_FOUND, format!("revision {revision} is not on trial any more"))
+            }
             Refusal::Twice(key) => Fault::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key} is there twice")),
             Refusal::Busy => Fault::new(StatusCode::TOO_MANY_REQUESTS, "too many changes wait; try again"),
             Refusal::Unavailable(reason) => Fault::new(StatusCode::SERVICE_UNAVAILABLE, reason),

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
@@ -24,15 +25,19 @@ use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
 use crate::server::gate::{self, Asking, BODY_BYTES_MAX};
 use crate::server::guard::{Caller, Guard};
+use crate::server::trials::{self, Trials};
 use crate::server::{emergency, status, tokens, wait};
 use crate::store::{
-    Cause, Change, Check, Committed, Draft, Expected, Missed, Moved, Object, Store, Transaction, Version,
+    Cause, Change, Check, Committed, Course, Draft, Expected, Missed, Moved, Object, Share, Store, Terms, Transaction,
+    Version,
 };
 
 /// Of one answer.
 const HISTORY_MAX: usize = 1_000;
 /// The store remembers no more of one document.
 const VERSIONS_MAX: usize = 101;
+/// How long some proxies try a change, if nobody says so.
+const BAKE_USUAL: Duration = Duration::from_secs(10);
 /// What a watcher is told in one go.
 const TOLD_MAX: usize = 100;
 
@@ -43,6 +48,7 @@ pub(crate) struct Api {
     pub(crate) checker: Arc<Mutex<Checker>>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) fleet: Arc<Fleet>,
+    pub(crate) trials: Arc<Trials>,
 }
 
 pub(crate) type Answer = Result<Json<Value>, Fault>;
@@ -59,6 +65,7 @@ pub(crate) fn router(api: Api, guard: Arc<Guard>) -> Router {
         .merge(status::routes())
         .merge(wait::routes())
         .merge(emergency::routes())
+        .merge(trials::routes())
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
         .with_state(api)
         .merge(tokens::router(store))
@@ -83,6 +90,10 @@ pub(crate) struct Parameters {
     revision: Option<u64>,
     before: Option<u64>,
     count: Option<usize>,
+    /// So many proxies try it first, or so many of a hundred with `%`.
+    canary: Option<String>,
+    /// For how long.
+    bake: Option<String>,
 }
 
 impl Parameters {
@@ -91,8 +102,31 @@ impl Parameters {
         if self.break_glass && self.message.as_deref().is_none_or(str::is_empty) {
             return Err(Fault::new(StatusCode::BAD_REQUEST, "breakGlass needs a message: why?"));
         }
-        let cause = Cause { purpose, breaks_glass: self.break_glass };
+        let cause = Cause { purpose, breaks_glass: self.break_glass, course: self.course(purpose)? };
         Ok(Transaction { changes, author: caller.author(), message, cause })
+    }
+
+    /// Who gets it first.
+    fn course(&self, purpose: Purpose) -> Result<Course, Fault> {
+        let wrong = |reason: String| Fault::new(StatusCode::BAD_REQUEST, reason);
+        let Some(text) = &self.canary else {
+            return match self.bake {
+                Some(_) => Err(wrong("bake is for a canary: ?canary=2&bake=10s".into())),
+                None => Ok(Course::Straight),
+            };
+        };
+        if purpose == Purpose::EmergencyLimit {
+            return Err(wrong("canary: a limit for an emergency goes to everybody at once".into()));
+        }
+        let share = match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().filter(|percent| (1..=100).contains(percent)).map(Share::Percent),
+            None => text.parse().ok().filter(|count| *count > 0).map(Share::Count),
+        };
+        let share =
+            share.ok_or_else(|| wrong(format!("canary: {text:?} is not a number of proxies such as 2, or 10%")))?;
+        let bake = self.bake.as_deref().map_or(Some(BAKE_USUAL), wait::duration);
+        let bake = bake.ok_or_else(|| wrong("bake: it is not a time such as 500ms, 30s or 2m, 10m at most".into()))?;
+        Ok(Course::Trial(Terms { share, bake_ms: bake.as_millis() as u64 }))
     }
 
     fn means(&self, key: &Key) -> bool {
@@ -143,7 +177,14 @@ fn tell(checker: &Checker, committed: &Committed, is_dry: bool) -> Value {
         let differences: Vec<Value> = differences.iter().map(Difference::json).collect();
         json!({ "object": moved.key.to_string(), "change": word(moved), "differences": differences, "warnings": warnings })
     });
-    json!({ "revision": committed.revision, "dryRun": is_dry, "changes": changes.collect::<Vec<_>>() })
+    let mut told = json!({ "revision": committed.revision, "dryRun": is_dry, "changes": changes.collect::<Vec<_>>() });
+    match committed.cause.course {
+        Course::Straight => {}
+        Course::Trial(terms) => told["canary"] = json!({ "bakeMilliseconds": terms.bake_ms }),
+        Course::Promotes(revision) => told["promotes"] = revision.into(),
+        Course::TakesBack(revision) => told["takesBack"] = revision.into(),
+    }
+    told
 }
 
 /// What became of a document.

@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use config::document::Key;
-use config::freeze::Freeze;
+use config::freeze::{Freeze, Purpose};
 use config::scope::Scopes;
 use config::{Problem, Reader, Severity, Source};
-use serde_json::Value;
 
 use crate::server::warnings::{Before, Warnings, Whole};
-use crate::store::{Check, Committed, Draft, Frozen, Moved, Object, Refusal, State, Store};
+use crate::store::{Cause, Check, Committed, Course, Draft, Frozen, Moved, Object, Refusal, State, Store};
 
 /// Transactions that may be undone: more are not written at the same time.
 const UNDONE_MAX: u64 = 1_000;
@@ -73,7 +72,7 @@ impl Checker {
         let role = author.role.map_or("", |role| role.word());
         let mut frozen = Vec::new();
         // Instances come and go whatever people do.
-        for moved in committed.moved.iter().filter(|moved| !moves_only_endpoints(moved)) {
+        for moved in committed.moved.iter().filter(|moved| !moved.is_only_endpoints()) {
             for freeze in self.freezes.values().filter(|freeze| !cause.breaks_glass || !freeze.is_broken_by(role)) {
                 if let Some(until_ms) = freeze.until(&moved.key, cause.purpose, *time_ms) {
                     let (by, roles) = (freeze.name.clone(), freeze.roles().to_vec());
@@ -123,18 +122,6 @@ pub(crate) fn look_at_all(store: &Store, checker: &Mutex<Checker>) {
     }
 }
 
-/// Whether a Service has other instances than before, some of them, and is what it was in everything else. What is hardly
-/// meant about them (a lane that is not there) is found with the next change of a rule.
-fn moves_only_endpoints(moved: &Moved) -> bool {
-    let value = |object: &Option<Arc<Object>>| -> Option<Value> {
-        let mut value: Value = serde_json::from_str(&object.as_ref()?.text).ok()?;
-        let endpoints = value["spec"].as_object_mut()?.remove("endpoints")?;
-        (!endpoints.as_array()?.is_empty()).then_some(value)
-    };
-    let (before, after) = (value(&moved.before), value(&moved.after));
-    *moved.key.kind == *"Service" && before.is_some() && before == after
-}
-
 /// Gateways are looked at one by one: to each of them the others seem to be missing.
 fn is_elsewhere(draft: &Draft<'_>, warning: &Problem) -> bool {
     let name = warning.reason.strip_prefix("there is no Gateway ").and_then(|name| name.split_once('/'));
@@ -152,11 +139,18 @@ impl Check for Checker {
 
     /// Problems name a document where they name a file elsewhere.
     fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
-        if committed.moved.iter().all(moves_only_endpoints) {
+        if committed.moved.iter().all(Moved::is_only_endpoints) {
             // Nothing refers to them, and each is right by itself.
             return Ok(());
         }
-        let frozen = self.frozen(committed);
+        let Cause { purpose, course, .. } = committed.cause;
+        let is_return = matches!(course, Course::TakesBack(_));
+        if let Some(trial) = draft.trial().filter(|_| !is_return && purpose != Purpose::EmergencyLimit) {
+            let (revision, author) = (trial.revision, trial.author.name.clone());
+            return Err(Refusal::OnTrial { revision, author });
+        }
+        // What is taken back was right when it was made, and is what most proxies have.
+        let frozen = if is_return { Vec::new() } else { self.frozen(committed) };
         if !frozen.is_empty() {
             return Err(Refusal::Frozen(frozen));
         }
@@ -183,7 +177,7 @@ impl Check for Checker {
         }
         self.replaced.insert(committed.revision, before);
         self.replaced.retain(|revision, _| revision + UNDONE_MAX > committed.revision);
-        if problems.is_empty() {
+        if problems.is_empty() || is_return {
             return Ok(());
         }
         self.undo(committed);

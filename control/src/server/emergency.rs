@@ -17,7 +17,7 @@ use crate::access::Author;
 use crate::server::answer::Fault;
 use crate::server::api::{Answer, Api, Parameters};
 use crate::server::gate::Asking;
-use crate::store::{Cause, Change, Expected, Object, Refusal, Store, Transaction};
+use crate::store::{Cause, Change, Course, Expected, Object, Refusal, Store, Transaction};
 
 /// What such a RateLimit is called, before the name of its Service.
 const NAME: &str = "emergency-";
@@ -170,7 +170,7 @@ pub(crate) async fn reap(store: Store) {
                 changes: vec![change],
                 author: Author { name: "control".into(), role: None, from: None },
                 message: "the time of the emergency limit is over".into(),
-                cause: Cause { purpose: Purpose::EmergencyLimit, breaks_glass: false },
+                cause: Cause { purpose: Purpose::EmergencyLimit, breaks_glass: false, course: Course::Straight },
             };
             match store.commit(transaction).await {
                 // Whoever changed it meanwhile meant it.

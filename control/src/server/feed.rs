@@ -1,8 +1,8 @@
 //! What proxies can get: the catalog, kept up with the store, and whom to tell when it changes. Whatever reads the catalog
 //! has been told of every change in it. Cold.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use config::document::Key;
 use config::scope::Scopes;
@@ -13,23 +13,46 @@ use prost::Message;
 use prost::bytes::Bytes;
 use serde_json::Value;
 
+use crate::server::canary;
 use crate::server::fleet::Fleet;
 use crate::server::followers::Followers;
-use crate::store::{Committed, Missed, Object, Store};
+use crate::store::{Committed, Course, Missed, Object, Store, Terms};
 
 /// The catalog and its streams.
 pub(crate) struct Feed {
     fleet: Arc<Fleet>,
     catalog: RwLock<Catalog>,
-    scopes: Mutex<Scopes>,
+    scoped: Mutex<Scoped>,
     /// Whom to tell.
     pub(crate) followers: Followers,
+}
+
+/// What belongs together.
+#[derive(Default)]
+struct Scoped {
+    scopes: Scopes,
+    trial: Option<OnTrial>,
+}
+
+/// A transaction that some proxies try.
+struct OnTrial {
+    committed: Arc<Committed>,
+    /// As they are with it.
+    scopes: Scopes,
+    /// Proxies whom it concerns. None: it is of another life of this server.
+    concerned: Option<usize>,
+}
+
+impl OnTrial {
+    fn changes(&self, key: &Key) -> bool {
+        self.committed.moved.iter().any(|moved| moved.key == *key)
+    }
 }
 
 impl Feed {
     /// Of nothing, for these proxies.
     pub(crate) fn new(fleet: Arc<Fleet>) -> Feed {
-        Feed { fleet, catalog: RwLock::default(), scopes: Mutex::default(), followers: Followers::default() }
+        Feed { fleet, catalog: RwLock::default(), scoped: Mutex::default(), followers: Followers::default() }
     }
 
     /// Everything there is now.
@@ -59,23 +82,42 @@ impl Feed {
         }
     }
 
+    /// The revision that some proxies try, and how many it concerns; None of them: it was begun in another life of this
+    /// server, or so long ago that nobody remembers who tries it.
+    pub(crate) fn trial(&self) -> Option<(u64, Option<usize>)> {
+        let scoped = self.scoped();
+        scoped.trial.as_ref().map(|trial| (trial.committed.revision, trial.concerned))
+    }
+
+    fn scoped(&self) -> MutexGuard<'_, Scoped> {
+        self.scoped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn begin(&self, store: &Store) -> u64 {
         let state = store.state();
         let objects: Vec<Arc<Object>> = state.objects().cloned().collect();
-        let revision = state.revision();
+        let (revision, trial) = (state.revision(), state.trial().cloned());
         drop(state);
-        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        *scopes = Scopes::default();
+        let mut scoped = self.scoped();
+        *scoped = Scoped::default();
+        let mut documents: BTreeMap<&Key, Option<Value>> =
+            objects.iter().map(|object| (&object.key, serde_json::from_str(&object.text).ok())).collect();
+        for moved in trial.iter().flat_map(|trial| &trial.moved) {
+            // What was not promoted is not everybody's.
+            let now = objects.iter().find(|object| object.key == moved.key);
+            if let Some(before) = moved.as_before(now) {
+                documents.insert(&moved.key, before.and_then(|text| serde_json::from_str(&text).ok()));
+            }
+        }
         let mut transaction = Transaction { revision, ..Transaction::default() };
-        for object in &objects {
-            let value = serde_json::from_str(&object.text).ok();
-            scopes.set(&object.key, value.as_ref());
-            put(&mut transaction, &object.key, value.as_ref());
+        for (key, value) in documents.iter().filter(|(_, value)| value.is_some()) {
+            scoped.scopes.set(key, value.as_ref());
+            put(&mut transaction, key, value.as_ref());
         }
-        for object in objects.iter().filter(|object| *object.key.kind == *"Gateway") {
-            transaction.collections.insert(collection(&object.key), Some(members(&scopes, &object.key)));
+        for key in documents.keys().filter(|key| *key.kind == *"Gateway") {
+            let members = Some(members(&scoped.scopes, key)).filter(|members| !members.is_empty());
+            transaction.collections.insert(collection(key), members);
         }
-        drop(scopes);
         let catalog = self.catalog();
         let gone = catalog.names().filter(|name| !transaction.resources.contains_key(*name)).cloned();
         let gone: Vec<Arc<str>> = gone.collect();
@@ -84,38 +126,141 @@ impl Feed {
         drop(catalog);
         transaction.resources.extend(gone.into_iter().map(|name| (name, None)));
         transaction.collections.extend(closed.into_iter().map(|name| (name, None)));
-        self.commit(transaction, |_| None);
+        let mut catalog = self.write();
+        let changed = catalog.take_back(revision);
+        self.tell(&changed, None);
+        let changed = catalog.commit(transaction);
+        self.tell(&changed, None);
+        if let Some(committed) = trial {
+            let hidden = Transaction { revision: committed.revision, ..Transaction::default() };
+            catalog.begin_trial(hidden, BTreeSet::new());
+            let scopes = scoped.scopes.clone();
+            scoped.trial = Some(OnTrial { committed, scopes, concerned: None });
+        }
         revision
     }
 
-    fn take(&self, committed: &Committed) {
-        let mut transaction = Transaction { revision: committed.revision, ..Transaction::default() };
-        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, committed: &Arc<Committed>) {
+        let mut scoped = self.scoped();
+        match committed.cause.course {
+            Course::Straight => self.take_straight(&mut scoped, committed),
+            Course::Trial(terms) => self.take_trial(&mut scoped, committed, terms),
+            Course::Promotes(_) => self.promote(&mut scoped, committed),
+            Course::TakesBack(_) => {
+                scoped.trial = None;
+                let mut catalog = self.write();
+                let tried_by = catalog.trial().map(|(_, proxies)| proxies.clone()).unwrap_or_default();
+                let changed = catalog.take_back(committed.revision);
+                self.tell_those(&changed, &tried_by);
+                drop(catalog);
+                self.take_straight(&mut scoped, committed);
+            }
+        }
+    }
+
+    /// It goes to everybody. Of a document that is on trial, what others did not change waits.
+    fn take_straight(&self, scoped: &mut Scoped, committed: &Committed) {
+        let revision = committed.revision;
+        let mut transaction = Transaction { revision, ..Transaction::default() };
         let mut gateways: BTreeSet<Key> = BTreeSet::new();
         for moved in &committed.moved {
             let value: Option<Value> = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
+            if moved.is_only_endpoints() && scoped.trial.as_ref().is_some_and(|trial| trial.changes(&moved.key)) {
+                put_endpoints(&mut transaction, &moved.key, value.as_ref());
+                continue;
+            }
             put(&mut transaction, &moved.key, value.as_ref());
-            let before = scopes.gateways(&moved.key);
-            if scopes.set(&moved.key, value.as_ref()) {
-                gateways.extend(before);
-                gateways.extend(scopes.gateways(&moved.key));
+            let trial = scoped.trial.as_mut().map(|trial| &mut trial.scopes);
+            for scopes in std::iter::once(&mut scoped.scopes).chain(trial) {
+                let before = scopes.gateways(&moved.key);
+                if scopes.set(&moved.key, value.as_ref()) {
+                    gateways.extend(before);
+                    gateways.extend(scopes.gateways(&moved.key));
+                }
             }
         }
-        for gateway in gateways {
-            let members = members(&scopes, &gateway);
-            transaction.collections.insert(collection(&gateway), Some(members).filter(|members| !members.is_empty()));
-        }
-        self.commit(transaction, |changed| Some(audience(&scopes, changed)));
+        transaction.collections = collections(&scoped.scopes, &gateways);
+        // Those who try something have members of their own.
+        let over = scoped.trial.as_ref().map(|trial| collections(&trial.scopes, &gateways)).unwrap_or_default();
+        let mut catalog = self.write();
+        let mut changed = catalog.commit(transaction);
+        let over = catalog.amend_trial(Transaction { revision, collections: over, ..Transaction::default() });
+        changed.collections.extend(over.collections);
+        let mut names = audience(&scoped.scopes, &changed);
+        names.extend(scoped.trial.iter().flat_map(|trial| audience(&trial.scopes, &changed)));
+        self.tell(&changed, Some(&names));
     }
 
-    /// Takes what the store has changed, and tells those who subscribe to one of these names, or all.
-    fn commit(&self, transaction: Transaction, names: impl FnOnce(&Changed) -> Option<BTreeSet<Arc<str>>>) {
-        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = Arc::new(catalog.commit(transaction));
-        // Under the lock, so that whoever reads the catalog has been told.
-        let told = self.followers.tell(names(&changed).as_ref(), &changed);
+    /// Some proxies see it, the others only its endpoints.
+    fn take_trial(&self, scoped: &mut Scoped, committed: &Arc<Committed>, terms: Terms) {
+        let revision = committed.revision;
+        let empty = || Transaction { revision, ..Transaction::default() };
+        let (mut urgent, mut tried, mut scopes) = (empty(), empty(), scoped.scopes.clone());
+        let mut gateways: BTreeSet<Key> = BTreeSet::new();
+        for moved in &committed.moved {
+            let value: Option<Value> = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
+            put(&mut tried, &moved.key, value.as_ref());
+            // What goes is still in use where the rules are those from before.
+            put_endpoints(&mut urgent, &moved.key, value.as_ref());
+            gateways.extend(scopes.gateways(&moved.key));
+            scopes.set(&moved.key, value.as_ref());
+        }
+        for moved in &committed.moved {
+            gateways.extend(scopes.gateways(&moved.key));
+        }
+        tried.resources.retain(|name, _| !urgent.resources.contains_key(name));
+        tried.collections = collections(&scopes, &gateways);
+        let mut catalog = self.write();
+        let changed = catalog.commit(urgent);
+        self.tell(&changed, Some(&audience(&scoped.scopes, &changed)));
+        // Whom it concerns is known once it lies over the others.
+        let changed = catalog.begin_trial(tried, BTreeSet::new());
+        let mut names = audience(&scoped.scopes, &changed);
+        names.extend(audience(&scopes, &changed));
+        let candidates = self.fleet.candidates(&self.followers.concerned(&names));
+        let chosen = canary::choose(&candidates, terms.share, revision);
+        let concerned = candidates.iter().map(|candidate| &candidate.id).collect::<BTreeSet<_>>().len();
+        catalog.try_by(chosen.clone());
+        self.tell_those(&changed, &chosen);
+        scoped.trial = Some(OnTrial { committed: committed.clone(), scopes, concerned: Some(concerned) });
+    }
+
+    fn promote(&self, scoped: &mut Scoped, committed: &Committed) {
+        let Some(trial) = scoped.trial.take() else { return };
+        let before = std::mem::replace(&mut scoped.scopes, trial.scopes);
+        let mut catalog = self.write();
+        let changed = catalog.promote();
+        let newest = catalog.commit(Transaction { revision: committed.revision, ..Transaction::default() });
+        let mut names = audience(&before, &changed);
+        names.extend(audience(&scoped.scopes, &changed));
+        self.tell(&changed, Some(&names));
+        self.tell(&newest, Some(&BTreeSet::new()));
+    }
+
+    /// Whoever holds this tells what has changed before anybody reads it.
+    fn write(&self) -> RwLockWriteGuard<'_, Catalog> {
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who subscribe to one of these names, or all. The catalog is held.
+    fn tell(&self, changed: &Changed, names: Option<&BTreeSet<Arc<str>>>) {
+        let changed = Arc::new(changed.clone());
+        let told = self.followers.tell(names, &changed);
         self.fleet.on_revision(changed.revision, &told);
     }
+
+    /// Tells those who try something. The catalog is held.
+    fn tell_those(&self, changed: &Changed, ids: &BTreeSet<Arc<str>>) {
+        let (changed, streams) = (Arc::new(changed.clone()), self.fleet.streams_of(ids));
+        self.followers.tell_those(&streams, &changed);
+        self.fleet.on_revision(changed.revision, &streams);
+    }
+}
+
+/// The members of these Gateways; None: there are none.
+fn collections(scopes: &Scopes, gateways: &BTreeSet<Key>) -> BTreeMap<Arc<str>, Option<BTreeSet<Arc<str>>>> {
+    let told = |gateway: &Key| Some(members(scopes, gateway)).filter(|members| !members.is_empty());
+    gateways.iter().map(|gateway| (collection(gateway), told(gateway))).collect()
 }
 
 /// Whoever subscribes to one of these may be concerned: what changed, and the collections that it is in.
@@ -139,6 +284,14 @@ fn put(transaction: &mut Transaction, key: &Key, document: Option<&Value>) {
     if *key.kind == *"Service" {
         let name = xds::endpoints_of(&key.namespace, &key.name).into();
         transaction.resources.insert(name, endpoints.map(Kind::Endpoints).map(body));
+    }
+}
+
+/// Only the instances of a Service, if they are written in it.
+fn put_endpoints(transaction: &mut Transaction, key: &Key, document: Option<&Value>) {
+    if let Some((_, endpoints)) = document.and_then(service::apart) {
+        let name = xds::endpoints_of(&key.namespace, &key.name).into();
+        transaction.resources.insert(name, Some(body(Kind::Endpoints(endpoints))));
     }
 }
 

@@ -15,6 +15,7 @@ use config::xds::catalog::Catalog;
 use config::xds::server::{Limits, Stream};
 use tokio::sync::watch;
 
+use crate::server::canary::Candidate;
 use crate::server::metrics::Metrics;
 use crate::server::progress::{NEWEST, Progress};
 use crate::store::Store;
@@ -121,6 +122,26 @@ impl Fleet {
     /// All that have introduced themselves.
     pub(crate) fn proxies(&self) -> Vec<Arc<Proxy>> {
         self.proxies.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Of these streams, the proxies that may try something.
+    pub(crate) fn candidates(&self, streams: &BTreeSet<u64>) -> Vec<Candidate> {
+        let proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        let candidate = |proxy: &Arc<Proxy>| {
+            let life = proxy.life();
+            let locality = life.stream.node().and_then(|node| node.locality.as_ref());
+            let zone = locality.map_or("", |locality| &locality.zone).into();
+            // As the machine knows it: people read a part of it.
+            Candidate { id: life.stream.node().map_or("", |node| &node.id).into(), zone }
+        };
+        streams.iter().filter_map(|number| proxies.get(number)).map(candidate).collect()
+    }
+
+    /// The streams of these proxies.
+    pub(crate) fn streams_of(&self, ids: &BTreeSet<Arc<str>>) -> BTreeSet<u64> {
+        let proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_theirs = |proxy: &Arc<Proxy>| proxy.life().stream.node().is_some_and(|node| ids.contains(&*node.id));
+        proxies.iter().filter(|(_, proxy)| !ids.is_empty() && is_theirs(proxy)).map(|(number, _)| *number).collect()
     }
 
     /// Told what is settled everywhere, when that changes.

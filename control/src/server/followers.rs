@@ -56,6 +56,21 @@ impl Followers {
         self.inner().streams.remove(&stream);
     }
 
+    /// Whoever subscribes to one of these.
+    pub(crate) fn concerned(&self, names: &BTreeSet<Arc<str>>) -> BTreeSet<u64> {
+        let inner = self.inner();
+        names.iter().filter_map(|name| inner.by_name.get(name)).flatten().copied().collect()
+    }
+
+    /// Tells a change to these streams.
+    pub(crate) fn tell_those(&self, streams: &BTreeSet<u64>, changed: &Arc<Changed>) {
+        let inner = self.inner();
+        for sender in streams.iter().filter_map(|stream| inner.streams.get(stream)) {
+            // Whoever has just ended does not need to know.
+            let _ = sender.send(changed.clone());
+        }
+    }
+
     /// Tells a change to whoever subscribes to one of these; None: to all. Returns who that is.
     pub(crate) fn tell(&self, names: Option<&BTreeSet<Arc<str>>>, changed: &Arc<Changed>) -> BTreeSet<u64> {
         let inner = self.inner();

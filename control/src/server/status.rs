@@ -49,7 +49,9 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
     drop(state);
     let census = Census::take(&api, Instant::now());
     let objects: Vec<Value> = objects.iter().map(|object| told(&api, &census, object)).collect();
-    Ok(Json(json!({ "revision": revision, "proxies": census.proxies, "objects": objects })))
+    Ok(Json(
+        json!({ "revision": revision, "proxies": census.proxies, "objects": objects, "canary": api.trials.told() }),
+    ))
 }
 
 async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
@@ -228,6 +230,7 @@ async fn proxies(State(api): State<Api>) -> Json<Value> {
             "refused": life.stream.refused().iter().map(refused).collect::<Vec<_>>(),
             "connectedMilliseconds": life.connected.map(|since| now.duration_since(since).as_millis() as u64),
             "silentMilliseconds": silent,
+            "canary": catalog.trial().is_some_and(|(_, ids)| life.stream.node().is_some_and(|node| ids.contains(&*node.id))),
         });
         list.push((life.id.clone(), told));
     }

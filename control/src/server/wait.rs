@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::server::answer::Fault;
 use crate::server::api::{Answer, Api};
 use crate::server::status::{Named, Refused, behind, document_of, refused_json};
+use crate::store::Course;
 
 /// The longest wait, and the one of who does not say.
 const WAIT_MAX: Duration = Duration::from_secs(600);
@@ -24,6 +25,9 @@ const WAIT_USUAL: Duration = Duration::from_secs(30);
 const WAITERS_MAX: usize = 1_000;
 /// Refusals that come in this time are looked at together.
 const REFUSALS_TOGETHER: Duration = Duration::from_millis(10);
+
+/// From one look at a trial to the next.
+const TRIAL_LOOK: Duration = Duration::from_millis(20);
 
 static WAITERS: AtomicUsize = AtomicUsize::new(0);
 
@@ -75,13 +79,18 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
     let _waiter = Waiter::begin().ok_or_else(busy)?;
     let question = Question::of(&api, revision);
     let deadline = tokio::time::Instant::now() + timeout;
-    let (mut floor, mut refusals) = (api.fleet.floor(), api.fleet.refusals());
+    let (mut floor, mut refusals, mut revisions) = (api.fleet.floor(), api.fleet.refusals(), api.store.revisions());
     let mut has_waited = false;
     loop {
         refusals.borrow_and_update();
+        revisions.borrow_and_update();
+        if let Some(answer) = question.taken_back(&api) {
+            return Ok(Json(answer));
+        }
+        let is_on_trial = api.trials.is_on(revision);
         let is_settled = floor.borrow_and_update().is_none_or(|floor| floor >= revision);
         let is_over = tokio::time::Instant::now() >= deadline;
-        if is_settled || is_over || question.is_refused(&api) {
+        if is_over || !is_on_trial && (is_settled || question.is_refused(&api)) {
             return Ok(Json(question.answer(&api, has_waited)));
         }
         has_waited = true;
@@ -89,6 +98,9 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
         tokio::select! {
             _ = floor.changed() => {}
             _ = refusals.changed() => tokio::time::sleep(REFUSALS_TOGETHER).await,
+            _ = revisions.changed(), if is_on_trial => {}
+            // Proxies get what is promoted a moment after it is.
+            () = tokio::time::sleep(TRIAL_LOOK), if is_on_trial => {}
             () = tokio::time::sleep_until(deadline) => {}
         }
     }
@@ -115,6 +127,22 @@ impl Question {
     fn concerns(&self, refused: &RefusedGroup) -> bool {
         let is_named = |names: &BTreeSet<String>| refused.names().any(|name| names.contains(&*document_of(name)));
         refused.since() <= self.revision && self.names.as_ref().is_none_or(is_named)
+    }
+
+    /// The answer, if others tried it and it is as before.
+    fn taken_back(&self, api: &Api) -> Option<Value> {
+        let state = api.store.state();
+        let ended = state.ended(self.revision)?;
+        matches!(ended.cause.course, Course::TakesBack(_)).then(|| {
+            json!({
+                "revision": self.revision,
+                "outcome": "takenBack",
+                "by": *ended.author.name,
+                "why": *ended.message,
+                "backAt": ended.revision,
+                "milliseconds": ended_after(api, self.committed, ended.revision),
+            })
+        })
     }
 
     fn is_refused(&self, api: &Api) -> bool {
@@ -159,8 +187,12 @@ impl Question {
                 gone.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago }));
             }
         }
-        let is_in_force = on == proxies.len();
-        let outcome = if is_in_force {
+        let trial = api.trials.told();
+        let is_on_trial = api.trials.is_on(self.revision);
+        let is_in_force = on == proxies.len() && !is_on_trial;
+        let outcome = if is_on_trial {
+            "onTrial"
+        } else if is_in_force {
             "inForce"
         } else if refused_count > 0 {
             "refused"
@@ -168,8 +200,13 @@ impl Question {
             "late"
         };
         // It may have been everywhere before anybody asked.
+        let was_on_trial = api.store.state().ended(self.revision).is_some();
         let at = api.fleet.reached(self.revision).filter(|_| is_in_force && !has_waited);
-        let took = self.committed.map(|committed| at.unwrap_or(now).saturating_duration_since(committed));
+        // What was on trial was settled before it was everybody's.
+        let took = self
+            .committed
+            .filter(|_| !was_on_trial || has_waited)
+            .map(|committed| at.unwrap_or(now).saturating_duration_since(committed));
         json!({
             "revision": self.revision,
             "outcome": outcome,
@@ -181,8 +218,14 @@ impl Question {
             "refusedBefore": refused_json(&older, older_count),
             "gone": gone.json(),
             "notEnforced": not_enforced.json(),
+            "canary": trial,
         })
     }
+}
+
+fn ended_after(api: &Api, committed: Option<Instant>, ended: u64) -> Option<u64> {
+    let (at, _) = api.store.recent(ended)?;
+    Some(at.saturating_duration_since(committed?).as_millis() as u64)
 }
 
 /// A number with `ms`, `s` or `m`, or a number of seconds.

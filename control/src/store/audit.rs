@@ -8,6 +8,7 @@ use crate::access::Author;
 use crate::diff::{Difference, differences};
 use crate::store::state::{Committed, Object};
 use crate::store::token::Token;
+use crate::store::trial::Course;
 
 /// Of the differences in one entry. What has more tells which documents only: their versions are in the history.
 const DIFFERENCES_BYTES_MAX: usize = 16 << 10;
@@ -54,6 +55,12 @@ pub(super) fn of_documents(committed: &Committed) -> Value {
     if committed.cause.breaks_glass {
         // Whether a freeze was in the way or not: it was meant to be broken.
         entry["breaksGlass"] = true.into();
+    }
+    match committed.cause.course {
+        Course::Straight => {}
+        Course::Trial(_) => entry["canary"] = true.into(),
+        Course::Promotes(revision) => entry["promotes"] = revision.into(),
+        Course::TakesBack(revision) => entry["takesBack"] = revision.into(),
     }
     entry["objects"] = objects.into();
     entry

@@ -14,6 +14,7 @@ use crate::store::audit::Attempt;
 use crate::store::ledger;
 use crate::store::state::{Change, Committed, Expected, Object, State};
 use crate::store::token::{Token, Tokens};
+use crate::store::trial::Course;
 
 /// Documents as they are: created, changed, text.
 const OBJECTS: TableDefinition<'_, &str, (u64, u64, &str)> = TableDefinition::new("objects");
@@ -21,6 +22,8 @@ const OBJECTS: TableDefinition<'_, &str, (u64, u64, &str)> = TableDefinition::ne
 const VERSIONS: TableDefinition<'_, (&str, u64), Option<&str>> = TableDefinition::new("versions");
 /// Revisions: time, author, message, keys, as JSON.
 const REVISIONS: TableDefinition<'_, u64, &str> = TableDefinition::new("revisions");
+/// What is on trial, under `now`, as JSON.
+const TRIAL: TableDefinition<'_, &str, &str> = TableDefinition::new("trial");
 /// What is known of the store itself.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT: u64 = 1;
@@ -127,6 +130,7 @@ impl Disk {
             write.open_table(OBJECTS)?;
             write.open_table(VERSIONS)?;
             write.open_table(REVISIONS)?;
+            write.open_table(TRIAL)?;
             ledger::begin(&write)?;
         }
         write.commit()?;
@@ -153,7 +157,10 @@ impl Disk {
             let (created, revision, text) = value.value();
             objects.push(Object { key: key(name.value())?, created, revision, text: text.into() });
         }
-        Ok(State::new(revision, objects))
+        let unread = || DiskError("what is on trial cannot be understood".into());
+        let trial = read.open_table(TRIAL)?.get("now")?;
+        let trial = trial.map(|text| Committed::parse_trial(text.value()).ok_or_else(unread)).transpose()?;
+        Ok(State::new(revision, objects, trial))
     }
 
     /// All tokens.
@@ -279,7 +286,13 @@ fn write(database: &Database, batch: &[Entry], number: u64) -> Result<(), DiskEr
         let mut objects = write.open_table(OBJECTS)?;
         let mut versions = write.open_table(VERSIONS)?;
         let mut revisions = write.open_table(REVISIONS)?;
+        let mut trial = write.open_table(TRIAL)?;
         for committed in &batch {
+            match (committed.trial_text(), committed.cause.course) {
+                (Some(text), _) => drop(trial.insert("now", &*text)?),
+                (None, Course::Promotes(_) | Course::TakesBack(_)) => drop(trial.remove("now")?),
+                (None, _) => {}
+            }
             let mut keys = Vec::with_capacity(committed.moved.len());
             for moved in &committed.moved {
                 let name = moved.key.to_string();

@@ -8,6 +8,7 @@ use config::freeze::Purpose;
 
 use crate::access::Author;
 use crate::store::Check;
+use crate::store::trial::Course;
 
 /// A document as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +23,17 @@ pub struct Object {
     pub text: Arc<str>,
 }
 
+/// Ends of trials that are remembered.
+const ENDED_MAX: usize = 1_000;
+
 /// Everything, at one revision.
 #[derive(Debug, Default, Clone)]
 pub struct State {
     revision: u64,
     objects: BTreeMap<Key, Arc<Object>>,
+    trial: Option<Arc<Committed>>,
+    /// What ended trials, by their revisions.
+    ended: BTreeMap<u64, Arc<Committed>>,
 }
 
 /// What one who changes a document believes of it.
@@ -71,12 +78,14 @@ pub struct Cause {
     pub purpose: Purpose,
     /// It shall be made even in a freeze, by one who may.
     pub breaks_glass: bool,
+    /// To whom it goes.
+    pub course: Course,
 }
 
 #[cfg(test)]
 impl Cause {
     /// Something shall be otherwise.
-    pub const CHANGE: Cause = Cause { purpose: Purpose::Change, breaks_glass: false };
+    pub const CHANGE: Cause = Cause { purpose: Purpose::Change, breaks_glass: false, course: Course::Straight };
 }
 
 /// What became of one document.
@@ -121,6 +130,15 @@ pub enum Refusal {
     Twice(Key),
     /// It must not be changed now.
     Frozen(Vec<Frozen>),
+    /// Something else is on trial.
+    OnTrial {
+        /// At which revision.
+        revision: u64,
+        /// Who made it.
+        author: Arc<str>,
+    },
+    /// Nothing is on trial at this revision.
+    NotOnTrial(u64),
     /// What it would come to is wrong.
     Wrong(Vec<config::Problem>),
     /// More wait than there is room for.
@@ -144,9 +162,19 @@ pub struct Frozen {
 
 impl State {
     /// What was there at the start.
-    pub fn new(revision: u64, objects: impl IntoIterator<Item = Object>) -> State {
+    pub fn new(revision: u64, objects: impl IntoIterator<Item = Object>, trial: Option<Committed>) -> State {
         let objects = objects.into_iter().map(|object| (object.key.clone(), Arc::new(object))).collect();
-        State { revision, objects }
+        State { revision, objects, trial: trial.map(Arc::new), ended: BTreeMap::new() }
+    }
+
+    /// What some proxies try.
+    pub fn trial(&self) -> Option<&Arc<Committed>> {
+        self.trial.as_ref()
+    }
+
+    /// What ended the trial of this revision, in this life of the store.
+    pub fn ended(&self, revision: u64) -> Option<&Arc<Committed>> {
+        self.ended.get(&revision)
     }
 
     /// Of the last transaction.
@@ -176,6 +204,13 @@ impl State {
     pub(super) fn follow(&mut self, batch: &[Arc<Committed>]) {
         for committed in batch {
             self.revision = committed.revision;
+            self.trial = committed.on_trial(self.trial.take());
+            if let Course::Promotes(revision) | Course::TakesBack(revision) = committed.cause.course {
+                self.ended.insert(revision, committed.clone());
+                if self.ended.len() > ENDED_MAX {
+                    self.ended.pop_first();
+                }
+            }
             for moved in &committed.moved {
                 match &moved.after {
                     Some(object) => drop(self.objects.insert(moved.key.clone(), object.clone())),
@@ -192,12 +227,13 @@ pub struct Draft<'s> {
     base: &'s State,
     revision: u64,
     over: BTreeMap<Key, Option<Arc<Object>>>,
+    trial: Option<Arc<Committed>>,
 }
 
 impl<'s> Draft<'s> {
     /// Nothing but what is written.
     pub fn of(base: &'s State) -> Draft<'s> {
-        Draft { base, revision: base.revision, over: BTreeMap::new() }
+        Draft { base, revision: base.revision, over: BTreeMap::new(), trial: base.trial.clone() }
     }
 
     /// One document.
@@ -213,9 +249,19 @@ impl<'s> Draft<'s> {
         self.revision
     }
 
+    /// What some proxies try.
+    pub fn trial(&self) -> Option<&Arc<Committed>> {
+        self.trial.as_ref()
+    }
+
     /// What a transaction would come to.
     pub fn decide(&self, transaction: Transaction, time_ms: i64) -> Result<Committed, Refusal> {
-        let Transaction { changes, author, message, cause } = transaction;
+        let Transaction { changes, author, message, mut cause } = transaction;
+        if let Course::Promotes(ended) | Course::TakesBack(ended) = cause.course
+            && self.trial.as_ref().is_none_or(|trial| trial.revision != ended)
+        {
+            return Err(Refusal::NotOnTrial(ended));
+        }
         let revision = self.revision + 1;
         let mut moved: BTreeMap<Key, Option<Moved>> = BTreeMap::new();
         for Change { key, text, expected } in changes {
@@ -238,14 +284,21 @@ impl<'s> Draft<'s> {
             }
         }
         let moved: Vec<Moved> = moved.into_values().flatten().collect();
-        let revision = if moved.is_empty() { self.revision } else { revision };
-        Ok(Committed { revision, time_ms, author, message, cause, moved })
+        if matches!(cause.course, Course::Trial(_)) && moved.iter().all(Moved::is_only_endpoints) {
+            // Instances come and go for everybody.
+            cause.course = Course::Straight;
+        }
+        let mut committed = Committed { revision, time_ms, author, message, cause, moved };
+        if !committed.is_made() {
+            committed.revision = self.revision;
+        }
+        Ok(committed)
     }
 
     /// Adds what was decided, unless `check` finds fault with the whole as it is then.
     pub fn take(&mut self, committed: Committed, check: &mut dyn Check) -> Result<Arc<Committed>, Refusal> {
         let committed = Arc::new(committed);
-        if committed.moved.is_empty() {
+        if !committed.is_made() {
             return Ok(committed);
         }
         let before: Vec<_> =
@@ -263,6 +316,7 @@ impl<'s> Draft<'s> {
             return Err(refusal);
         }
         self.revision = committed.revision;
+        self.trial = committed.on_trial(self.trial.take());
         Ok(committed)
     }
 }

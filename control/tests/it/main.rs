@@ -6,6 +6,7 @@ mod bad_bodies;
 mod bad_input;
 mod balancing;
 mod bounds;
+mod canary;
 mod cli;
 mod client_gone;
 mod commands;
