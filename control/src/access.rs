@@ -185,6 +185,11 @@ impl Author {
     pub fn control() -> Author {
         Author { name: "control".into(), role: Some(Role::Admin), from: None }
     }
+
+    /// Whoever writes the files that control is started with.
+    pub fn files() -> Author {
+        Author { name: "files".into(), role: None, from: None }
+    }
 }
 
 impl Role {

@@ -28,7 +28,7 @@ enum Command {
     /// Run a gateway with rule files
     Gateway(Box<proxy::GatewayArgs>),
     /// Run the control server: documents with history, checked before they are kept, over a REST API
-    Control(cli::control::ControlArgs),
+    Control(cli::control::ControlCommand),
     /// Tell what a request would meet at a running gateway: listener, lane, route, policies, endpoint
     Explain(cli::explain::ExplainArgs),
     /// Tell all that is wrong with rule files, and change nothing

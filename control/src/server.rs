@@ -12,6 +12,7 @@ mod check;
 mod codec;
 mod emergency;
 mod feed;
+mod files;
 mod fleet;
 mod followers;
 mod gate;
@@ -28,6 +29,7 @@ mod wait;
 mod warnings;
 mod wire;
 
+pub(crate) use authority::make_folder;
 pub(crate) use wait::duration;
 
 use std::net::SocketAddr;
@@ -43,6 +45,7 @@ use crate::server::ads::aggregated_discovery_service_server::AggregatedDiscovery
 use crate::server::authority::Authority;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
+use crate::server::files::Files;
 use crate::server::fleet::Fleet;
 use crate::server::guard::Guard;
 use crate::server::limits::Pace;
@@ -85,13 +88,19 @@ pub struct ControlArgs {
     /// Without TLS, and whoever has no token is admin: everybody on this machine. On loopback addresses only
     #[arg(long)]
     pub plaintext: bool,
+    /// Rule files and folders of them, whose documents are changed nowhere else; watched for changes; may be there several times
+    #[arg(short = 'f', long = "files", value_name = "PATH")]
+    pub files: Vec<PathBuf>,
     /// Requests to the REST API that one token may make in a second
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub requests_per_second: u32,
 }
 
+/// Tells, on a thread of its own, whenever something of these files and folders has changed, until it hears false.
+pub type Watch = fn(Vec<PathBuf>, Box<dyn FnMut() -> bool + Send>) -> std::io::Result<()>;
+
 /// Runs until it is told to end.
-pub async fn run(args: ControlArgs) -> Result<(), String> {
+pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let open = [args.listen, args.xds].into_iter().find(|address| !address.ip().is_loopback());
     if let Some(open) = open.filter(|_| args.plaintext) {
         return Err(format!("{open} is no loopback address: --plaintext is not for others"));
@@ -99,6 +108,7 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
     authority::make_folder(&args.data)?;
     let checker = Arc::new(Mutex::new(Checker::default()));
     let store = Store::open(&args.data, Box::new(checker.clone())).map_err(|error| error.to_string())?;
+    let files = Files::open(args.files.clone(), store.clone(), checker.clone(), watch).await?;
     let authority = if args.plaintext { None } else { Some(Arc::new(open_authority(&args)?)) };
     let tls = |protocol| authority.clone().map(|authority| authority::config(authority, protocol));
     let xds_max = xds_connections();
@@ -142,6 +152,7 @@ pub async fn run(args: ControlArgs) -> Result<(), String> {
         tokio::select! {
             () = gate::serve(api.start(), router) => Err("the REST API has ended".into()),
             served = server.serve_with_incoming(incoming) => served.map_err(|error| error.to_string()),
+            () = files.follow() => Err("files are no longer followed".into()),
             () = emergency::reap(store.clone()) => Err("the store has ended".into()),
             () = trials.keep() => Err("the store has ended".into()),
             () = feed.run(store) => Err("the store has ended".into()),

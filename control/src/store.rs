@@ -7,6 +7,7 @@
 
 mod audit;
 mod disk;
+pub mod dump;
 #[cfg(test)]
 mod faulty;
 mod ledger;
@@ -16,7 +17,7 @@ mod tests;
 mod token;
 mod trial;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -53,6 +54,8 @@ enum Command {
     Token(TokenChange, Author, oneshot::Sender<Result<(), TokenRefusal>>),
     /// An attempt that was refused.
     Note(Attempt),
+    /// Which documents stand in files.
+    OfFiles(BTreeSet<Key>, oneshot::Sender<Result<(), DiskError>>),
 }
 
 /// Who looks at what transactions would come to.
@@ -112,10 +115,7 @@ impl Store {
     pub fn open(folder: &Path, check: Box<dyn Check>) -> Result<Store, DiskError> {
         std::fs::create_dir_all(folder).map_err(|error| DiskError(format!("{}: {error}", folder.display())))?;
         let file = folder.join("store.redb");
-        // Readable for nobody else; an empty file is a store that begins.
-        let mut options = std::fs::OpenOptions::new();
-        options.create(true).append(true).mode(0o600);
-        options.open(&file).map_err(|error| DiskError(format!("{}: {error}", file.display())))?;
+        begin(&file)?;
         Store::start(Disk::open(File::Path(file))?, check)
     }
 
@@ -157,6 +157,19 @@ impl Store {
     pub fn note(&self, attempt: Attempt) {
         // Where so much waits, who was refused is not what is lost first.
         let _ = self.commands.try_send(Command::Note(attempt));
+    }
+
+    /// Writes down which documents stand in files.
+    pub async fn set_of_files(&self, keys: BTreeSet<Key>) -> Result<(), DiskError> {
+        let (answer, answered) = oneshot::channel();
+        let busy = |_| DiskError("too many changes wait; try again".into());
+        self.commands.try_send(Command::OfFiles(keys, answer)).map_err(busy)?;
+        answered.await.unwrap_or(Err(DiskError("it has ended".into())))
+    }
+
+    /// The documents that stand in files, as it was written down.
+    pub fn of_files(&self) -> Result<BTreeSet<Key>, DiskError> {
+        self.shared.disk.of_files()
     }
 
     /// Everybody who is known, and told with each change of that.
@@ -213,10 +226,19 @@ impl Store {
     }
 }
 
+/// Makes the file of a store, if it is not there: readable for nobody else. An empty one is a store that begins.
+fn begin(file: &Path) -> Result<(), DiskError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true).mode(0o600);
+    let opened = options.open(file).map_err(|error| DiskError(format!("{}: {error}", file.display())));
+    opened.map(drop)
+}
+
 /// Whom to tell what became of a command.
 enum Answer {
     Transact(oneshot::Sender<Result<Arc<Committed>, Refusal>>, Result<Arc<Committed>, Refusal>),
     Token(oneshot::Sender<Result<(), TokenRefusal>>, Result<(), TokenRefusal>),
+    OfFiles(oneshot::Sender<Result<(), DiskError>>, Result<(), DiskError>),
 }
 
 impl Answer {
@@ -229,6 +251,7 @@ impl Answer {
             Answer::Token(_, decided) if decided.is_ok() => {
                 *decided = Err(TokenRefusal::Unavailable(error.to_string()));
             }
+            Answer::OfFiles(_, decided) => *decided = Err(error.clone()),
             Answer::Transact(..) | Answer::Token(..) => {}
         }
     }
@@ -238,6 +261,7 @@ impl Answer {
         match self {
             Answer::Transact(answer, decided) => drop(answer.send(decided)),
             Answer::Token(answer, decided) => drop(answer.send(decided)),
+            Answer::OfFiles(answer, decided) => drop(answer.send(decided)),
         }
     }
 }
@@ -267,6 +291,10 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
                         entries.push(Entry::Token { author, time_ms, revision: draft.revision(), name, token });
                     });
                     answers.push(Answer::Token(answer, decided));
+                }
+                Command::OfFiles(keys, answer) => {
+                    entries.push(Entry::OfFiles(keys));
+                    answers.push(Answer::OfFiles(answer, Ok(())));
                 }
                 Command::Note(attempt) => entries.push(Entry::Attempt(attempt, time_ms)),
             }

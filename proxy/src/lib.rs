@@ -53,7 +53,7 @@ mod status;
 mod subscription;
 mod sys;
 mod view;
-mod watch;
+pub mod watch;
 mod wire;
 mod worker;
 

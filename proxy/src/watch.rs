@@ -24,7 +24,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 type Fingerprint = BTreeMap<PathBuf, (u64, u64, i64, i64, u64)>;
 
 /// Watches `paths`, calling `changed` on a thread of its own until it returns false.
-pub(crate) fn start(paths: Vec<PathBuf>, mut changed: impl FnMut() -> bool + Send + 'static) -> std::io::Result<()> {
+pub fn start(paths: Vec<PathBuf>, mut changed: impl FnMut() -> bool + Send + 'static) -> std::io::Result<()> {
     let mut notices = Notices::new();
     notices.watch(&paths);
     let mut known = fingerprint(&paths);

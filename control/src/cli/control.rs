@@ -1,22 +1,73 @@
-//! `evenkeel control`: the control server. Cold.
+//! `evenkeel control`: the control server; and what its store becomes without it: lines of JSON, and back. Cold.
 
+use std::io::{BufReader, BufWriter};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use crate::server::ControlArgs;
+use crate::server;
+use crate::store::dump;
 
-pub fn run(args: ControlArgs) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
+/// The server, or its store.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ControlCommand {
+    #[command(subcommand)]
+    command: Option<StoreCommand>,
+    #[command(flatten)]
+    server: Option<server::ControlArgs>,
+}
+
+#[derive(clap::Subcommand)]
+enum StoreCommand {
+    /// Write everything that a control server which is not running keeps: evenkeel control export --data DIR > backup
+    Export(StoreArgs),
+    /// Make what a control server shall keep of that, where there is nothing so far: evenkeel control import --data DIR < backup
+    Import(StoreArgs),
+}
+
+#[derive(clap::Args)]
+struct StoreArgs {
+    /// Where everything is kept
+    #[arg(long, value_name = "FOLDER")]
+    data: PathBuf,
+}
+
+/// Does it.
+pub fn run(args: ControlCommand) -> ExitCode {
+    let result = match (args.command, args.server) {
+        (Some(command), _) => keep(command),
+        (None, Some(args)) => serve(args),
+        (None, None) => Err("--data FOLDER says where everything is kept".into()),
     };
-    match runtime.block_on(crate::server::run(args)) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve(args: server::ControlArgs) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(server::run(args, proxy::watch::start))
+}
+
+fn keep(command: StoreCommand) -> Result<(), String> {
+    let (count, data) = match &command {
+        StoreCommand::Export(args) => {
+            let mut out = BufWriter::new(std::io::stdout().lock());
+            (dump::export(&args.data, &mut out), &args.data)
+        }
+        StoreCommand::Import(args) => {
+            server::make_folder(&args.data)?;
+            let mut input = BufReader::new(std::io::stdin().lock());
+            (dump::import(&args.data, &mut input), &args.data)
+        }
+    };
+    let count = count.map_err(|error| error.to_string())?;
+    let word = if matches!(command, StoreCommand::Export(_)) { "exported from" } else { "imported into" };
+    eprintln!("{count} lines {word} {}", data.display());
+    Ok(())
 }

@@ -5,10 +5,14 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use config::Problem;
+use config::document::Key;
 use serde_json::{Value, json};
 
 use crate::access::Denied;
 use crate::store::{DiskError, Frozen, Refusal, TokenRefusal};
+
+/// Documents that one answer names with their files.
+const FILES_TOLD_MAX: usize = 10;
 
 /// Why a request was not carried out. Nothing has changed.
 #[derive(Debug)]
@@ -85,6 +89,7 @@ impl From<Refusal> for Fault {
             Refusal::NotOnTrial(revision) => {
                 Fault::new(StatusCode::NOT_FOUND, format!("revision {revision} is not on trial any more"))
             }
+            Refusal::OfFiles(documents) => Fault::new(StatusCode::CONFLICT, of_files_text(&documents)),
             Refusal::Twice(key) => Fault::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key} is there twice")),
             Refusal::Busy => Fault::new(StatusCode::TOO_MANY_REQUESTS, "too many changes wait; try again"),
             Refusal::Unavailable(reason) => Fault::new(StatusCode::SERVICE_UNAVAILABLE, reason),
@@ -122,6 +127,17 @@ fn frozen_text(frozen: &[Frozen]) -> String {
         "{key}{more} must not be changed before {until}: ChangeFreeze {by}; with breakGlass=true and a message these \
          roles may: {roles}"
     )
+}
+
+/// What is changed in files only, the first of it.
+fn of_files_text(documents: &[(Key, String)]) -> String {
+    let shown = documents.iter().take(FILES_TOLD_MAX).map(|(key, place)| format!("{key} is from {place}"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match documents.len().saturating_sub(FILES_TOLD_MAX) {
+        0 if documents.len() == 1 => format!("{shown}: change it there"),
+        0 => format!("{shown}: change them there"),
+        more => format!("{shown} and {more} more: change them there"),
+    }
 }
 
 impl From<DiskError> for Fault {

@@ -9,6 +9,7 @@ use config::freeze::{Freeze, Purpose};
 use config::scope::Scopes;
 use config::{Problem, Reader, Severity, Source};
 
+use crate::access::Author;
 use crate::server::warnings::{Before, Warnings, Whole};
 use crate::store::{Cause, Check, Committed, Course, Draft, Frozen, Moved, Object, Refusal, State, Store};
 
@@ -20,6 +21,8 @@ const UNDONE_MAX: u64 = 1_000;
 pub(crate) struct Checker {
     scopes: Scopes,
     freezes: BTreeMap<Key, Freeze>,
+    /// Documents that stand in files, with file and line.
+    of_files: BTreeMap<Key, String>,
     reader: Reader,
     warnings: Warnings,
     /// The warnings that a transaction replaced, by its revision.
@@ -31,6 +34,7 @@ impl Default for Checker {
         Checker {
             scopes: Scopes::default(),
             freezes: BTreeMap::new(),
+            of_files: BTreeMap::new(),
             reader: Reader::of_parts(),
             warnings: Warnings::default(),
             replaced: BTreeMap::new(),
@@ -42,6 +46,11 @@ impl Checker {
     /// Warnings about a document.
     pub(crate) fn warnings(&self, key: &Key) -> Vec<&Problem> {
         self.warnings.about(&key.to_string())
+    }
+
+    /// These stand in files from now on, and are changed nowhere else; tells which did.
+    pub(crate) fn set_of_files(&mut self, places: BTreeMap<Key, String>) -> BTreeMap<Key, String> {
+        std::mem::replace(&mut self.of_files, places)
     }
 
     /// Looks at a document as it is, with what belongs to it, for warnings; tells what was looked at.
@@ -139,6 +148,13 @@ impl Check for Checker {
 
     /// Problems name a document where they name a file elsewhere.
     fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
+        if committed.author != Author::files() {
+            let place = |moved: &Moved| Some((moved.key.clone(), self.of_files.get(&moved.key)?.clone()));
+            let of_files: Vec<(Key, String)> = committed.moved.iter().filter_map(place).collect();
+            if !of_files.is_empty() {
+                return Err(Refusal::OfFiles(of_files));
+            }
+        }
         if committed.moved.iter().all(Moved::is_only_endpoints) {
             // Nothing refers to them, and each is right by itself.
             return Ok(());

@@ -1,6 +1,6 @@
 //! The store on disk: redb, whose transactions survive a crash whole or not at all. Cold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,16 +17,16 @@ use crate::store::token::{Token, Tokens};
 use crate::store::trial::Course;
 
 /// Documents as they are: created, changed, text.
-const OBJECTS: TableDefinition<'_, &str, (u64, u64, &str)> = TableDefinition::new("objects");
+pub(super) const OBJECTS: TableDefinition<'_, &str, (u64, u64, &str)> = TableDefinition::new("objects");
 /// Documents as they were after a revision; None: removed.
-const VERSIONS: TableDefinition<'_, (&str, u64), Option<&str>> = TableDefinition::new("versions");
+pub(super) const VERSIONS: TableDefinition<'_, (&str, u64), Option<&str>> = TableDefinition::new("versions");
 /// Revisions: time, author, message, keys, as JSON.
-const REVISIONS: TableDefinition<'_, u64, &str> = TableDefinition::new("revisions");
+pub(super) const REVISIONS: TableDefinition<'_, u64, &str> = TableDefinition::new("revisions");
 /// What is on trial, under `now`, as JSON.
-const TRIAL: TableDefinition<'_, &str, &str> = TableDefinition::new("trial");
+pub(super) const TRIAL: TableDefinition<'_, &str, &str> = TableDefinition::new("trial");
 /// What is known of the store itself.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const FORMAT: u64 = 1;
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(super) const FORMAT: u64 = 1;
 
 /// Revisions that are remembered.
 const REVISIONS_KEPT: u64 = 100_000;
@@ -106,6 +106,8 @@ pub enum Entry {
     },
     /// What was refused, and when, in milliseconds since 1970.
     Attempt(Attempt, i64),
+    /// These documents stand in files, and no others.
+    OfFiles(BTreeSet<Key>),
 }
 
 /// The open store.
@@ -137,7 +139,7 @@ impl Disk {
         Ok(Disk { file, database: Mutex::new(Some(Arc::new(database))) })
     }
 
-    fn database(&self) -> Result<Arc<Database>, DiskError> {
+    pub(super) fn database(&self) -> Result<Arc<Database>, DiskError> {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(database) = &*database {
             return Ok(database.clone());
@@ -166,6 +168,11 @@ impl Disk {
     /// All tokens.
     pub fn tokens(&self) -> Result<Tokens, DiskError> {
         ledger::tokens(&self.database()?.begin_read()?)
+    }
+
+    /// The documents that stand in files.
+    pub fn of_files(&self) -> Result<BTreeSet<Key>, DiskError> {
+        ledger::of_files(&self.database()?.begin_read()?)
     }
 
     /// The last entries of the audit before one, newest first, with their numbers.

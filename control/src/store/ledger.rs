@@ -1,6 +1,9 @@
-//! Tokens and the audit on disk: tables of the same file as the documents, so that what belongs together is written
-//! together. Cold.
+//! Tokens, the audit, and which documents stand in files, on disk: tables of the same file as the documents, so that what
+//! belongs together is written together. Cold.
 
+use std::collections::BTreeSet;
+
+use config::document::Key;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde_json::Value;
 
@@ -9,11 +12,14 @@ use crate::store::disk::{DiskError, Entry};
 use crate::store::token::{Token, Tokens};
 
 /// Tokens by name, as JSON.
-const TOKENS: TableDefinition<'_, &str, &str> = TableDefinition::new("tokens");
+pub(super) const TOKENS: TableDefinition<'_, &str, &str> = TableDefinition::new("tokens");
 /// What was changed, in order, as JSON.
-const AUDIT: TableDefinition<'_, u64, &str> = TableDefinition::new("audit");
+pub(super) const AUDIT: TableDefinition<'_, u64, &str> = TableDefinition::new("audit");
 /// What was tried in vain, in the same order. Apart, so that whoever tries a lot does not push out what was changed.
-const REFUSED: TableDefinition<'_, u64, &str> = TableDefinition::new("refused");
+pub(super) const REFUSED: TableDefinition<'_, u64, &str> = TableDefinition::new("refused");
+
+/// Documents that stand in files of control's machine.
+pub(super) const FILES: TableDefinition<'_, &str, ()> = TableDefinition::new("files");
 
 /// Changes that are remembered.
 const AUDIT_KEPT: u64 = 100_000;
@@ -25,6 +31,7 @@ pub(super) fn begin(write: &WriteTransaction) -> Result<(), DiskError> {
     write.open_table(TOKENS)?;
     write.open_table(AUDIT)?;
     write.open_table(REFUSED)?;
+    write.open_table(FILES)?;
     Ok(())
 }
 
@@ -37,6 +44,17 @@ pub(super) fn tokens(read: &ReadTransaction) -> Result<Tokens, DiskError> {
         tokens.push(token.ok_or_else(|| DiskError(format!("token {:?} cannot be understood", name.value())))?);
     }
     Ok(Tokens::of(tokens))
+}
+
+/// The documents that stand in files.
+pub(super) fn of_files(read: &ReadTransaction) -> Result<BTreeSet<Key>, DiskError> {
+    let mut keys = BTreeSet::new();
+    for entry in read.open_table(FILES)?.iter()? {
+        let (name, _) = entry?;
+        let no_name = || DiskError(format!("{:?} is no name of a document", name.value()));
+        keys.insert(Key::parse(name.value()).ok_or_else(no_name)?);
+    }
+    Ok(keys)
 }
 
 /// Writes the tokens of these entries, and what the audit says of all of them.
@@ -55,6 +73,13 @@ pub(super) fn write(write: &WriteTransaction, entries: &[Entry]) -> Result<(), D
                 }
                 let told = audit::of_token(author, *time_ms, *revision, name, token.as_deref());
                 append(&mut audit, number, &told, AUDIT_KEPT)?;
+            }
+            Entry::OfFiles(keys) => {
+                let mut files = write.open_table(FILES)?;
+                files.retain(|_, ()| false)?;
+                for key in keys {
+                    files.insert(&*key.to_string(), ())?;
+                }
             }
             Entry::Attempt(attempt, time_ms) => {
                 append(&mut refused, number, &audit::of_attempt(attempt, *time_ms), REFUSED_KEPT)?;

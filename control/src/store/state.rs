@@ -139,6 +139,8 @@ pub enum Refusal {
     },
     /// Nothing is on trial at this revision.
     NotOnTrial(u64),
+    /// These stand in files, and are changed only there: each with its file and line.
+    OfFiles(Vec<(Key, String)>),
     /// What it would come to is wrong.
     Wrong(Vec<config::Problem>),
     /// More wait than there is room for.

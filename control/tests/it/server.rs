@@ -22,12 +22,18 @@ impl Control {
     }
 
     /// Starts one at these places.
-    pub fn start_at(folder: &Scratch, [address, xds]: [SocketAddr; 2]) -> Control {
+    pub fn start_at(folder: &Scratch, places: [SocketAddr; 2]) -> Control {
+        Control::start_with(folder, places, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(folder: &Scratch, [address, xds]: [SocketAddr; 2], flags: &[&str]) -> Control {
         let log = File::create(folder.path().join("log")).expect("a file");
         let mut command = Command::new(evenkeel());
         command.args(["control", "--plaintext", "--data"]).arg(folder.path().join("data"));
         command
             .args(["--listen", &address.to_string(), "--xds", &xds.to_string()])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
