@@ -20,6 +20,7 @@ mod guard;
 mod limits;
 mod listen;
 mod metrics;
+mod openapi;
 mod progress;
 mod status;
 mod streams;

@@ -98,7 +98,8 @@ fn change(args: &ChangeArgs, method: Method, body: Vec<u8>, words: &str) -> Resu
     let place = format!("/api/v1/emergency/limits/{}/{}", escaped(&args.namespace), escaped(&args.service));
     let mut answer = client.call(method, &path(&place, &args.why.parameters()), body, PATIENCE)?;
     let revision = answer["revision"].as_u64().unwrap_or(0);
-    let asked = if args.no_wait { Ok(None) } else { Wait::at_most(args.timeout).ask(&client, revision, Duration::ZERO) };
+    let asked =
+        if args.no_wait { Ok(None) } else { Wait::at_most(args.timeout).ask(&client, revision, Duration::ZERO) };
     let outcome =
         asked.inspect_err(|_| eprintln!("revision {revision} is made; where it is in force is not known:"))?;
     if let Some(outcome) = &outcome {

@@ -26,7 +26,7 @@ use crate::server::fleet::Fleet;
 use crate::server::gate::{self, Asking, BODY_BYTES_MAX};
 use crate::server::guard::{Caller, Guard};
 use crate::server::trials::{self, Trials};
-use crate::server::{emergency, status, tokens, wait};
+use crate::server::{emergency, openapi, status, tokens, wait};
 use crate::store::{
     Cause, Change, Check, Committed, Course, Draft, Expected, Missed, Moved, Object, Share, Store, Terms, Transaction,
     Version,
@@ -66,6 +66,7 @@ pub(crate) fn router(api: Api, guard: Arc<Guard>) -> Router {
         .merge(wait::routes())
         .merge(emergency::routes())
         .merge(trials::routes())
+        .merge(openapi::routes())
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
         .with_state(api)
         .merge(tokens::router(store))

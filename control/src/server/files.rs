@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::access::Author;
 use crate::server::check::Checker;
 use crate::server::{Watch, now};
-use crate::store::{Cause, Change, Committed, Expected, Frozen, Refusal, Store, Transaction};
+use crate::store::{Cause, Change, Committed, Course, Expected, Frozen, Refusal, Store, Transaction};
 
 /// Where they could not be written, it is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -200,7 +200,7 @@ fn transaction(documents: &[Document], gone: Vec<Key>) -> Transaction {
         changes: documents.iter().map(is).chain(gone.into_iter().map(is_not)).collect(),
         author: Author::files(),
         message: "".into(),
-        cause: Cause { purpose: Purpose::Change, breaks_glass: false },
+        cause: Cause { purpose: Purpose::Change, breaks_glass: false, course: Course::Straight },
     }
 }
 
@@ -235,7 +235,10 @@ fn told(refusal: Refusal, sources: &[Source]) -> Trouble {
         Refusal::Unavailable(reason) => Trouble::again(reason),
         // They expect nothing, are read as documents that are there once, and are not told from themselves.
         Refusal::Conflict { key, .. } | Refusal::Twice(key) => Trouble::again(format!("{key} cannot be taken")),
-        Refusal::OfFiles(_) => Trouble::again("files cannot be taken".into()),
+        Refusal::OnTrial { revision, author } => {
+            Trouble::again(format!("they wait for the end of the canary of revision {revision}, which {author} began"))
+        }
+        Refusal::NotOnTrial(_) | Refusal::OfFiles(_) => Trouble::again("files cannot be taken".into()),
     }
 }
 

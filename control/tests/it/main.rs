@@ -21,6 +21,7 @@ mod image;
 mod lanes;
 mod large_bodies;
 mod mirror;
+mod openapi;
 mod operators;
 mod passing;
 mod process;
