@@ -22,6 +22,11 @@ mod listen;
 mod metrics;
 mod openapi;
 mod progress;
+mod rates;
+mod reports;
+#[rustfmt::skip]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
+mod reports_rpc;
 mod status;
 mod streams;
 mod tokens;
@@ -51,6 +56,9 @@ use crate::server::fleet::Fleet;
 use crate::server::guard::Guard;
 use crate::server::limits::Pace;
 use crate::server::listen::Door;
+use crate::server::rates::Rates;
+use crate::server::reports::Reports;
+use crate::server::reports_rpc::reports_server::ReportsServer;
 use crate::server::streams::Streams;
 use crate::server::trials::Trials;
 use crate::store::{Store, TokenChange};
@@ -135,7 +143,9 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let (looked_at, looking) = (store.clone(), checker.clone());
     // It ends with the process, whoever ends that.
     std::thread::spawn(move || check::look_at_all(&looked_at, &looking));
-    let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone()));
+    let rates = Arc::new(Mutex::new(Rates::default()));
+    let reports = Reports::new(guard.clone(), feed.clone(), fleet.clone(), rates.clone());
+    let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone(), rates));
     let all = api::Api { store: store.clone(), checker, feed: feed.clone(), fleet, trials: trials.clone() };
     let router = api::router(all, guard);
     let discovery = AggregatedDiscoveryServiceServer::new(streams).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -148,7 +158,8 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
         .http2_max_header_list_size(HEAD_BYTES_MAX)
         .http2_keepalive_interval(Some(ALIVE_EVERY))
         .http2_keepalive_timeout(Some(ALIVE_WITHIN))
-        .add_service(discovery);
+        .add_service(discovery)
+        .add_service(ReportsServer::new(reports));
     let served = async {
         tokio::select! {
             () = gate::serve(api.start(), router) => Err("the REST API has ended".into()),

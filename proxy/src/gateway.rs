@@ -20,6 +20,7 @@ use crate::log::{AccessLog, Format, event};
 use crate::origin::{First, News, Next, Origin};
 use crate::process::Process;
 use crate::revision::{InForce, Rules};
+use crate::stats::{Counter, WorkerStats};
 use crate::status::Status;
 use crate::subscription::{Answer, Updates};
 use crate::{admin, cgroup, log, metrics, watch};
@@ -275,6 +276,10 @@ async fn run_until_signal(
                 if std::mem::take(&mut in_force.has_succeeded_late) {
                     origin.tell_again();
                 }
+                let sum = |count: fn(&WorkerStats) -> &Counter| {
+                    in_force.process.shared.stats.iter().map(|stats| count(stats).get()).sum()
+                };
+                in_force.status.set_fare(sum(|stats| &stats.requests), sum(|stats| &stats.failed));
                 refused_before = tell_refused(&in_force.process, refused_before);
             }
         }

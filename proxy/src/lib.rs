@@ -43,6 +43,9 @@ mod process;
 mod proxy_protocol;
 mod record;
 mod reply;
+#[rustfmt::skip]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
+mod reports_rpc;
 mod request;
 mod retry;
 mod revision;

@@ -94,6 +94,8 @@ impl Record {
             Some(cluster) => cluster.series.get(stats, lane, self.status, self.flag),
             None => worker.view().nowhere.get(stats, lane, self.status, self.flag),
         };
+        stats.requests.add(1);
+        stats.failed.add(u64::from(self.has_failed()));
         series.duration_us.observe(duration.as_micros() as u64);
         series.request_bytes.observe(self.request_body_bytes);
         series.response_bytes.observe(self.response_body_bytes);
@@ -103,6 +105,16 @@ impl Record {
                 Format::Text => self.text(client, duration, head),
             };
             log.offer(line);
+        }
+    }
+
+    /// Whether control is told that it failed: by the service or by us, or since rules refused it or know no way for it. A
+    /// policy that answers with 500 or above, or 429, does what it is for.
+    fn has_failed(&self) -> bool {
+        match self.status {
+            500.. => self.policy.is_none(),
+            401 | 403 | 404 => self.endpoint.is_none(),
+            _ => false,
         }
     }
 

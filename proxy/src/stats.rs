@@ -136,6 +136,10 @@ pub(crate) type Mirrored = BTreeMap<(Arc<str>, &'static str), u64>;
 /// Everything that one worker counts.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerStats {
+    /// Requests that have ended.
+    pub(crate) requests: Counter,
+    /// Those of them that count as failed.
+    pub(crate) failed: Counter,
     series: Mutex<Vec<Arc<Series>>>,
     pub(crate) connections_opened: Counter,
     pub(crate) connections_open: Counter,

@@ -1,6 +1,7 @@
 //! What the process knows of its own configuration and life, for probes and for people. Written by the main
 //! thread, read by whoever asks. Cold.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use config::snapshot::discovery::Discovery;
 use serde_json::{Value, json};
 
 use crate::dns::Names;
+use crate::subscription::Fare;
 
 /// The state of the process, shared with the admin side.
 pub(crate) struct Status {
@@ -16,6 +18,8 @@ pub(crate) struct Status {
     names: Mutex<Names>,
     /// None: rules come from files.
     control: Mutex<Option<ControlStatus>>,
+    /// Requests that have ended, and those that failed.
+    fare: [AtomicU64; 2],
     pub(crate) started: Instant,
 }
 
@@ -58,8 +62,21 @@ impl Status {
             }),
             names: Mutex::default(),
             control: Mutex::default(),
+            fare: Default::default(),
             started: Instant::now(),
         }
+    }
+
+    /// Requests that have ended by now, and those of them that failed.
+    pub(crate) fn set_fare(&self, requests: u64, failed: u64) {
+        self.fare[0].store(requests, Relaxed);
+        self.fare[1].store(failed, Relaxed);
+    }
+
+    /// As it was set last.
+    pub(crate) fn fare(&self) -> Fare {
+        let [requests, failed] = [0, 1].map(|place: usize| self.fare[place].load(Relaxed));
+        Fare { requests, failed }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {

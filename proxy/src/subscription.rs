@@ -4,6 +4,7 @@
 
 mod keeper;
 mod line;
+mod reporter;
 mod resources;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +29,9 @@ use crate::log::event;
 use crate::status::Status;
 use crate::subscription::keeper::Keeper;
 use crate::subscription::line::{Line, News, news, open};
+use crate::subscription::reporter::Reporter;
+
+pub(crate) use crate::subscription::reporter::Fare;
 
 /// A start waits for control for so long before it takes what is on disk: what control says is never older.
 const CONTROL_FIRST: Duration = Duration::from_secs(1);
@@ -128,6 +132,7 @@ impl Subscription {
             is_heard: false,
             is_told: false,
             keeper: Keeper::new(folder),
+            reporter: Reporter::new(),
             status,
         };
         life.client.want(std::iter::once(&*life.wanted).chain(known.iter().map(|name| &**name)));
@@ -216,6 +221,7 @@ struct Life {
     /// That the connection is gone; again only after there was one.
     is_told: bool,
     keeper: Keeper,
+    reporter: Reporter,
     status: Arc<Status>,
 }
 
@@ -235,7 +241,12 @@ impl Life {
                 },
                 () = offers.closed() => return,
                 () = sleep_until(begins) => self.begin_without_control("it does not answer"),
-                _ = ticks.tick() => self.keeper.keep(&self.client, matches!(self.line, Line::Up(..))).await,
+                _ = ticks.tick() => {
+                    if let Line::Up(_, _, way) = &self.line {
+                        self.reporter.report(way, &self.node, self.status.fare());
+                    }
+                    self.keeper.keep(&self.client, matches!(self.line, Line::Up(..))).await;
+                }
                 news = news(&mut self.line) => self.on_news(news),
             }
         }
@@ -316,6 +327,7 @@ impl Life {
                 if is_good {
                     resources::take(&mut self.in_force, &change);
                     self.keeper.is_due = true;
+                    self.reporter.hurry();
                 }
                 let actions = self.client.on_applied(&change, result);
                 self.act(actions);
@@ -352,8 +364,8 @@ impl Life {
     fn on_news(&mut self, news: News) {
         match news {
             News::Time => self.line = Line::Opening(tokio::spawn(open(self.control.clone()))),
-            News::Opened(Ok((sender, responses))) => {
-                (self.line, self.is_heard) = (Line::Up(sender, Box::new(responses)), false);
+            News::Opened(Ok((sender, responses, way))) => {
+                (self.line, self.is_heard) = (Line::Up(sender, Box::new(responses), way), false);
                 let actions = self.client.on_connected();
                 self.act(actions);
             }
@@ -384,7 +396,7 @@ impl Life {
                     track.waiting.push_back(change);
                 }
                 (Action::Disconnect(reason), _) => self.lose(&reason),
-                (Action::Send(request), Line::Up(sender, _)) => {
+                (Action::Send(request), Line::Up(sender, ..)) => {
                     // A stream that has just ended is noticed where it is read.
                     let _ = sender.send(*request);
                 }

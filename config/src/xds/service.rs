@@ -73,7 +73,7 @@ fn instance(endpoint: &v1::Endpoint) -> Result<Instance, String> {
         address,
         ports: endpoint.ports.iter().map(port).collect::<Result<_, String>>()?,
         weight: endpoint.weight.max(1),
-        zone: Some(endpoint.zone.as_str().into()).filter(|zone: &Box<str>| !zone.is_empty()),
+        zone: (!endpoint.zone.is_empty()).then(|| endpoint.zone.as_str().into()),
         labels: words(&endpoint.labels),
     })
 }

@@ -91,6 +91,7 @@ impl fmt::Display for Failure {
                 "\n  say who you are: --token-file FILE or EVENKEEL_TOKEN_FILE; on control's machine --data FOLDER does"
             }
             403 => "\n  use a token that may do this, or ask for one: evenkeel token create",
+            409 if reason.contains("on trial") => "",
             409 if reason.contains("is not as expected") => {
                 "\n  somebody changed it meanwhile: look at it with evenkeel get, then try again"
             }

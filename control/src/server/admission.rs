@@ -23,6 +23,16 @@ const REQUESTS: Pace = Pace { per_second: 1_000, burst: 5_000 };
 /// What goes to a proxy. A channel has room for many of them from its beginning.
 pub(crate) type Message = Box<Result<DeltaDiscoveryResponse, Status>>;
 
+/// Who asks for a single answer, if they may have a stream.
+pub(crate) fn caller<T>(guard: &Arc<Guard>, request: &Request<T>, what: &str) -> Result<Caller, Status> {
+    let link = request.extensions().get::<Arc<Link>>();
+    let source = link.map_or(([0, 0, 0, 0], 0).into(), |link| link.source);
+    let headers = request.metadata().clone().into_headers();
+    let caller = guard.identify(&headers, source, what).map_err(refuse)?;
+    caller.may(&Action::Stream, what).map_err(denied)?;
+    Ok(caller)
+}
+
 /// A stream that was let in.
 pub(crate) struct Admission {
     caller: Caller,
@@ -35,10 +45,7 @@ impl Admission {
     /// Lets it in, or says why not.
     pub(crate) fn of<T>(guard: &Arc<Guard>, request: &Request<T>) -> Result<Admission, Status> {
         let link = request.extensions().get::<Arc<Link>>().cloned();
-        let source = link.as_ref().map_or(([0, 0, 0, 0], 0).into(), |link| link.source);
-        let headers = request.metadata().clone().into_headers();
-        let caller = guard.identify(&headers, source, "a proxy's stream").map_err(refuse)?;
-        caller.may(&Action::Stream, "a proxy's stream").map_err(denied)?;
+        let caller = caller(guard, request, "a proxy's stream")?;
         let place = caller.enter_stream().map_err(Status::resource_exhausted)?;
         if let Some(link) = &link {
             link.prove();
@@ -127,7 +134,7 @@ impl Speech {
     }
 }
 
-fn denied(Denied(reason): Denied) -> Status {
+pub(crate) fn denied(Denied(reason): Denied) -> Status {
     Status::permission_denied(reason)
 }
 

@@ -81,8 +81,8 @@ impl From<Refusal> for Fault {
             Refusal::Frozen(frozen) => Fault::new(StatusCode::LOCKED, frozen_text(&frozen)),
             Refusal::OnTrial { revision, author } => {
                 let reason = format!(
-                    "revision {revision} of {author} is on trial: promote it (POST /api/v1/canary/promote, evenkeel canary \
-                     promote) or end it (POST /api/v1/canary/end, evenkeel canary end), then try again"
+                    "revision {revision} of {author} is on trial: promote it (evenkeel canary promote, or POST \
+                     /api/v1/canary/promote) or end it (evenkeel canary end, or POST /api/v1/canary/end), then try again"
                 );
                 Fault::new(StatusCode::CONFLICT, reason)
             }

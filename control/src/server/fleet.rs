@@ -144,6 +144,11 @@ impl Fleet {
         proxies.iter().filter(|(_, proxy)| !ids.is_empty() && is_theirs(proxy)).map(|(number, _)| *number).collect()
     }
 
+    /// How many have introduced themselves.
+    pub(crate) fn count(&self) -> usize {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Told what is settled everywhere, when that changes.
     pub(crate) fn floor(&self) -> watch::Receiver<Option<u64>> {
         self.floor.subscribe()

@@ -150,11 +150,14 @@ struct Tally {
 /// Proxies that subscribe to the same and know the same kinds.
 type Alike = BTreeMap<(Vec<Arc<str>>, Arc<str>), Named>;
 
+/// Who is to have a document, by the kinds that they know.
+type Wanting = HashMap<Arc<str>, Vec<(Arc<str>, Arc<Named>)>>;
+
 /// All proxies at one moment.
 struct Census {
     proxies: usize,
     /// By document: who is to have it.
-    wanted: HashMap<Arc<str>, Vec<(Arc<str>, Arc<Named>)>>,
+    wanted: Wanting,
     behind: HashMap<Arc<str>, Named>,
     refused: HashMap<Arc<str>, (Refused, usize)>,
 }
@@ -201,8 +204,8 @@ impl Census {
 }
 
 /// Documents, and who of proxies that are alike is to have them.
-fn wanted(catalog: &Catalog, alike: &Alike) -> HashMap<Arc<str>, Vec<(Arc<str>, Arc<Named>)>> {
-    let mut wanted: HashMap<Arc<str>, Vec<(Arc<str>, Arc<Named>)>> = HashMap::new();
+fn wanted(catalog: &Catalog, alike: &Alike) -> Wanting {
+    let mut wanted = Wanting::new();
     for ((subscribed, kinds), named) in alike {
         let named = Arc::new(named.clone());
         let mut names: BTreeSet<&Arc<str>> = subscribed.iter().filter(|name| !is_collection(name)).collect();

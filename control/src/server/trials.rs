@@ -19,6 +19,7 @@ use crate::server::canary::{self, Seen, Verdict};
 use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
 use crate::server::gate::Asking;
+use crate::server::rates::Rates;
 use crate::server::status::document_of;
 use crate::store::{Cause, Committed, Course, Refusal, Store, Transaction};
 
@@ -41,6 +42,7 @@ pub(crate) struct Trials {
     store: Store,
     feed: Arc<Feed>,
     fleet: Arc<Fleet>,
+    rates: Arc<Mutex<Rates>>,
     /// As it was seen last.
     told: Mutex<Option<(u64, Value)>>,
 }
@@ -64,8 +66,8 @@ struct Said {
 }
 
 impl Trials {
-    pub(crate) fn new(store: Store, feed: Arc<Feed>, fleet: Arc<Fleet>) -> Trials {
-        Trials { store, feed, fleet, told: Mutex::default() }
+    pub(crate) fn new(store: Store, feed: Arc<Feed>, fleet: Arc<Fleet>, rates: Arc<Mutex<Rates>>) -> Trials {
+        Trials { store, feed, fleet, rates, told: Mutex::default() }
     }
 
     /// How far the trial is; None: there is none.
@@ -191,8 +193,11 @@ impl Trials {
         }
         watched.none = said.is_empty().then(|| watched.none.unwrap_or(now));
         let since = |time: Instant| now.saturating_duration_since(time);
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let worse = rates.worse(revision, ids, now);
+        drop(rates);
         let (none_for, in_force_for) = (watched.none.map(since), watched.in_force.map(since));
-        Some(Seen { none_for, in_force_for, begun_for: since(watched.begun), ..seen })
+        Some(Seen { worse, none_for, in_force_for, begun_for: since(watched.begun), ..seen })
     }
 
     /// Ends a trial, for this reason.

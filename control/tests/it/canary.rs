@@ -1,6 +1,7 @@
 //! Changes of rules that some proxies try before all others: three gateways, of which one does.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use e2e::kit::{Backend, Gateway, Launch, Peer, Scratch, free_port, until};
 use serde_json::Value;
@@ -160,6 +161,30 @@ fn what_the_canary_refuses_nobody_else_sees() {
     assert_eq!(mesh.answers(), ["one"; GATEWAYS]);
     let (_, gateway) = mesh.control.ask("GET /api/v1/objects/Gateway/default/g0", "", "");
     assert_eq!(gateway["object"]["spec"]["listeners"][0]["port"], mesh.ports[0], "as it was");
+}
+
+#[test]
+fn where_requests_fail_it_is_taken_back() {
+    let mesh = Mesh::start();
+    let ill = backend("500 Internal Server Error", "ill");
+    mesh.control.apply(&mesh.service("two", ill.address()));
+    let revision = mesh.try_out("10m", &mesh.route("two"));
+    let canary = mesh.canary();
+    mesh.check(canary, ["ill", "one"]);
+    let began = Instant::now();
+    let (waited, _) = until("the end of the trial", || {
+        mesh.answers();
+        let start = format!("GET /api/v1/wait?revision={revision}&timeout=10ms");
+        Some(mesh.control.ask(&start, "", "").1).filter(|told| told["outcome"] == "takenBack")
+    });
+    let why = waited["why"].as_str().unwrap_or_default();
+    assert!(
+        why.contains(&format!("canary: revision {revision} is taken back: requests fail where it is tried: ")),
+        "{why}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(mesh.wait(waited["backAt"].as_u64().expect("a revision"))["outcome"], "inForce");
+    assert_eq!(mesh.answers(), ["one"; GATEWAYS]);
 }
 
 #[test]

@@ -10,17 +10,20 @@ use tonic::{Request, Status, Streaming};
 
 use crate::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::control::{CONNECT_TIMEOUT, Control, with_causes};
+use crate::subscription::reporter::Way;
 
 /// Documents of one message are bounded by control; this is beyond it.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-pub(super) type Opened = Result<(UnboundedSender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), Status>;
+pub(super) type Opened = Result<Open, Status>;
+/// What is said, what is heard, and the way for what is said beside it.
+type Open = (UnboundedSender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>, Way);
 
 /// The connection.
 pub(super) enum Line {
     Down { until: Instant },
     Opening(JoinHandle<Opened>),
-    Up(UnboundedSender<DeltaDiscoveryRequest>, Box<Streaming<DeltaDiscoveryResponse>>),
+    Up(UnboundedSender<DeltaDiscoveryRequest>, Box<Streaming<DeltaDiscoveryResponse>>, Way),
 }
 
 /// What a line has to say.
@@ -40,7 +43,7 @@ pub(super) async fn news(line: &mut Line) -> News {
         Line::Opening(opening) => {
             News::Opened(opening.await.unwrap_or_else(|error| Err(Status::internal(error.to_string()))))
         }
-        Line::Up(_, responses) => match responses.message().await {
+        Line::Up(_, responses, _) => match responses.message().await {
             Ok(Some(response)) => News::Response(Ok(response)),
             Ok(None) => News::Response(Err(Status::unavailable("it ended the stream"))),
             Err(status) => News::Response(Err(status)),
@@ -53,6 +56,7 @@ pub(super) async fn open(control: Arc<Control>) -> Opened {
     let (sender, mut receiver) = unbounded_channel();
     let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
     let mut request = Request::new(requests);
+    let way = Way { channel: channel.clone(), authorization: authorization.clone() };
     if let Some(authorization) = authorization {
         request.metadata_mut().insert("authorization", authorization);
     }
@@ -60,5 +64,5 @@ pub(super) async fn open(control: Arc<Control>) -> Opened {
     let responses = tokio::time::timeout(CONNECT_TIMEOUT, service.delta_aggregated_resources(request)).await;
     let responses = responses.map_err(|_| Status::deadline_exceeded("it does not answer"))?;
     let explained = |status: Status| Status::new(status.code(), with_causes(status.message().to_owned(), &status));
-    Ok((sender, responses.map_err(explained)?.into_inner()))
+    Ok((sender, responses.map_err(explained)?.into_inner(), way))
 }

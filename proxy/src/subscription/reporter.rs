@@ -1,0 +1,98 @@
+//! Tells control how requests fare: what has ended since it last heard of it, while there is something to tell. Nothing
+//! waits for it, and what is not heard is told again with the next. Cold.
+
+use std::time::Duration;
+
+use config::wire::envoy::config::core::v3::Node;
+use config::wire::evenkeel::v1::ReportRequest;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use crate::reports_rpc::reports_client::ReportsClient;
+
+/// For an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Where control did not hear it, it is told again no earlier.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// A control that does not know reports may be replaced.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(600);
+
+/// The way there, for as long as the connection lives.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) channel: Channel,
+    pub(super) authorization: Option<MetadataValue<Ascii>>,
+}
+
+/// Requests that have ended, and those of them that failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Fare {
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+}
+
+/// What control has heard.
+pub(super) struct Reporter {
+    heard: Fare,
+    due: Instant,
+    /// What it is being told, and what becomes of that.
+    asking: Option<(Fare, oneshot::Receiver<Result<Duration, Duration>>)>,
+}
+
+impl Reporter {
+    pub(super) fn new() -> Reporter {
+        Reporter { heard: Fare::default(), due: Instant::now(), asking: None }
+    }
+
+    /// Rules have changed: whether that is good shall be known soon.
+    pub(super) fn hurry(&mut self) {
+        self.due = Instant::now();
+    }
+
+    /// Told again and again: tells what there is to tell, if it is time.
+    pub(super) fn report(&mut self, way: &Way, node: &Node, now: Fare) {
+        if let Some((told, answer)) = &mut self.asking {
+            let told = *told;
+            let pause = match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => return,
+                Err(oneshot::error::TryRecvError::Closed) => RETRY_AFTER,
+                Ok(Err(pause)) => pause,
+                Ok(Ok(pause)) => {
+                    self.heard = told;
+                    pause
+                }
+            };
+            self.asking = None;
+            self.due += pause;
+        }
+        if now == self.heard || Instant::now() < self.due {
+            return;
+        }
+        // From here on the answer decides.
+        self.due = Instant::now();
+        let (answer, answered) = oneshot::channel();
+        let mut request = Request::new(ReportRequest {
+            node_id: node.id.clone(),
+            node_cluster: node.cluster.clone(),
+            requests: now.requests.saturating_sub(self.heard.requests),
+            failed: now.failed.saturating_sub(self.heard.failed),
+        });
+        if let Some(authorization) = &way.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        let mut client = ReportsClient::new(way.channel.clone());
+        tokio::spawn(async move {
+            let heard = match timeout(PATIENCE, client.report(request)).await {
+                Ok(Ok(response)) => Ok(Duration::from_millis(response.into_inner().next_after_ms.into())),
+                Ok(Err(status)) if status.code() == Code::Unimplemented => Err(UNKNOWN_AFTER),
+                Ok(Err(_)) | Err(_) => Err(RETRY_AFTER),
+            };
+            // The process may end.
+            let _ = answer.send(heard);
+        });
+        self.asking = Some((now, answered));
+    }
+}
