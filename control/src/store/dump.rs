@@ -9,7 +9,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Wri
 use serde_json::{Value, json};
 
 use crate::store::begin;
-use crate::store::disk::{Disk, DiskError, FORMAT, File, META, OBJECTS, REVISIONS, VERSIONS};
+use crate::store::disk::{Disk, DiskError, FORMAT, File, META, OBJECTS, REVISIONS, TRIAL, VERSIONS};
 use crate::store::ledger::{AUDIT, FILES, REFUSED, TOKENS};
 use crate::store::token::Token;
 
@@ -48,6 +48,10 @@ pub fn export(folder: &Path, out: &mut dyn Write) -> Result<u64, DiskError> {
             let (number, text) = entry?;
             lines.add(&json!({ word: number.value(), "is": parsed(text.value())? }))?;
         }
+    }
+    for entry in read.open_table(TRIAL)?.iter()? {
+        let (place, text) = entry?;
+        lines.add(&json!({ "trial": place.value(), "is": parsed(text.value())? }))?;
     }
     for entry in read.open_table(FILES)?.iter()? {
         lines.add(&json!({ "file": entry?.0.value() }))?;
@@ -140,6 +144,8 @@ fn row(write: &WriteTransaction, last: u64, value: &Value) -> Result<(), DiskErr
         let token = Token::parse(&is.to_string()).filter(|token| *token.identity.name == *name);
         token.ok_or_else(|| wrong("it is no token"))?;
         write.open_table(TOKENS)?.insert(name, &*is.to_string())?;
+    } else if let Some(place) = word("trial") {
+        write.open_table(TRIAL)?.insert(place, &*is.to_string())?;
     } else if let Some(name) = word("file") {
         Key::parse(name).ok_or_else(|| wrong("it is no name of a document"))?;
         write.open_table(FILES)?.insert(name, ())?;
