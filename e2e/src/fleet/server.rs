@@ -90,7 +90,10 @@ impl Server {
 
 fn start(folder: &Scratch, api: SocketAddr, xds: SocketAddr) -> Outcome<Guard> {
     let mut command = Command::new(evenkeel());
-    command.args(["control", "--plaintext", "--data"]).arg(folder.path().join("data"));
+    // The bound on what one client may ask is not what is measured.
+    command
+        .args(["control", "--plaintext", "--requests-per-second", "100000", "--data"])
+        .arg(folder.path().join("data"));
     command.args(["--listen", &api.to_string(), "--xds", &xds.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
     let log = std::fs::File::create(folder.path().join("log"))?;
     let guard = Guard::start_anywhere(command.stderr(log))?;
