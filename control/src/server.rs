@@ -1,21 +1,18 @@
 //! The life of the control server: its store, the check that every change passes, and the doors. Cold.
 
 mod admission;
-#[rustfmt::skip]
-#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
-mod ads;
 mod answer;
 mod api;
 mod authority;
 mod canary;
 mod check;
-mod codec;
 mod emergency;
 mod feed;
 mod files;
 mod fleet;
 mod followers;
 mod gate;
+mod grpc;
 mod guard;
 mod limits;
 mod listen;
@@ -24,9 +21,6 @@ mod openapi;
 mod progress;
 mod rates;
 mod reports;
-#[rustfmt::skip]
-#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
-mod reports_rpc;
 mod status;
 mod streams;
 mod tokens;
@@ -41,24 +35,21 @@ pub(crate) use wait::duration;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::transport::Server;
 
 use crate::access::{Author, Bounds, Identity, Role};
-use crate::server::ads::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use crate::server::authority::Authority;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
 use crate::server::files::Files;
 use crate::server::fleet::Fleet;
+use crate::server::grpc::Services;
 use crate::server::guard::Guard;
 use crate::server::limits::Pace;
 use crate::server::listen::Door;
 use crate::server::rates::Rates;
 use crate::server::reports::Reports;
-use crate::server::reports_rpc::reports_server::ReportsServer;
 use crate::server::streams::Streams;
 use crate::server::trials::Trials;
 use crate::store::{Store, TokenChange};
@@ -69,15 +60,6 @@ const API_CONNECTIONS_MAX: usize = 1_024;
 const XDS_CONNECTIONS_MAX: usize = 50_000;
 /// Open files that are no connections.
 const FILES_OWN: usize = 64;
-/// Of one proxy: its rules, and what it may have beside them.
-const STREAMS_MAX: u32 = 16;
-/// Of one head, decoded.
-const HEAD_BYTES_MAX: u32 = 16 << 10;
-/// A message of a proxy: names and versions of what it has.
-const MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// How often a proxy without news is asked whether it is there, and how long it may take to say so.
-const ALIVE_EVERY: Duration = Duration::from_secs(10);
-const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What it is started with.
 #[derive(Debug, Clone, clap::Args)]
@@ -148,22 +130,10 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone(), rates));
     let all = api::Api { store: store.clone(), checker, feed: feed.clone(), fleet, trials: trials.clone() };
     let router = api::router(all, guard);
-    let discovery = AggregatedDiscoveryServiceServer::new(streams).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut wires = xds.start();
-    let incoming = futures_util::stream::poll_fn(move |context| {
-        wires.poll_recv(context).map(|wire| wire.map(Ok::<_, std::io::Error>))
-    });
-    let server = Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_max_header_list_size(HEAD_BYTES_MAX)
-        .http2_keepalive_interval(Some(ALIVE_EVERY))
-        .http2_keepalive_timeout(Some(ALIVE_WITHIN))
-        .add_service(discovery)
-        .add_service(ReportsServer::new(reports));
     let served = async {
         tokio::select! {
             () = gate::serve(api.start(), router) => Err("the REST API has ended".into()),
-            served = server.serve_with_incoming(incoming) => served.map_err(|error| error.to_string()),
+            () = grpc::serve(xds.start(), Services { streams, reports }) => Err("the xDS port is closed".into()),
             () = files.follow() => Err("files are no longer followed".into()),
             () = emergency::reap(store.clone()) => Err("the store has ended".into()),
             () = trials.keep() => Err("the store has ended".into()),

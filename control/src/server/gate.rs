@@ -108,7 +108,7 @@ async fn admit(guard: &Arc<Guard>, mut request: Request) -> Result<(Request, Hol
     let places = if is_watch { &guard.watch_places } else { &guard.request_places };
     let place = places.take(&client, 1).ok_or_else(|| too_many(second, "too many requests at the same time"))?;
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let ended: Option<Ended> = if is_read { Some(Box::pin(caller.clone().ended())) } else { None };
+    let ended: Option<Ended> = if is_read { Some(Box::pin(caller.ended())) } else { None };
     let mut room = guard.body_bytes.take(&client, 0).ok_or_else(|| too_many(second, "too much at the same time"))?;
     let (mut parts, body) = request.into_parts();
     let body = match tokio::time::timeout(BODY_WITHIN, collect(body, &mut room)).await {

@@ -187,20 +187,21 @@ impl Caller {
     }
 
     /// Comes when they are no longer who they were: their token is revoked, or over.
-    pub(crate) async fn ended(self) {
-        let Some(token) = self.token else { return std::future::pending().await };
-        let mut tokens = self.guard.store.tokens();
-        drop(self.guard);
-        loop {
-            let now_ms = jiff::Timestamp::now().as_millisecond();
-            if !tokens.borrow_and_update().has(&token) || token.is_over(now_ms) {
-                return;
-            }
-            let left_ms = token.expires_ms.map_or(u64::MAX, |expires_ms| (expires_ms - now_ms).unsigned_abs());
-            let nap = Duration::from_millis(left_ms).min(NAP_MAX);
-            tokio::select! {
-                changed = tokens.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(nap) => {}
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let watched = self.token.clone().map(|token| (token, self.guard.store.tokens()));
+        async move {
+            let Some((token, mut tokens)) = watched else { return std::future::pending().await };
+            loop {
+                let now_ms = jiff::Timestamp::now().as_millisecond();
+                if !tokens.borrow_and_update().has(&token) || token.is_over(now_ms) {
+                    return;
+                }
+                let left_ms = token.expires_ms.map_or(u64::MAX, |expires_ms| (expires_ms - now_ms).unsigned_abs());
+                let nap = Duration::from_millis(left_ms).min(NAP_MAX);
+                tokio::select! {
+                    changed = tokens.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(nap) => {}
+                }
             }
         }
     }

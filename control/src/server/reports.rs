@@ -1,24 +1,32 @@
 //! The gRPC side of reports: who tells how requests fare, and when it is heard again. Cold.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use config::wire::evenkeel::v1::{ReportRequest, ReportResponse};
-use tonic::{Request, Response, Status};
+use http::HeaderMap;
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
 
 use crate::access::Action;
 use crate::server::admission;
 use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
-use crate::server::guard::Guard;
+use crate::server::grpc::{Incoming, Outgoing};
+use crate::server::guard::{Caller, Guard};
 use crate::server::rates::{Counts, Rates};
-use crate::server::reports_rpc::reports_server::Reports as Service;
+use crate::server::wire::Link;
 
 /// How often a proxy is heard, at least where something is tried. Where there are more than a thousand, each of the others
 /// is heard less often, so that all of them are a thousand reports in a second.
 const EVERY: Duration = Duration::from_secs(1);
 /// Who is earlier than this is not heard: clocks and networks are not exact.
 const EVERY_AT_LEAST: Duration = Duration::from_millis(500);
+
+/// For what is told to be there.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// What proxies tell.
 #[derive(Clone)]
@@ -35,11 +43,24 @@ impl Reports {
     }
 }
 
-#[tonic::async_trait]
-impl Service for Reports {
-    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
-        let caller = admission::caller(&self.guard, &request, "a proxy's report")?;
-        let ReportRequest { node_id, node_cluster, requests, failed } = request.into_inner();
+/// A proxy that tells.
+pub(crate) struct Report {
+    reports: Reports,
+    caller: Caller,
+    late: Pin<Box<Sleep>>,
+    is_answered: bool,
+}
+
+impl Reports {
+    /// Lets somebody tell, or says why not.
+    pub(crate) fn begin(&self, headers: &HeaderMap, link: &Arc<Link>) -> Result<Report, Status> {
+        let caller = admission::caller(&self.guard, headers, link, "a proxy's report")?;
+        Ok(Report { reports: self.clone(), caller, late: Box::pin(sleep(TOLD_WITHIN)), is_answered: false })
+    }
+
+    /// What is told, and when it is heard again.
+    fn take(&self, caller: &Caller, request: ReportRequest) -> Result<ReportResponse, Status> {
+        let ReportRequest { node_id, node_cluster, requests, failed } = request;
         let introduce = Action::Introduce { id: &node_id, cluster: &node_cluster };
         caller.may(&introduce, "a proxy's report").map_err(admission::denied)?;
         if node_id.len() > config::xds::NAME_BYTES_MAX || failed > requests {
@@ -54,6 +75,29 @@ impl Service for Reports {
         drop(rates);
         let tries = self.feed.catalog().trial().is_some_and(|(_, ids)| ids.contains(&*node_id));
         let every = if tries { EVERY } else { EVERY.max(Duration::from_millis(self.fleet.count() as u64)) };
-        Ok(Response::new(ReportResponse { next_after_ms: u32::try_from(every.as_millis()).unwrap_or(u32::MAX) }))
+        Ok(ReportResponse { next_after_ms: u32::try_from(every.as_millis()).unwrap_or(u32::MAX) })
+    }
+}
+
+impl Report {
+    /// Ready: it has ended.
+    pub(crate) fn poll(
+        &mut self,
+        incoming: &mut Incoming,
+        outgoing: &mut Outgoing,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Status>> {
+        if !self.is_answered {
+            match incoming.poll_next(context)? {
+                Poll::Ready(None) => return Poll::Ready(Err(Status::internal("there is no message"))),
+                Poll::Ready(Some(request)) => outgoing.say(&self.reports.take(&self.caller, request)?),
+                Poll::Pending => {
+                    ready!(self.late.as_mut().poll(context));
+                    return Poll::Ready(Err(Status::deadline_exceeded("it does not say what it wants")));
+                }
+            }
+            self.is_answered = true;
+        }
+        outgoing.poll_taken(context)
     }
 }

@@ -1,26 +1,25 @@
-//! The gRPC side: one task for each proxy's stream, a thin shell around its machine; and what is known of all of them. Cold.
+//! The streams of proxies: each is a thin shell around its machine, polled by the task of its connection. Cold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use config::xds::ENDPOINTS;
 use config::xds::catalog::{Catalog, Changed};
 use config::xds::server::Breach;
-use futures_util::Stream as Responses;
-use tokio::sync::mpsc::{Sender, UnboundedReceiver, channel};
-use tonic::{Request, Response, Status, Streaming};
+use http::HeaderMap;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tonic::Status;
 
-use crate::server::admission::{Admission, Message};
-use crate::server::ads::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use crate::server::admission::{Admission, Speech};
 use crate::server::feed::Feed;
 use crate::server::fleet::{Fleet, Proxy};
+use crate::server::grpc::{Incoming, Outgoing};
 use crate::server::guard::Guard;
-
-/// Messages that wait for a slow proxy; its machine sends no more than two changes at a time, each perhaps in parts.
-const WAITING_MAX: usize = 64;
+use crate::server::wire::Link;
 
 /// All streams.
 #[derive(Clone)]
@@ -36,6 +35,21 @@ struct Shared {
 impl Streams {
     pub(crate) fn new(feed: Arc<Feed>, fleet: Arc<Fleet>, guard: Arc<Guard>) -> Streams {
         Streams(Arc::new(Shared { feed, fleet, guard, next: AtomicU64::new(0) }))
+    }
+
+    /// Lets a proxy in, or says why not.
+    pub(crate) fn begin(&self, headers: &HeaderMap, link: &Arc<Link>) -> Result<Discovery, Status> {
+        let admission = Admission::of(&self.0.guard, headers, link)?;
+        let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new());
+        let place = Place { shared: self.0.clone(), number, proxy, is_bound: admission.is_bound() };
+        Ok(Discovery {
+            speech: admission.speech(),
+            ended: Box::pin(admission.ended()),
+            changes: self.0.feed.followers.add(number),
+            waiting: VecDeque::new(),
+            place,
+            admission,
+        })
     }
 }
 
@@ -81,8 +95,7 @@ impl Place {
         for changed in first.into_iter().chain(std::iter::from_fn(|| changes.try_recv().ok())) {
             life.stream.on_change(&catalog, &changed);
         }
-        if let Some(request) = request {
-            let mut request = request;
+        if let Some(mut request) = request {
             if self.is_bound {
                 // What instances a Service has is for those who send to it. A proxy that was away may still ask for others.
                 let is_seen = |name: &String| sees(&catalog, life.stream.subscribed(), &request, name);
@@ -112,63 +125,50 @@ impl Drop for Place {
     }
 }
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Streams {
-    type DeltaAggregatedResourcesStream =
-        Pin<Box<dyn Responses<Item = Result<DeltaDiscoveryResponse, Status>> + Send + 'static>>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let admission = Admission::of(&self.0.guard, &request)?;
-        let requests = request.into_inner();
-        let (sender, mut receiver) = channel::<Message>(WAITING_MAX);
-        let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new());
-        let place = Place { shared: self.0.clone(), number, proxy, is_bound: admission.is_bound() };
-        tokio::spawn(async move {
-            let served = tokio::select! {
-                served = serve(&place, &admission, requests, &sender) => served,
-                status = admission.ended() => Err(status),
-            };
-            if let Err(status) = served {
-                admission.end(sender, status).await;
-            }
-        });
-        let responses = futures_util::stream::poll_fn(move |context| {
-            receiver.poll_recv(context).map(|message| message.map(|message| *message))
-        });
-        Ok(Response::new(Box::pin(responses)))
-    }
+/// One proxy's stream.
+pub(crate) struct Discovery {
+    place: Place,
+    admission: Admission,
+    speech: Speech,
+    /// Comes when it may no longer be here.
+    ended: Pin<Box<dyn Future<Output = Status> + Send>>,
+    changes: UnboundedReceiver<Arc<Changed>>,
+    /// To be said. Its bytes are everybody's: they are written down when there is room for them.
+    waiting: VecDeque<DeltaDiscoveryResponse>,
 }
 
-/// The life of a stream: requests and changes in, responses out.
-async fn serve(
-    place: &Place,
-    admission: &Admission,
-    mut requests: Streaming<DeltaDiscoveryRequest>,
-    sender: &Sender<Message>,
-) -> Result<(), Status> {
-    let mut changes = place.shared.feed.followers.add(place.number);
-    let mut pace = admission.pace();
-    loop {
-        let news = tokio::select! {
-            request = pace.next(&mut requests) => match request? {
-                None => return Ok(()),
-                Some(request) => {
-                    admission.check(&request)?;
+impl Discovery {
+    /// The life of a stream: requests and changes in, responses out. Ready: it has ended.
+    pub(crate) fn poll(
+        &mut self,
+        incoming: &mut Incoming,
+        outgoing: &mut Outgoing,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Status>> {
+        if let Poll::Ready(status) = self.ended.as_mut().poll(context) {
+            return Poll::Ready(Err(status));
+        }
+        loop {
+            // Whoever does not listen is not listened to.
+            ready!(outgoing.poll_taken(context))?;
+            if let Some(response) = self.waiting.pop_front() {
+                outgoing.say(&response);
+                continue;
+            }
+            let news = match incoming.poll_next(context)? {
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(request)) => {
+                    self.speech.heard()?;
+                    self.admission.check(&request)?;
                     News::Request(Box::new(request))
                 }
-            },
-            Some(changed) = changes.recv() => News::Changed(changed),
-            () = sender.closed() => return Ok(()),
-        };
-        let responses = place.step(&mut changes, news);
-        let responses = responses.map_err(|Breach(reason)| Status::invalid_argument(reason))?;
-        for response in responses {
-            if !admission.send(sender, response).await? {
-                return Ok(());
-            }
+                Poll::Pending => match self.changes.poll_recv(context) {
+                    Poll::Ready(Some(changed)) => News::Changed(changed),
+                    Poll::Ready(None) | Poll::Pending => return self.speech.poll_silence(context).map(Err),
+                },
+            };
+            let responses = self.place.step(&mut self.changes, news);
+            self.waiting = responses.map_err(|Breach(reason)| Status::invalid_argument(reason))?.into();
         }
     }
 }

@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
 use crate::server::limits::Place;
 
@@ -153,14 +152,6 @@ impl<S> Wire<S> {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
-    }
-}
-
-impl Connected for Wire {
-    type ConnectInfo = Arc<Link>;
-
-    fn connect_info(&self) -> Arc<Link> {
-        self.link.clone()
     }
 }
 
