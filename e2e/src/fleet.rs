@@ -8,13 +8,14 @@ pub(crate) mod server;
 mod shop;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::LocalSet;
 
+use crate::fleet::line::Line;
 use crate::fleet::proxy::Proxy;
 use crate::fleet::server::Server;
 use crate::fleet::shop::Size;
@@ -22,6 +23,8 @@ use crate::{Because, Failure, Outcome};
 
 /// Connections that are being opened at the same time: what the kernel's queue holds.
 const OPENING_MAX: usize = 1_000;
+/// Of what was sent again, what is told by name.
+const NAMED_MAX: usize = 20;
 /// For each step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -49,11 +52,14 @@ pub struct Arguments {
     /// How long the churn lasts
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Over TLS, each proxy with a whole handshake; without the changes that a Gateway uses, and the churn
+    #[arg(long)]
+    tls: bool,
 }
 
 /// What all proxies share.
 struct Fleet {
-    control: Cell<SocketAddr>,
+    way: line::Way,
     opening: Semaphore,
     /// The revision of each proxy, and how many are behind the one that is waited for.
     revisions: RefCell<Vec<u64>>,
@@ -61,6 +67,8 @@ struct Fleet {
     behind: Cell<usize>,
     reached: Notify,
     resource_bytes: Cell<u64>,
+    /// Resources that were sent, by name, and to how many.
+    sent: RefCell<BTreeMap<String, usize>>,
     /// Of those that are waited for, when each came.
     latencies: RefCell<Vec<Duration>>,
     since: Cell<Instant>,
@@ -106,9 +114,9 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
 }
 
 async fn measure(arguments: &Arguments) -> Outcome<bool> {
-    let &Arguments { proxies, gateways, services, endpoints, changes, churn, seconds } = arguments;
+    let &Arguments { proxies, gateways, services, endpoints, changes, tls, .. } = arguments;
     let size = Size { gateways, services, endpoints };
-    let mut server = Server::start()?;
+    let mut server = Server::start(tls)?;
     let begun = Instant::now();
     let everything = server.apply(&shop::documents(size)).await?;
     println!(
@@ -118,13 +126,14 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
     let (cpu_before, resident_before) = (server.cpu()?, server.resident_kib()?);
 
     let fleet = Rc::new(Fleet {
-        control: Cell::new(server.xds),
+        way: server.way()?,
         opening: Semaphore::new(OPENING_MAX),
         revisions: RefCell::new(vec![0; proxies]),
         target: Cell::new(0),
         behind: Cell::new(0),
         reached: Notify::new(),
         resource_bytes: Cell::new(0),
+        sent: RefCell::default(),
         latencies: RefCell::default(),
         since: Cell::new(Instant::now()),
     });
@@ -160,6 +169,33 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
     print("a change of endpoints that all use, to the last of them", all.iter().map(|(last, _)| *last).collect());
     println!("  control: {:.1?} of CPU for each change", cpu / changes.max(1) as u32);
 
+    if !tls {
+        some_use_it(arguments, &server, &fleet).await?;
+        churned(arguments, &server, &fleet).await?;
+    }
+    // Whatever was under way has arrived.
+    let revision = server.apply_and_wait(&shop::service(shop::HOT, endpoints, 2 + changes as u64)).await?;
+    fleet.reach(revision, |_| true, Instant::now()).await?;
+    fleet.resource_bytes.set(0);
+    fleet.sent.borrow_mut().clear();
+    fleet.revisions.borrow_mut().fill(0);
+    let begun = Instant::now();
+    server.restart()?;
+    fleet.reach(revision, |_| true, begun).await?;
+    println!(
+        "killed and started again: all {proxies} in force again after {:.2?}; bytes of resources that were sent again: {}",
+        begun.elapsed(),
+        fleet.resource_bytes.get()
+    );
+    for (name, count) in fleet.sent.borrow().iter().take(NAMED_MAX) {
+        println!("  {name} to {count}");
+    }
+    Ok(true)
+}
+
+/// Changes that the proxies of one Gateway use.
+async fn some_use_it(arguments: &Arguments, server: &Server, fleet: &Fleet) -> Outcome<()> {
+    let &Arguments { proxies, gateways, endpoints, changes, .. } = arguments;
     let mut few = Vec::new();
     for round in 0..10 * changes {
         let gateway = round % gateways;
@@ -170,9 +206,14 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
         few.push(begun.elapsed());
     }
     print(&format!("a change that {} of {proxies} use, to the last of them", proxies / gateways), few);
+    Ok(())
+}
 
-    let before = server.cpu()?;
-    let begun = Instant::now();
+/// Many of them in each second.
+async fn churned(arguments: &Arguments, server: &Server, fleet: &Fleet) -> Outcome<()> {
+    let &Arguments { proxies, gateways, services, endpoints, changes, churn, seconds, .. } = arguments;
+    let (begun, before) = (Instant::now(), server.cpu()?);
+    let size = Size { gateways, services, endpoints };
     let stored = server.churn(size, churn, Duration::from_secs(seconds)).await?;
     let elapsed = begun.elapsed();
     let used = (server.cpu()? - before).as_secs_f64() / elapsed.as_secs_f64();
@@ -186,18 +227,7 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
         proxies / gateways,
         begun.elapsed(),
     );
-
-    fleet.resource_bytes.set(0);
-    fleet.revisions.borrow_mut().fill(0);
-    let begun = Instant::now();
-    server.restart()?;
-    fleet.reach(revision, |_| true, begun).await?;
-    println!(
-        "killed and started again: all {proxies} in force again after {:.2?}; bytes of resources that were sent again: {}",
-        begun.elapsed(),
-        fleet.resource_bytes.get()
-    );
-    Ok(true)
+    Ok(())
 }
 
 fn mb(kib: u64) -> f64 {
@@ -224,14 +254,17 @@ async fn live(fleet: Rc<Fleet>, number: usize, gateways: usize) {
 async fn follow(fleet: &Fleet, number: usize, proxy: &mut Proxy) -> Outcome<std::convert::Infallible> {
     let opening = fleet.opening.acquire().await.because(|| "opening".to_owned())?;
     let first = proxy.introduction().ok_or(Failure::new("nothing to say"))?;
-    let (mut sender, mut receiver) = line::open(fleet.control.get(), &first).await?;
+    let mut line = Line::open(&fleet.way, &first).await?;
     drop(opening);
     loop {
-        let response = receiver.next().await?;
+        let response = line.next().await?;
         let bytes = response.resources.iter().filter_map(|one| one.resource.as_ref()).map(|any| any.value.len() as u64);
         fleet.resource_bytes.set(fleet.resource_bytes.get() + bytes.sum::<u64>());
+        for resource in &response.resources {
+            *fleet.sent.borrow_mut().entry(format!("{} {}", resource.name, resource.version)).or_default() += 1;
+        }
         let mut said = Ok(());
-        proxy.on_response(response, &mut |request| said = sender.send(&request))?;
+        proxy.on_response(response, &mut |request| said = line.say(&request))?;
         said?;
         fleet.note(number, proxy.revision());
     }

@@ -2,6 +2,7 @@
 //! gateway takes them, every second set invalid, under load on kept connections: no request may fail, no connection end,
 //! no worker stand still. Cold.
 
+pub mod control;
 pub mod downloads;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,6 +29,8 @@ const TOLD_WITHIN: Duration = Duration::from_millis(1_200);
 pub enum Name {
     /// Changes of rules under load.
     Reload,
+    /// A hundred changes a second of a gateway under control.
+    Control,
     /// 2,000 downloads through 6,000 changes of rules.
     Downloads,
 }
@@ -38,7 +41,7 @@ pub struct Arguments {
     /// What to repeat
     #[arg(value_enum)]
     name: Name,
-    /// For how long rules are reloaded
+    /// For how long rules change
     #[arg(long, default_value_t = 30)]
     seconds: u64,
 }
@@ -54,6 +57,11 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
     // Built before this thread is pinned.
     crate::kit::evenkeel();
     pin_to(CPU_LOAD)?;
+    if arguments.name == Name::Control {
+        let found = control::run(Duration::from_secs(arguments.seconds))?;
+        println!("{found}");
+        return Ok(found.is_good());
+    }
     let found = reload(launch, Duration::from_secs(arguments.seconds))?;
     println!("{found}");
     Ok(found.stall <= STALL_MAX)

@@ -27,7 +27,7 @@ pub struct Arguments {
 /// Runs and prints.
 pub fn run(arguments: &Arguments) -> Outcome<bool> {
     let &Arguments { writers, seconds, documents } = arguments;
-    let mut server = Server::start()?;
+    let mut server = Server::start(false)?;
     let (begun, before) = (Instant::now(), server.cpu()?);
     let until = begun + Duration::from_secs(seconds);
     let api = server.api;
@@ -59,11 +59,11 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
             (first..documents.min(first + BATCH)).map(|number| service(&format!("s{number}"), 0)).collect();
         apply(&mut peer, &batch)?;
     }
-    println!("{documents} documents stored in {:.1?}; {} MB resident", begun.elapsed(), server.resident_kib()? / 1024);
+    println!("{documents} documents stored in {:.1?}; {} MiB resident", begun.elapsed(), server.resident_kib()? / 1024);
     drop(peer);
     let begun = Instant::now();
     server.restart()?;
-    println!("killed; answers again after {:.1?}, {} MB resident", begun.elapsed(), server.resident_kib()? / 1024);
+    println!("killed; answers again after {:.1?}, {} MiB resident", begun.elapsed(), server.resident_kib()? / 1024);
     Ok(true)
 }
 

@@ -1,12 +1,14 @@
 //! The control server of a fleet, as a process, and what is asked of it. Cold.
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::fleet::line::Way;
 use crate::fleet::shop::{self, Size};
 use crate::kit::{Peer, evenkeel, free_port, until};
 use crate::process::{Guard, Scratch};
@@ -23,26 +25,57 @@ pub struct Server {
     pub api: SocketAddr,
     /// Where proxies connect.
     pub xds: SocketAddr,
+    is_tls: bool,
 }
 
 impl Server {
-    /// Starts one that knows nothing.
-    pub fn start() -> Outcome<Server> {
+    /// Starts one that knows nothing, with TLS or in plaintext.
+    pub fn start(is_tls: bool) -> Outcome<Server> {
         let [api, xds] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
         let folder = Scratch::create("fleet")?;
-        let guard = start(&folder, api, xds)?;
-        Ok(Server { guard, folder, api, xds })
+        let guard = start(&folder, api, xds, is_tls)?;
+        Ok(Server { guard, folder, api, xds, is_tls })
     }
 
     /// Kills it, and starts the next one at the same place.
     pub fn restart(&mut self) -> Outcome<()> {
         self.guard.end(Signal::KILL, Duration::from_secs(5))?;
-        self.guard = start(&self.folder, self.api, self.xds)?;
+        self.guard = start(&self.folder, self.api, self.xds, self.is_tls)?;
         Ok(())
+    }
+
+    /// How proxies reach it.
+    pub fn way(&self) -> Outcome<Way> {
+        if !self.is_tls {
+            return Ok(Way::plain(self.xds));
+        }
+        let data = self.folder.path().join("data");
+        let token = std::fs::read_to_string(data.join("admin.token")).because(|| "the token".to_owned())?;
+        Way::tls(self.xds, &data.join("ca.crt"), token.trim())
+    }
+
+    /// Makes changes, and tells their revision once they are in force everywhere, as control sees it.
+    pub async fn apply_and_wait(&self, documents: &str) -> Outcome<u64> {
+        let mut command = self.apply_command();
+        command.args(["--wait", "--timeout", "120s"]);
+        run(command, documents.to_owned()).await
+    }
+
+    fn apply_command(&self) -> Command {
+        let mut command = Command::new(evenkeel());
+        let scheme = if self.is_tls { "https" } else { "http" };
+        command.args(["apply", "-f", "-", "-o", "json", "--server", &format!("{scheme}://{}", self.api)]);
+        if self.is_tls {
+            command.arg("--data").arg(self.folder.path().join("data"));
+        }
+        command
     }
 
     /// Makes changes, and tells their revision.
     pub async fn apply(&self, documents: &str) -> Outcome<u64> {
+        if self.is_tls {
+            return run(self.apply_command(), documents.to_owned()).await;
+        }
         let (api, documents) = (self.api, documents.to_owned());
         tokio::task::spawn_blocking(move || apply(&mut Peer::connect(api), &documents))
             .await
@@ -88,12 +121,26 @@ impl Server {
     }
 }
 
-fn start(folder: &Scratch, api: SocketAddr, xds: SocketAddr) -> Outcome<Guard> {
+/// What the command line says of a change: its revision.
+async fn run(mut command: Command, documents: String) -> Outcome<u64> {
+    let output = tokio::task::spawn_blocking(move || -> Outcome<Output> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().expect("it has one").write_all(documents.as_bytes())?;
+        Ok(child.wait_with_output()?)
+    });
+    let output = output.await.because(|| "a change".to_owned())??;
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let said = || Failure(format!("evenkeel apply: {}", String::from_utf8_lossy(&output.stderr)));
+    value["revision"].as_u64().filter(|_| output.status.success()).ok_or_else(said)
+}
+
+fn start(folder: &Scratch, api: SocketAddr, xds: SocketAddr, is_tls: bool) -> Outcome<Guard> {
     let mut command = Command::new(evenkeel());
     // The bound on what one client may ask is not what is measured.
     command
-        .args(["control", "--plaintext", "--requests-per-second", "100000", "--data"])
-        .arg(folder.path().join("data"));
+        .args(["control", "--requests-per-second", "100000", "--data"])
+        .arg(folder.path().join("data"))
+        .args((!is_tls).then_some("--plaintext"));
     command.args(["--listen", &api.to_string(), "--xds", &xds.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
     let log = std::fs::File::create(folder.path().join("log"))?;
     let guard = Guard::start_anywhere(command.stderr(log))?;
