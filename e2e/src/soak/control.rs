@@ -121,13 +121,8 @@ pub fn run(time: Duration) -> Outcome<Found> {
         }
     }
     let begun = Instant::now();
-    apply(&mut peer, &changed(0))?;
-    let mut client = gateway.connect();
-    until("the last change in force", || {
-        client.send("GET /api/v1/items/1 HTTP/1.1\r\nHost: svc-a.mesh.local\r\n\r\n");
-        let answer = client.read().ok()?;
-        (answer.get("x-round") == Some("0")).then_some(())
-    });
+    let last = apply(&mut peer, &changed(0))?;
+    until("the last change in force", || (gateway.metric("evenkeel_control_revision") >= last as f64).then_some(()));
     found.caught_up = begun.elapsed();
     Ok(found)
 }
