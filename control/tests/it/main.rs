@@ -23,6 +23,7 @@ mod large_bodies;
 mod mirror;
 mod openapi;
 mod operators;
+mod partition;
 mod passing;
 mod process;
 mod protection;
