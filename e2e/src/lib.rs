@@ -11,6 +11,7 @@ mod procfs;
 pub mod bench;
 pub mod explain;
 pub mod fleet;
+pub mod hosts;
 pub mod kit;
 pub mod load;
 pub mod oracles;

@@ -16,6 +16,8 @@ enum Command {
     Explain(e2e::explain::Arguments),
     /// Measure a control server with ten thousand proxies
     Fleet(e2e::fleet::Arguments),
+    /// Ask a gateway under control for very many Hosts
+    Hosts(e2e::hosts::Arguments),
     /// Ask llhttp, h11, HAProxy and nginx what they make of mutated requests
     Oracles(e2e::oracles::Arguments),
     /// Repeat what must never fail
@@ -29,6 +31,7 @@ fn main() -> e2e::Outcome<ExitCode> {
         Command::Bench(arguments) => e2e::bench::run(&arguments)?,
         Command::Explain(arguments) => e2e::explain::run(&arguments)?,
         Command::Fleet(arguments) => e2e::fleet::run(&arguments)?,
+        Command::Hosts(arguments) => e2e::hosts::run(&arguments)?,
         Command::Oracles(arguments) => e2e::oracles::run(&arguments)?,
         Command::Soak(arguments) => e2e::soak::run(&arguments)?,
         Command::Store(arguments) => e2e::store::run(&arguments)?,

@@ -233,6 +233,7 @@ async fn proxies(State(api): State<Api>) -> Json<Value> {
             "refused": life.stream.refused().iter().map(refused).collect::<Vec<_>>(),
             "connectedMilliseconds": life.connected.map(|since| now.duration_since(since).as_millis() as u64),
             "silentMilliseconds": silent,
+            "subscriptions": life.stream.subscribed().len(),
             "canary": catalog.trial().is_some_and(|(_, ids)| life.stream.node().is_some_and(|node| ids.contains(&*node.id))),
         });
         list.push((life.id.clone(), told));

@@ -17,6 +17,7 @@ mod explain;
 mod files;
 mod forwarding;
 mod hostile;
+mod hosts;
 mod image;
 mod lanes;
 mod large_bodies;
