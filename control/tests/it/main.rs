@@ -34,6 +34,7 @@ mod routing;
 mod safety;
 mod server;
 mod service_faults;
+mod skew;
 mod tidy;
 mod up;
 mod usage;
