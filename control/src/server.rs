@@ -197,8 +197,8 @@ fn tell(authority: Option<&Authority>, revision: u64, api: SocketAddr, xds: Sock
 async fn renew(authority: Option<Arc<Authority>>) {
     let Some(authority) = authority else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(authority::RENEWED_EVERY).await;
-        if let Err(problem) = authority.renew() {
+        tokio::time::sleep(authority::LOOKED_AT_EVERY).await;
+        if let Err(problem) = authority.renew(std::time::SystemTime::now()) {
             eprintln!("{} {problem}", now());
         }
     }

@@ -91,6 +91,23 @@ impl Folder {
     }
 }
 
+/// How long ago something was, for people who read it beside a clock that may have been set since.
+pub(crate) fn ago(then: SystemTime, now: SystemTime) -> String {
+    if then == SystemTime::UNIX_EPOCH {
+        return "nobody knows when".into();
+    }
+    let (time, words) = match now.duration_since(then) {
+        Ok(age) => (age, "ago"),
+        Err(ahead) => (ahead.duration(), "ahead of this clock"),
+    };
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s {words}"),
+        seconds @ 120..7_200 => format!("{} min {words}", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h {words}", seconds / 3_600),
+        seconds => format!("{} days {words}", seconds / 86_400),
+    }
+}
+
 /// The key of this folder, made at the first time.
 fn key(path: &Path) -> Result<hmac::Key, String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
@@ -180,7 +197,32 @@ fn hex(tag: &hmac::Tag) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn an_age_makes_sense_however_clocks_are_set() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let (minute, hour, day) = (60, 3_600, 86_400);
+        for (seconds, expected) in [
+            (0, "0 s ago"),
+            (119, "119 s ago"),
+            (5 * minute, "5 min ago"),
+            (3 * hour, "3 h ago"),
+            (9 * day, "9 days ago"),
+            // Written before the clock was set back, or by a machine that is ahead.
+            (-1, "1 s ahead of this clock"),
+            (-3 * hour, "3 h ahead of this clock"),
+            (1_800_000_000, "nobody knows when"),
+        ] {
+            let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000_u64.saturating_add_signed(-seconds));
+            assert_eq!(ago(then, now), expected);
+        }
+        // This machine has no clock of its own, and has not been told the time so far.
+        let unset = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+        assert_eq!(ago(now, unset), "20833 days ahead of this clock");
+    }
 
     #[test]
     fn only_what_was_written_is_read() {

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::control::Control;
-use crate::copy::{Copy, Folder};
+use crate::copy::{Copy, Folder, ago};
 use crate::log::event;
 use crate::status::Status;
 use crate::subscription::keeper::Keeper;
@@ -308,10 +308,10 @@ impl Life {
         }
         let told = resources::told(&self.in_force);
         let from = format!(
-            "the copy on disk of revision {}, in force since {}, control last heard {} ago,",
+            "the copy on disk of revision {}, in force since {}, control last heard {},",
             start.copy.revision,
             jiff::Timestamp::from_millisecond(start.copy.taken_ms).map_or_else(|_| "?".into(), |time| time.to_string()),
-            age(start.heard),
+            ago(start.heard, SystemTime::now()),
         );
         event("warn", &format!("control at {}: {why}; starting without it", self.control.address));
         match told {
@@ -414,16 +414,6 @@ impl Life {
             event("warn", &format!("control at {} is not there, {rules}: {reason}", self.control.address));
         }
         self.begin_without_control(reason);
-    }
-}
-
-/// How long ago, for people.
-fn age(since: SystemTime) -> String {
-    match SystemTime::now().duration_since(since).map_or(0, |age| age.as_secs()) {
-        seconds @ 0..120 => format!("{seconds} s"),
-        seconds @ 120..7_200 => format!("{} min", seconds / 60),
-        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
-        seconds => format!("{} days", seconds / 86_400),
     }
 }
 

@@ -23,7 +23,9 @@ use rustls::sign::CertifiedKey;
 
 /// How long a certificate is good for, and how often there is a new one.
 const VALID_FOR: Duration = Duration::from_secs(90 * 86_400);
-pub(crate) const RENEWED_EVERY: Duration = Duration::from_secs(30 * 86_400);
+const RENEWED_EVERY: Duration = Duration::from_secs(30 * 86_400);
+/// How often it is looked at whether it is time for a new one: clocks are set, and stand still while a machine sleeps.
+pub(crate) const LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 /// Clocks that are behind shall not refuse what is new.
 const VALID_BEFORE: Duration = Duration::from_secs(86_400);
 
@@ -37,7 +39,8 @@ pub(crate) struct Authority {
     pub(crate) fingerprint: String,
     certificate: CertificateDer<'static>,
     names: Vec<String>,
-    shown: RwLock<Arc<CertifiedKey>>,
+    /// And when it was made.
+    shown: RwLock<(Arc<CertifiedKey>, SystemTime)>,
 }
 
 impl Authority {
@@ -68,21 +71,34 @@ impl Authority {
         let certificate = CertificateDer::from_pem_slice(&text).map_err(|error| wrong(&error))?;
         let hash = digest(&SHA256, &certificate);
         let fingerprint: Vec<String> = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
-        let shown = RwLock::new(Arc::new(issue(&key, &certificate, &names, SystemTime::now())?));
+        let now = SystemTime::now();
+        let shown = RwLock::new((Arc::new(issue(&key, &certificate, &names, now)?), now));
         Ok(Authority { key, path, fingerprint: fingerprint.join(":"), certificate, names, shown })
     }
 
-    /// Shows a new certificate from now on.
-    pub(crate) fn renew(&self) -> Result<(), String> {
-        let renewed = Arc::new(issue(&self.key, &self.certificate, &self.names, SystemTime::now())?);
-        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+    /// Shows a new certificate from now on, if it is time for one.
+    pub(crate) fn renew(&self, now: SystemTime) -> Result<(), String> {
+        let made = self.shown.read().unwrap_or_else(PoisonError::into_inner).1;
+        if is_due(made, now) {
+            let renewed = Arc::new(issue(&self.key, &self.certificate, &self.names, now)?);
+            *self.shown.write().unwrap_or_else(PoisonError::into_inner) = (renewed, now);
+        }
         Ok(())
+    }
+}
+
+/// Whether a certificate that was made then has been shown for long enough, or the clock was set back so far that others
+/// might not believe it any more.
+fn is_due(made: SystemTime, now: SystemTime) -> bool {
+    match now.duration_since(made) {
+        Ok(age) => age >= RENEWED_EVERY,
+        Err(ahead) => ahead.duration() >= VALID_BEFORE / 2,
     }
 }
 
 impl ResolvesServerCert for Authority {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.shown.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Some(self.shown.read().unwrap_or_else(PoisonError::into_inner).0.clone())
     }
 }
 
@@ -180,6 +196,10 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> Result<(), String> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::pki_types::UnixTime;
+
     use super::*;
 
     #[test]
@@ -193,18 +213,52 @@ mod tests {
     }
 
     #[test]
+    fn clocks_that_are_apart_believe_each_other() {
+        let key = KeyPair::generate().expect("a key");
+        let authority = ca().self_signed(&key).expect("a CA").der().clone();
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let shown = issue(&key, &authority, &["a.test".into()], made).expect("a certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.clone()).expect("a CA");
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
+        let verifier = verifier.build().expect("a verifier");
+        let name = ServerName::try_from("a.test").expect("a name");
+        let hour = 3_600;
+        // By how many seconds the clock of whoever looks is ahead, just after it was made and just before it is renewed.
+        for (ahead, is_good) in
+            [(0, [true, true]), (-23 * hour, [true; 2]), (23 * hour, [true; 2]), (-25 * hour, [false, true])]
+        {
+            let seen = [0, RENEWED_EVERY.as_secs()].map(|age| {
+                let now =
+                    UnixTime::since_unix_epoch(Duration::from_secs((1_800_000_000 + age).saturating_add_signed(ahead)));
+                verifier.verify_server_cert(&shown.cert[0], &shown.cert[1..], &name, &[], now).is_ok()
+            });
+            assert_eq!(seen, is_good, "{ahead}");
+        }
+    }
+
+    #[test]
     fn a_ca_is_made_once_and_its_key_is_nobody_elses() {
         let folder = std::env::temp_dir().join(format!("evenkeel-authority-{}", std::process::id())).join("data");
         make_folder(&folder).expect("a folder");
         let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
         let first = Authority::open(&folder, vec!["a.test".into()]).expect("a CA");
-        let shown = first.shown.read().expect("a lock").cert[0].clone();
+        let shown = first.shown.read().expect("a lock").0.cert[0].clone();
         assert_eq!((mode(&folder), mode(&folder.join("ca.key")), mode(&first.path)), (0o700, 0o600, 0o600));
         assert_eq!(first.fingerprint.len(), 32 * 3 - 1);
         let second = Authority::open(&folder, vec!["a.test".into()]).expect("the same CA");
         assert_eq!(second.fingerprint, first.fingerprint);
-        assert_ne!(second.shown.read().expect("a lock").cert[0], shown, "each start has a certificate of its own");
-        second.renew().expect("a new one");
+        assert_ne!(second.shown.read().expect("a lock").0.cert[0], shown, "each start has a certificate of its own");
+        let is_renewed = |now: SystemTime| {
+            let before = second.shown.read().expect("a lock").0.cert[0].clone();
+            second.renew(now).expect("a certificate");
+            second.shown.read().expect("a lock").0.cert[0] != before
+        };
+        let hours = |count: u64| Duration::from_secs(count * 3_600);
+        let now = SystemTime::now();
+        // Clocks that are set a little make no difference; one that was wrong for years at the start does, when it is right.
+        assert_eq!([now, now - hours(2), now + hours(29 * 24)].map(is_renewed), [false; 3]);
+        assert_eq!([now + hours(31 * 24), now, now - hours(24 * 365)].map(is_renewed), [true; 3]);
         assert!(Authority::open(&folder, vec!["no name".into()]).is_err_and(|error| error.contains("\"no name\"")));
         // What was cut short is completed, what was lost is told.
         fs::remove_file(&first.path).expect("it is ours");

@@ -27,6 +27,8 @@ const UNTIL: &str = "evenkeel.dev/until";
 const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Where the end of one could not be written, it is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Clocks are set, and stand still while a machine sleeps: an end that is further away is looked at again then.
+const NAP_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) fn routes() -> Router<Api> {
     Router::new()
@@ -164,7 +166,7 @@ pub(crate) async fn reap(store: Store) {
                 Some((Change { key: object.key.clone(), text: None, expected }, temporary(object)?.1))
             })
             .collect();
-        let mut wait = all.iter().filter(|(_, until)| *until > now).map(|(_, until)| until.duration_since(now)).min();
+        let mut wait = nap(all.iter().map(|(_, until)| *until), now);
         for (change, _) in all.into_iter().filter(|(_, until)| *until <= now) {
             let transaction = Transaction {
                 changes: vec![change],
@@ -175,15 +177,21 @@ pub(crate) async fn reap(store: Store) {
             match store.commit(transaction).await {
                 // Whoever changed it meanwhile meant it.
                 Ok(_) | Err(Refusal::Conflict { .. }) => {}
-                Err(_) => wait = Some(RETRY_AFTER.try_into().unwrap_or_default()),
+                Err(_) => wait = Some(RETRY_AFTER),
             }
         }
-        let wait = wait.map(|wait| Duration::try_from(wait).unwrap_or_default());
         tokio::select! {
             changed = revisions.changed() => if changed.is_err() { return },
             () = sleep(wait) => {}
         }
     }
+}
+
+/// How long it is until the first of these times that are to come, or until it has to be looked at again; None: there is
+/// none.
+fn nap(ends: impl Iterator<Item = Timestamp>, now: Timestamp) -> Option<Duration> {
+    let left = ends.filter(|until| *until > now).map(|until| until.duration_since(now)).min()?;
+    Some(Duration::try_from(left).unwrap_or_default().min(NAP_MAX))
 }
 
 async fn sleep(time: Option<Duration>) {
@@ -214,6 +222,26 @@ mod tests {
             ("18446744073709551615d", None),
         ] {
             assert_eq!(time(text), seconds.map(Duration::from_secs), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_ends_by_the_clock_however_that_is_set() {
+        let time = |text: &str| -> Timestamp { format!("2026-11-21T{text}Z").parse().expect("a time") };
+        let ends = [time("21:00:00"), time("22:00:00")];
+        // What the clock shows, how many are over, and when it is looked at again.
+        for (now, over, seconds) in [
+            ("20:00:00", 0, Some(10)),
+            ("20:59:55", 0, Some(5)),
+            ("21:00:00", 1, Some(10)),
+            // Set forward, and back again: the end of what is there is later, and of nothing sooner.
+            ("23:00:00", 2, None),
+            ("20:59:59", 0, Some(1)),
+            ("03:00:00", 0, Some(10)),
+        ] {
+            let now = time(now);
+            let found = (ends.iter().filter(|until| **until <= now).count(), nap(ends.into_iter(), now));
+            assert_eq!(found, (over, seconds.map(Duration::from_secs)), "{now}");
         }
     }
 

@@ -30,8 +30,8 @@ const WATCHES_EACH_MAX: usize = 64;
 /// Bytes of bodies in memory.
 const BODIES_BYTES_MAX: usize = 256 << 20;
 const BODIES_BYTES_EACH_MAX: usize = 128 << 20;
-/// An expiry that is further away is looked at again then.
-const NAP_MAX: Duration = Duration::from_secs(3_600);
+/// An expiry that is further away is looked at again then: clocks are set, and stand still while a machine sleeps.
+const NAP_MAX: Duration = Duration::from_secs(60);
 
 /// What a page of a browser is told, and whoever looks like one.
 pub(crate) const BROWSER: &str =
