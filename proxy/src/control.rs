@@ -11,6 +11,8 @@ use tonic::Status;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use crate::trust;
+
 /// For a connection, until it stands.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a connection without news is asked whether it is still there, and how long it may take to say so.
@@ -121,7 +123,7 @@ impl fmt::Display for ControlAddress {
 }
 
 fn failed(error: tonic::transport::Error) -> Status {
-    Status::unavailable(with_causes(error.to_string(), &error))
+    Status::unavailable(trust::found(&error).unwrap_or_else(|| with_causes(error.to_string(), &error)))
 }
 
 /// What is behind an error, too: that of the transport says only that there is one.

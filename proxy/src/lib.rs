@@ -55,6 +55,7 @@ mod stats;
 mod status;
 mod subscription;
 mod sys;
+pub mod trust;
 mod view;
 pub mod watch;
 mod wire;

@@ -13,7 +13,8 @@ use super::client::{Action, Client};
 use super::server::{Breach, Limits, Stream};
 use super::{TYPE, Version};
 use crate::wire::envoy::config::core::v3::Node;
-use crate::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use crate::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use crate::wire::google::rpc::Status;
 use simulation::{Faults, Simulation};
 
 /// A transaction as rows: `name=body`, `-name` for what goes, `name/*=a,b` for members.
@@ -272,6 +273,69 @@ fn a_transaction_on_trial_is_seen_by_those_who_try_it() {
         let revision = if is_promoted { 3 } else { 4 };
         assert_eq!((&*ended.0, ended.1), (expected, (revision, revision)), "{context}");
     }
+}
+
+/// A proxy that says this in answer to something.
+fn answer(nonce: &str, problem: Option<&str>) -> DeltaDiscoveryRequest {
+    let error_detail = problem.map(|message| Status { code: 3, message: message.into() });
+    DeltaDiscoveryRequest { type_url: TYPE.into(), response_nonce: nonce.into(), error_detail, ..Default::default() }
+}
+
+#[test]
+fn answers_to_what_was_not_sent_mean_nothing() {
+    let mut pair = Pair::new(&["Route/a=1"], &["Route/a"]);
+    let first = pair.client.on_connected().remove(0);
+    let Action::Send(first) = first else { panic!("{first:?}") };
+    let mut say = |request: DeltaDiscoveryRequest| {
+        pair.stream.on_request(&pair.catalog, request).expect("it is within the bounds");
+        let sent = pair.stream.responses(&pair.catalog);
+        let nonces: Vec<String> = sent.into_iter().map(|response| response.nonce).collect();
+        let in_force = pair.stream.in_force(&pair.catalog);
+        (nonces.join(" "), in_force, pair.stream.unanswered().count(), pair.stream.refusals())
+    };
+    assert_eq!(say(*first), ("1".into(), 0, 1, 0));
+    for nonce in ["2", "0", "01", "-1", "1 ", "x", "18446744073709551616"] {
+        for problem in [None, Some("wrong")] {
+            assert_eq!(say(answer(nonce, problem)), (String::new(), 0, 1, 0), "{nonce} {problem:?}");
+        }
+    }
+    assert_eq!(say(answer("1", None)), (String::new(), 1, 0, 0));
+    // It has taken that, whatever it says of it later.
+    for problem in [None, Some("wrong")] {
+        assert_eq!(say(answer("1", problem)), (String::new(), 1, 0, 0), "again {problem:?}");
+    }
+}
+
+#[test]
+fn who_does_not_answer_is_sent_two_changes_and_then_the_newest() {
+    let mut pair = Pair::new(&["Route/a=1", "Endpoints/s=1"], &["Route/a", "Endpoints/s"]);
+    pair.connect();
+    let bodies = |responses: Vec<DeltaDiscoveryResponse>| {
+        let all = responses.into_iter().flat_map(|response| response.resources);
+        let body = |resource: Resource| {
+            let value = resource.resource.expect("it has a body").value;
+            format!("{}={}", resource.name, String::from_utf8_lossy(&value))
+        };
+        all.map(body).collect::<Vec<_>>().join(" ")
+    };
+    let mut sent = Vec::new();
+    for revision in 2..1_000 {
+        for row in [format!("Route/a={revision}"), format!("Endpoints/s={revision}")] {
+            let changed = pair.catalog.commit(transaction(revision, &[&row]));
+            pair.stream.on_change(&pair.catalog, &changed);
+            sent.extend(Some(bodies(pair.stream.responses(&pair.catalog))).filter(|sent| !sent.is_empty()));
+        }
+    }
+    assert_eq!(sent, ["Route/a=2", "Endpoints/s=2"]);
+    assert_eq!((pair.stream.in_force(&pair.catalog), pair.stream.unanswered().count()), (1, 2));
+    let nonces: Vec<String> = pair.stream.unanswered().map(String::from).collect();
+    let mut newest = Vec::new();
+    for nonce in nonces {
+        pair.stream.on_request(&pair.catalog, answer(&nonce, None)).expect("it is right");
+        newest.push(bodies(pair.stream.responses(&pair.catalog)));
+    }
+    newest.sort();
+    assert_eq!(newest, ["Endpoints/s=999", "Route/a=999"]);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Whom commands believe that it is the control server: whoever a CA of a file vouches for, or the one CA that has a
 //! fingerprint. What is wrong with a certificate is said in words. Cold.
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -163,37 +162,5 @@ pub fn explained(error: &io::Error) -> String {
             _ => format!("TLS does not stand: {error}"),
         };
     };
-    match reason {
-        // CAs of control have the same name: another one's signature is wrong before its issuer is unknown.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is from another CA than the one to believe (is it another control, or was its CA made anew? \
-             Compare the fingerprint that control says at its start)"
-                .into()
-        }
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            let mut names = String::new();
-            for name in presented {
-                // As rustls writes names: DnsName("localhost").
-                let bare = name.split_once('(').map_or(&**name, |(_, bare)| bare.trim_end_matches(')')).trim_matches('"');
-                let _ = write!(names, "{}{bare}", if names.is_empty() { "" } else { ", " });
-            }
-            format!(
-                "its certificate is not for {}, but for {names} (ask it by one of these, or start control with --name {})",
-                expected.to_str(),
-                expected.to_str()
-            )
-        }
-        CertificateError::ExpiredContext { not_after, .. } => {
-            format!("its certificate ended at {} (are the clocks of both machines right?)", second(*not_after))
-        }
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("its certificate begins at {} (are the clocks of both machines right?)", second(*not_before))
-        }
-        reason => format!("its certificate is not good: {reason}"),
-    }
-}
-
-fn second(time: UnixTime) -> String {
-    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
+    proxy::trust::told(reason)
 }

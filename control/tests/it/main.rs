@@ -14,6 +14,7 @@ mod connects;
 mod control;
 mod dns;
 mod explain;
+mod faults;
 mod files;
 mod forwarding;
 mod hostile;
