@@ -84,6 +84,57 @@ fn it_starts_without_control_from_what_was_in_force_last() {
 }
 
 #[test]
+fn it_lives_and_ends_without_control_and_so_does_the_next() {
+    let (folder, data) = (Scratch::create("control").expect("a folder"), Scratch::create("data").expect("a folder"));
+    let backend = saying("one");
+    let control = Control::start(&folder);
+    let xds = control.xds;
+    let address = copy_of(&control, data.path(), &Rules::to(backend.address()));
+    control.kill();
+    for life in 0..3 {
+        let mut gateway = start(xds, data.path());
+        wait_until_ready(&gateway);
+        let mut client = Peer::connect(address);
+        for _ in 0..100 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.read().map(|answer| answer.text()), Ok("one".into()), "life {life}");
+        }
+        drop(client);
+        gateway.signal(Signal::TERM);
+        assert_eq!(gateway.wait().and_then(|status| status.code()), Some(0), "life {life}");
+        assert!(gateway.stderr().contains("the copy on disk of revision 1"), "{}", gateway.stderr());
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_nobody_from_serving() {
+    let (folder, data) = (Scratch::create("control").expect("a folder"), Scratch::create("data").expect("a folder"));
+    let (one, two) = (saying("one"), saying("two"));
+    let control = Control::start(&folder);
+    // What is written there finds no room (ENOSPC).
+    let fresh = data.path().join("last-good.new");
+    std::os::unix::fs::symlink("/dev/full", &fresh).expect("a link");
+    let gateway = start(control.xds, data.path());
+    for (backend, word) in [(&one, "one"), (&two, "two")] {
+        control.wait_until_in_force(control.apply(&gateway.fill(&Rules::to(backend.address()).yaml())));
+        assert_eq!(ask(gateway.address(), "a"), (200, word.into()));
+    }
+    let told = || gateway.stderr().matches("cannot be kept on disk: No space left on device").count();
+    until("a reason", || (told() > 0).then_some(()));
+    assert!(!data.path().join("last-good").exists());
+    // There is room again: what is in force is kept, though nothing changes.
+    fs::remove_file(&fresh).expect("it is ours");
+    until("a copy", || data.path().join("last-good").exists().then_some(()));
+    assert_eq!(told(), 1, "it is told once");
+    let (address, xds) = (gateway.address(), control.xds);
+    control.kill();
+    kill(gateway);
+    let gateway = start(xds, data.path());
+    wait_until_ready(&gateway);
+    assert_eq!(ask(address, "a"), (200, "two".into()));
+}
+
+#[test]
 fn a_copy_that_is_not_its_own_is_not_used() {
     let (folder, data) = (Scratch::create("control").expect("a folder"), Scratch::create("data").expect("a folder"));
     let backend = saying("one");
