@@ -47,7 +47,8 @@ pub(crate) fn compile(documents: &Documents, origin: Origin, kept: &mut Kept, pr
     let mut backends = backends::Resolver::new(documents, settings, &protection, &lanes, origin, tables);
     routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
     let clusters = backends.into_clusters();
-    Snapshot { binds: listeners::into_binds(listeners, problems), clusters, lane_groups: lanes.groups }
+    let binds = listeners::into_binds(listeners, problems);
+    Snapshot { binds, clusters, lane_groups: lanes.groups, shadow_lane_groups: lanes.shadow_groups }
 }
 
 fn check_identities(documents: &Documents, problems: &mut Problems) {

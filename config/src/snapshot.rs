@@ -5,6 +5,7 @@ pub mod discovery;
 pub mod dns;
 pub mod lanes;
 pub mod policy;
+pub mod shadow;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use crate::route::Table;
 use crate::snapshot::discovery::Discovery;
 use crate::snapshot::lanes::{LaneGroup, LaneRole};
 use crate::snapshot::policy::Policy;
+use crate::snapshot::shadow::{ListenerShadow, TrafficShadow};
 
 /// One consistent configuration. It is never changed: a new revision is a new snapshot.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -26,6 +28,8 @@ pub struct Snapshot {
     pub clusters: Vec<Arc<Cluster>>,
     /// All that lanes are known of, by namespace and name.
     pub lane_groups: Vec<Arc<LaneGroup>>,
+    /// LaneGroups in shadow, by namespace and name: they decide, and no request ever learns of it.
+    pub shadow_lane_groups: Vec<Arc<LaneGroup>>,
 }
 
 /// One listening socket address.
@@ -39,6 +43,10 @@ pub struct Bind {
     pub settings: Arc<ListenerSettings>,
     /// What is done about lanes here.
     pub lanes: LaneRole,
+    /// What would be done by LaneGroups in shadow; to strip is nothing.
+    pub shadow_lanes: LaneRole,
+    /// The ListenerPolicy in shadow.
+    pub shadow: Option<Arc<ListenerShadow>>,
     /// Which rule a request meets here.
     pub table: Table,
 }
@@ -237,10 +245,14 @@ pub struct Cluster {
     /// Who serves whom: the baseline first, then each lane that has endpoints here. An endpoint of a lane that no
     /// LaneGroup knows is in none of them.
     pub groups: Vec<Group>,
+    /// The same for LaneGroups in shadow; empty where the namespace has none.
+    pub shadow_groups: Vec<Group>,
     /// The upstream side: timeouts and pool.
     pub settings: ClusterSettings,
     /// Limits, breakers and faults of the Service.
     pub policies: Arc<[Arc<Policy>]>,
+    /// The TrafficPolicy in shadow.
+    pub shadow: Option<Arc<TrafficShadow>>,
 }
 
 impl Cluster {
@@ -259,6 +271,13 @@ pub struct Group {
     pub members: Vec<u32>,
     /// Which of the members, by place in that list, a hash belongs to, where the balance is by hash.
     pub consistent: Option<Arc<Consistent>>,
+}
+
+impl Group {
+    /// One that is only counted: nobody is chosen of it.
+    pub(crate) fn counted((lane, members): (Option<Arc<str>>, Vec<u32>)) -> Group {
+        Group { lane, members, consistent: None }
+    }
 }
 
 /// The upstream side of a cluster, with its defaults.

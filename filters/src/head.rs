@@ -176,7 +176,7 @@ pub enum Version {
 }
 
 /// A parsed head. One object serves many messages: `clear` keeps the memory.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Head {
     text: Vec<u8>,
     fields: Vec<Field>,

@@ -30,7 +30,7 @@ use config::snapshot::lanes::{LaneGroup, LaneMatch, OnMissingKey, PathTest, Shar
 use crate::head::Known;
 use crate::{Head, alike};
 
-pub use tag::{Inherited, inherit, strip, tag};
+pub use tag::{Inherited, inherit, is_tagged, strip, tag};
 
 /// What an entry decides about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -26,6 +26,7 @@ use crate::census::{self, Census};
 use crate::explain::Question;
 use crate::guards;
 use crate::log::event;
+use crate::shadow;
 use crate::shared::{Mail, Shared};
 use crate::status::Status;
 
@@ -219,6 +220,14 @@ async fn explain(request: Request<Incoming>, admin: &Admin) -> Response<Full<Byt
     }
 }
 
+/// What policies have done, and those in shadow would have.
+fn policies(admin: &Admin) -> Value {
+    let guards = admin.shared.guards();
+    let tried = guards.tallies().iter().map(|tally| tally.document());
+    let lanes = shadow::lane_documents(&admin.shared, admin.status.snapshot().as_deref());
+    guards.all().into_iter().map(guards::document).chain(tried).chain(lanes).collect()
+}
+
 fn respond(door: Door, request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -237,7 +246,7 @@ fn respond(door: Door, request: &Request<Incoming>, admin: &Admin) -> Response<F
             let census = admin.status.snapshot().map(|snapshot| census::take(&snapshot, &admin.shared));
             document(&census.iter().flatten().map(Census::document).collect())
         }
-        "/policies" => document(&admin.shared.guards().all().into_iter().map(guards::document).collect()),
+        "/policies" => document(&policies(admin)),
         "/stats" => document(&stats(admin)),
         _ => {
             let mut response = text(StatusCode::OK, crate::metrics::text(&admin.registry));

@@ -21,6 +21,7 @@ use crate::h1::{self, Framing, HeadLimits, ResponseMeta, answer_framing, encode_
 use crate::pool::{self, Link};
 use crate::record::Record;
 use crate::request::{After, Asked, Met};
+use crate::shadow::{Attempted, RequestTrial};
 use crate::view::{ClusterView, EndpointView};
 use crate::wire::Wire;
 use crate::worker::{ConnectionGuard, Worker};
@@ -55,6 +56,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) deadlines: Deadlines,
     /// No pooled connection: the last one had been closed by the peer.
     pub(crate) fresh_only: bool,
+    /// The request under a policy in shadow.
+    pub(crate) trial: Option<&'a RequestTrial<'a>>,
     /// Whether an answer is followed by another attempt instead of being passed on, given what is still at hand of the
     /// request.
     pub(crate) retries_answer: &'a dyn Fn(&Head, &Pump) -> bool,
@@ -67,15 +70,19 @@ pub(crate) async fn run(
     request: &mut Pump,
     record: &mut Record,
 ) -> Result<After, ProxyError> {
-    let Attempt { version, asked, .. } = attempt;
+    let Attempt { version, asked, trial, .. } = attempt;
     let meta = asked.meta;
     let worker = &attempt.guard.worker;
     let settings = &attempt.cluster.cluster.settings;
-    let Obtained { endpoint, means } = match pooled(&attempt) {
+    let _in_use = trial.and_then(|trial| trial.connection(record));
+    let Obtained { endpoint, means, idle } = match pooled(&attempt) {
         Some(obtained) => obtained,
         None => obtain(&attempt, client).await?,
     };
     let reused = matches!(means, Means::Pooled(_));
+    if let Some(trial) = trial.filter(|_| reused) {
+        trial.reused(idle, record);
+    }
     record.reused = reused;
     record.endpoint = Some(endpoint.address);
     let started = worker.driver.now();
@@ -92,18 +99,31 @@ pub(crate) async fn run(
             attempt.cluster.state.tell(&endpoint.state, endpoint.address, is_failure, now, outlier);
         }
     };
+    let mut connect_took = Duration::ZERO;
     let Link { socket, slot } = match means {
         Means::Pooled(link) => link,
         Means::Open(slot) => {
-            let socket = connect(&attempt, &endpoint).await.inspect_err(|error| measure(Err(error)))?;
-            Link { socket, slot }
+            let connected = connect(&attempt, &endpoint).await.inspect_err(|error| measure(Err(error)));
+            connect_took = worker.driver.now() - started;
+            if let (Some(trial), Err(error)) = (trial, &connected) {
+                let (connect, answer) = (connect_took, Duration::ZERO);
+                let outcome = Err(*error);
+                let endpoint = &endpoint;
+                trial.ended(
+                    &Attempted { endpoint, outcome, reused, connect, answer, written: 0, is_answered: false },
+                    record,
+                );
+            }
+            Link { socket: connected?, slot }
         }
     };
     let mut server = Wire::new(socket);
 
     let mut response = Pump::new();
     let mut answer = LentHead::lend();
-    let received = receive_head(&attempt, client, &mut server, request, &mut response, &mut answer).await;
+    let mut clock = Clock::new(attempt.deadlines, settings.first_byte_timeout);
+    let received = receive_head(&attempt, client, &mut server, request, &mut response, &mut answer, &mut clock).await;
+    let waited = clock.end(worker.driver.now(), record);
     if let Err(error) = &received
         && response.is_cut()
     {
@@ -112,6 +132,21 @@ pub(crate) async fn run(
         record.status = error.reply().status;
     }
     measure(received.as_ref().map(|_| answer.status));
+    if let Some(trial) = trial {
+        let attempted = Attempted {
+            endpoint: &endpoint,
+            outcome: match &received {
+                Ok(_) => Ok((answer.status, answer.known(Known::RetryAfter))),
+                Err(error) => Err(*error),
+            },
+            reused,
+            connect: connect_took,
+            answer: waited,
+            written: request.written,
+            is_answered: response.is_cut(),
+        };
+        trial.ended(&attempted, record);
+    }
     let answer_meta = received?;
     if !response.is_cut() && (attempt.retries_answer)(&answer, request) {
         return Err(ProxyError::upstream(Kind::Status, Reached::Answered));
@@ -151,7 +186,9 @@ pub(crate) async fn run(
     }
 
     let written_before = response.written;
-    let streamed = stream(&attempt, client, &mut server, request, &mut response).await;
+    let mut clock = Clock::new(attempt.deadlines, attempt.deadlines.body_progress);
+    let streamed = stream(&attempt, client, &mut server, request, &mut response, &mut clock).await;
+    clock.end(worker.driver.now(), record);
     // Until the first byte of it has left, an error can still be told instead.
     record.answer_started = streamed.is_ok() || response.written > written_before;
     record.response_body_bytes = response.body_bytes;
@@ -194,8 +231,8 @@ pub(crate) fn give_back(
     }
     if let Some(link) = link {
         let idle = pool::idle_timeout(settings.idle_timeout, keep_alive_timeout_s);
-        let until = worker.driver.now() + idle;
-        endpoint.pool.give(link, until, settings.idle_connections_max, worker.keeper());
+        let now = worker.driver.now();
+        endpoint.pool.give(link, now, now + idle, settings.idle_connections_max, worker.keeper());
     }
 }
 
@@ -207,9 +244,9 @@ async fn receive_head(
     request: &mut Pump,
     response: &mut Pump,
     answer: &mut LentHead,
+    clock: &mut Clock,
 ) -> Result<ResponseMeta, ProxyError> {
     let driver = &*attempt.guard.worker.driver;
-    let mut clock = Clock::new(attempt.deadlines, attempt.cluster.cluster.settings.first_byte_timeout);
     let written_before = request.written;
     let mut scanned = 0;
     let mut interim_count = 0;
@@ -290,9 +327,9 @@ async fn stream(
     server: &mut Wire,
     request: &mut Pump,
     response: &mut Pump,
+    clock: &mut Clock,
 ) -> Result<(), ProxyError> {
     let driver = &*attempt.guard.worker.driver;
-    let mut clock = Clock::new(attempt.deadlines, attempt.deadlines.body_progress);
     let mut sending = !request.is_finished();
     std::future::poll_fn(|_| {
         let before = (request.written, response.written);
@@ -335,11 +372,43 @@ struct Clock {
     next: Option<Duration>,
     stalls: Kind,
     is_watching: bool,
+    /// When something last moved.
+    since: Duration,
+    /// The longest wait for an answer so far, and the longest pause in a body.
+    answer_wait_max: Duration,
+    body_pause_max: Duration,
 }
 
 impl Clock {
     fn new(deadlines: Deadlines, patience: Duration) -> Clock {
-        Clock { deadlines, patience, next: None, stalls: Kind::AnswerTimeout, is_watching: false }
+        Clock {
+            deadlines,
+            patience,
+            next: None,
+            stalls: Kind::AnswerTimeout,
+            is_watching: false,
+            since: Duration::ZERO,
+            answer_wait_max: Duration::ZERO,
+            body_pause_max: Duration::ZERO,
+        }
+    }
+
+    /// The wait is over: the longest for an answer. The longest pause in a body is noted.
+    fn end(&mut self, now: Duration, record: &mut Record) -> Duration {
+        self.moves(now);
+        record.body_pause_max = record.body_pause_max.max(self.body_pause_max);
+        self.answer_wait_max
+    }
+
+    /// Something moves again, if it has waited at all.
+    fn moves(&mut self, now: Duration) {
+        if self.next.is_some() {
+            let longest = match self.stalls {
+                Kind::BodyStalled => &mut self.body_pause_max,
+                _ => &mut self.answer_wait_max,
+            };
+            *longest = (*longest).max(now.saturating_sub(self.since));
+        }
     }
 
     /// Before going to wait: the deadline that has passed, if one has. Whatever moved starts its time anew; bodies have
@@ -349,6 +418,8 @@ impl Clock {
         let next = match self.next {
             Some(next) if !moved => next,
             _ => {
+                self.moves(now);
+                self.since = now;
                 self.stalls = if body { Kind::BodyStalled } else { Kind::AnswerTimeout };
                 let progress = now + if body { body_progress } else { self.patience };
                 let next = progress.min(attempt).min(request);

@@ -42,6 +42,11 @@ pub(crate) async fn run(
 ) -> Result<After, ProxyError> {
     let worker = &guard.worker;
     let Asked { client_address, settings, meta, .. } = *asked;
+    // Asked first: its own bound decides in its place, not what the one in force lets through.
+    let trial = match &cluster.trial {
+        Some(trial) => trial.begin(worker, &cluster, meta, request_deadline, record),
+        None => None,
+    };
     let _within = Within::take(&cluster)?;
     let mut request = first_of(head, meta, settings);
     let keeps = meta.method.is_idempotent() && cluster.cluster.settings.retries.rewinds();
@@ -103,6 +108,7 @@ pub(crate) async fn run(
             version: head.version,
             deadlines,
             fresh_only: again.fresh,
+            trial: trial.as_ref(),
             retries_answer: &|answer, request| {
                 let retry_after = answer.known(Known::RetryAfter);
                 retry::on_status(answer.status, retry_after, as_sent(request, false, false), policy)
@@ -198,13 +204,35 @@ pub(crate) fn group(
     zone: Option<&str>,
 ) -> Result<(usize, Option<&'static str>), ProxyError> {
     let Some(lane) = lane else { return Ok((0, None)) };
-    let own = cluster.lane(lane);
+    group_of(cluster, lane, (0, cluster.lane(lane)), now, zone)
+}
+
+/// Why a request of a lane in shadow would not have been served by it here: it would have been by the baseline, or refused.
+pub(crate) fn shadow_fallback(
+    cluster: &ClusterView,
+    lane: &LaneView,
+    now: Duration,
+    zone: Option<&str>,
+) -> Option<&'static str> {
+    // A lane never leaves its namespace: elsewhere the baseline of those in force serves.
+    let groups = cluster.shadow_lane(lane).unwrap_or((0, None));
+    group_of(cluster, lane, groups, now, zone).map_or(Some("refused"), |(_, reason)| reason)
+}
+
+/// `groups` are those of the baseline and of the lane's own.
+fn group_of(
+    cluster: &ClusterView,
+    lane: &LaneView,
+    (baseline, own): (usize, Option<usize>),
+    now: Duration,
+    zone: Option<&str>,
+) -> Result<(usize, Option<&'static str>), ProxyError> {
     match own {
         Some(group) if cluster.ready_weight(group, now, zone) > 0.0 => Ok((group, None)),
         // There is no baseline to fall back to: an answer that may fail is better than none.
-        Some(group) if cluster.cluster.groups[0].members.is_empty() => Ok((group, None)),
+        Some(group) if cluster.group(baseline).members.is_empty() => Ok((group, None)),
         _ if lane.is_strict() => Err(ProxyError::here(Kind::NoLane)),
-        own => Ok((0, Some(if own.is_some() { "notReady" } else { "absent" }))),
+        own => Ok((baseline, Some(if own.is_some() { "notReady" } else { "absent" }))),
     }
 }
 

@@ -2,7 +2,6 @@
 //! Cold.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use config::Snapshot;
@@ -40,7 +39,7 @@ fn of(cluster: &Arc<Cluster>, shared: &Shared, now: Duration) -> Option<Census> 
         .map(|group| choice::choose(&cluster.endpoints, &group.members, standing, usage, shared.zone.as_deref(), now));
     let endpoints = (0..).zip(&states).map(|(member, state)| {
         let left = state.ejected_until().saturating_sub(now);
-        (choice::usability(standing(member), usage, now), left, state.ejections_total.load(Relaxed))
+        (choice::usability(standing(member), usage, now), left, state.ejections_total())
     });
     Some(Census {
         endpoints: endpoints.collect(),

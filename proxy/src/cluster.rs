@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use config::Snapshot;
@@ -14,6 +14,7 @@ use config::snapshot::{Cluster, Endpoint, Outlier};
 
 use crate::budget::Budget;
 use crate::log::event;
+use crate::shadow::TrialState;
 use crate::slots::Slots;
 
 /// An ejection is no longer than this, however often it was repeated, unless a single one is.
@@ -30,6 +31,8 @@ pub(crate) struct ClusterState {
     /// Connections.
     pub(crate) connections: Slots,
     pub(crate) budget: Budget,
+    /// Where a TrafficPolicy is or was in shadow.
+    pub(crate) trial: OnceLock<Box<TrialState>>,
     /// Its endpoints have been known: those that come are new.
     is_settled: AtomicBool,
     /// A request went to it since somebody looked; kept only where control tells its endpoints.
@@ -39,16 +42,37 @@ pub(crate) struct ClusterState {
 /// What the process knows of one endpoint of a cluster. Times are in nanoseconds since the process's start, 0 is never.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointState {
-    /// In a row.
-    failures: AtomicU32,
-    ejected_until: AtomicU64,
-    /// How many times in a row it was ejected.
-    ejections: AtomicU32,
+    ejections: Ejections,
+    /// Those of a policy in shadow, which nobody sees.
+    pub(crate) tried: Ejections,
     /// Since when it may be used; 0 for one that was there from the beginning.
     ready_since: AtomicU64,
     health: AtomicU8,
+}
+
+/// How often an endpoint failed, and what came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Ejections {
+    /// In a row.
+    failures: AtomicU32,
+    until: AtomicU64,
+    /// How many times in a row it was ejected.
+    times: AtomicU32,
     /// Over all time, for people.
-    pub(crate) ejections_total: AtomicU64,
+    total: AtomicU64,
+}
+
+/// What comes of failures in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ejection {
+    /// The endpoint is left alone.
+    Ejected {
+        /// In a row.
+        failures: u32,
+        length: Duration,
+    },
+    /// It would be, if not as many were as may be.
+    TooMany,
 }
 
 /// What active checks say.
@@ -88,6 +112,7 @@ impl ClusterStates {
                     requests: AtomicI64::new(0),
                     connections: Slots::default(),
                     budget: Budget::new(workers),
+                    trial: OnceLock::new(),
                     is_settled: AtomicBool::new(false),
                     is_used: AtomicBool::new(false),
                 });
@@ -168,34 +193,65 @@ impl ClusterState {
         now: Duration,
         settings: &Outlier,
     ) {
+        let ejection = self.judge(endpoint, |endpoint| &endpoint.ejections, failed, now, settings);
+        if let Some(Ejection::Ejected { failures, length }) = ejection {
+            self.changed();
+            let name = &self.name;
+            event("warn", &format!("{name}: {address} is ejected for {length:?} after {failures} failures in a row"));
+        }
+    }
+
+    /// The same for a policy in shadow: nobody is left alone. To those that would be, requests go on, and say nothing.
+    pub(crate) fn would_tell(
+        &self,
+        endpoint: &EndpointState,
+        failed: bool,
+        now: Duration,
+        settings: &Outlier,
+    ) -> Option<Ejection> {
+        if endpoint.tried.is_ejected(now) {
+            return None;
+        }
+        self.judge(endpoint, |endpoint| &endpoint.tried, failed, now, settings)
+    }
+
+    fn judge(
+        &self,
+        endpoint: &EndpointState,
+        of: impl Fn(&EndpointState) -> &Ejections,
+        failed: bool,
+        now: Duration,
+        settings: &Outlier,
+    ) -> Option<Ejection> {
+        let own = of(endpoint);
         if !failed {
             // Most of the time this reads what nobody writes.
-            if endpoint.failures.load(Relaxed) != 0 {
-                endpoint.failures.store(0, Relaxed);
+            if own.failures.load(Relaxed) != 0 {
+                own.failures.store(0, Relaxed);
             }
-            return;
+            return None;
         }
-        let failures = endpoint.failures.fetch_add(1, Relaxed) + 1;
-        if failures < settings.failures || endpoint.is_ejected(now) {
-            return;
+        let failures = own.failures.fetch_add(1, Relaxed) + 1;
+        if failures < settings.failures || own.is_ejected(now) {
+            return None;
         }
         let endpoints = self.endpoints.lock().expect("no holder of this lock can panic");
         let all = || endpoints.values().filter_map(Weak::upgrade);
-        let (count, ejected) = (all().count(), all().filter(|other| other.is_ejected(now)).count());
-        if endpoint.is_ejected(now) || !may_eject(count, ejected, settings.ejected_percent_max) {
-            return;
+        let (count, ejected) = (all().count(), all().filter(|other| of(other).is_ejected(now)).count());
+        if own.is_ejected(now) {
+            return None;
         }
-        let until = Duration::from_nanos(endpoint.ejected_until.load(Relaxed));
-        let times = ejections_in_a_row(endpoint.ejections.load(Relaxed), until, now, settings.interval);
+        if !may_eject(count, ejected, settings.ejected_percent_max) {
+            // Told once for a row of failures, not for each that makes it longer.
+            return (failures == settings.failures).then_some(Ejection::TooMany);
+        }
+        let times = ejections_in_a_row(own.times.load(Relaxed), own.until(), now, settings.interval);
         let length = ejection_length(times, settings.ejection);
-        endpoint.failures.store(0, Relaxed);
-        endpoint.ejections.store(times, Relaxed);
-        endpoint.ejections_total.fetch_add(1, Relaxed);
-        endpoint.ejected_until.store(nanos(now + length).max(1), Relaxed);
-        drop(endpoints);
-        self.changed();
-        let name = &self.name;
-        event("warn", &format!("{name}: {address} is ejected for {length:?} after {failures} failures in a row"));
+        own.failures.store(0, Relaxed);
+        own.times.store(times, Relaxed);
+        own.total.fetch_add(1, Relaxed);
+        own.until.store(nanos(now + length).max(1), Relaxed);
+        Some(Ejection::Ejected { failures, length })
     }
 
     /// What active checks say now of an endpoint.
@@ -219,15 +275,26 @@ impl ClusterState {
     }
 }
 
+impl Ejections {
+    fn until(&self) -> Duration {
+        Duration::from_nanos(self.until.load(Relaxed))
+    }
+
+    /// Whether the endpoint is left alone.
+    pub(crate) fn is_ejected(&self, now: Duration) -> bool {
+        self.until() > now
+    }
+}
+
 impl EndpointState {
     /// Until when it is left alone; in the past if it is not.
     pub(crate) fn ejected_until(&self) -> Duration {
-        Duration::from_nanos(self.ejected_until.load(Relaxed))
+        self.ejections.until()
     }
 
-    /// Whether it is left alone.
-    pub(crate) fn is_ejected(&self, now: Duration) -> bool {
-        self.ejected_until() > now
+    /// How often it was, over all time.
+    pub(crate) fn ejections_total(&self) -> u64 {
+        self.ejections.total.load(Relaxed)
     }
 
     /// Since when it may be used.

@@ -27,6 +27,14 @@ pub(crate) struct Obtained {
     /// Where it goes: the endpoint that was picked, or another whose connection became free.
     pub(crate) endpoint: Rc<EndpointView>,
     pub(crate) means: Means,
+    /// How long it was not used; zero for one that is new.
+    pub(crate) idle: Duration,
+}
+
+impl Obtained {
+    fn new(endpoint: Rc<EndpointView>, means: Means) -> Obtained {
+        Obtained { endpoint, means, idle: Duration::ZERO }
+    }
 }
 
 /// How to get it.
@@ -42,8 +50,8 @@ pub(crate) fn pooled(attempt: &Attempt<'_>) -> Option<Obtained> {
     if attempt.fresh_only {
         return None;
     }
-    let link = attempt.endpoint.pool.take(attempt.guard.worker.driver.now())?;
-    Some(Obtained { endpoint: attempt.endpoint.clone(), means: Means::Pooled(link) })
+    let (link, idle) = attempt.endpoint.pool.take_idle(attempt.guard.worker.driver.now())?;
+    Some(Obtained { endpoint: attempt.endpoint.clone(), means: Means::Pooled(link), idle })
 }
 
 /// The right to open a connection for the attempt, or one that became free while it waited.
@@ -52,17 +60,17 @@ pub(crate) async fn obtain(attempt: &Attempt<'_>, client: &Client) -> Result<Obt
     let now = worker.driver.now();
     let (endpoint, state) = (attempt.endpoint.clone(), &attempt.cluster.state);
     let Some(max) = attempt.cluster.cluster.settings.bounds.connections_max else {
-        return Ok(Obtained { endpoint, means: Means::Open(None) });
+        return Ok(Obtained::new(endpoint, Means::Open(None)));
     };
     if state.connections.try_take(max) {
         let slot = Slot::new(state.clone(), worker.shared.clone());
-        return Ok(Obtained { endpoint, means: Means::Open(Some(slot)) });
+        return Ok(Obtained::new(endpoint, Means::Open(Some(slot))));
     }
     if state.connections.waiting() == 0
         && let Some((_, Link { slot: Some(slot), .. })) = attempt.cluster.take_idle(now)
     {
         // One that is idle makes room for one that is needed.
-        return Ok(Obtained { endpoint, means: Means::Open(Some(slot)) });
+        return Ok(Obtained::new(endpoint, Means::Open(Some(slot))));
     }
     wait_in_line(attempt, client, max).await
 }
@@ -117,9 +125,9 @@ async fn wait_in_line(attempt: &Attempt<'_>, client: &Client, max: u32) -> Resul
         && let Some(endpoint) = worker.view().cluster(&state.name).and_then(|cluster| cluster.endpoint(address))
     {
         let link = Link { socket: Socket::new(driver, descriptor), slot: Some(slot) };
-        return Ok(Obtained { endpoint, means: Means::Pooled(link) });
+        return Ok(Obtained::new(endpoint, Means::Pooled(link)));
     }
-    Ok(Obtained { endpoint: attempt.endpoint.clone(), means: Means::Open(Some(slot)) })
+    Ok(Obtained::new(attempt.endpoint.clone(), Means::Open(Some(slot))))
 }
 
 /// Opens a connection to an endpoint.

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use config::snapshot::{ClientAddress, ListenerSettings};
+use config::snapshot::ClientAddress;
+use smallvec::SmallVec;
 
 use crate::buffer::LentHead;
 use crate::driver::{Driver, Socket};
@@ -16,6 +17,8 @@ use crate::proxy_protocol;
 use crate::record::Record;
 use crate::reply;
 use crate::request::{self, After};
+use crate::shadow::{self, Wait, Would};
+use crate::view::ListenerView;
 use crate::wire::Wire;
 use crate::worker::ConnectionGuard;
 
@@ -31,12 +34,25 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// Requests served before the current one.
     requests: u64,
+    /// What a policy in shadow would have done before there was a request.
+    shadow: SmallVec<[Would; 2]>,
+}
+
+impl Client {
+    /// Says of a request what a policy in shadow would have done before it was one.
+    pub(crate) fn tell_shadow(&mut self, settings: &ListenerView, record: &mut Record) {
+        for would in self.shadow.drain(..) {
+            if let Some(trial) = &settings.trial {
+                trial.note(record, would);
+            }
+        }
+    }
 }
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAddr) {
     guard.enter();
-    let mut client = Client { wire: Wire::new(socket), peer, requests: 0 };
+    let mut client = Client { wire: Wire::new(socket), peer, requests: 0, shadow: SmallVec::new() };
     let Some(settings) = settings(&guard) else { return };
     if settings.client_address == ClientAddress::ProxyProtocolV2
         && !proxy_protocol::read(&guard.worker.driver, &mut client, settings.head_timeout).await
@@ -50,7 +66,7 @@ pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAd
         let after = match next_request(&guard, &mut client, &settings).await {
             Ok(None) => return,
             Ok(Some((head, meta))) => request::serve(&guard, &mut client, &settings, head, meta).await,
-            Err(refused) => refuse(&guard, &mut client, refused).await,
+            Err(refused) => refuse(&guard, &mut client, &settings, refused).await,
         };
         match after {
             After::KeepAlive => client.requests += 1,
@@ -66,7 +82,7 @@ pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAd
     }
 }
 
-fn settings(guard: &ConnectionGuard) -> Option<Rc<ListenerSettings>> {
+fn settings(guard: &ConnectionGuard) -> Option<Rc<ListenerView>> {
     let (view, index) = guard.worker.place(&guard.bind)?;
     Some(view.settings[index].clone())
 }
@@ -89,7 +105,7 @@ impl From<ProxyError> for RefusedHead {
 async fn next_request(
     guard: &ConnectionGuard,
     client: &mut Client,
-    settings: &ListenerSettings,
+    settings: &ListenerView,
 ) -> Result<Option<(LentHead, RequestMeta)>, RefusedHead> {
     let driver = &guard.worker.driver;
     let limits =
@@ -97,7 +113,9 @@ async fn next_request(
     let mut scanned = 0;
     let mut head: Option<LentHead> = None;
     let patience = if client.requests == 0 { settings.head_timeout } else { settings.idle_timeout };
-    driver.set_deadline(driver.now() + patience);
+    let mut waits = if client.requests == 0 { Wait::Head } else { Wait::Idle };
+    let mut since = driver.now();
+    driver.set_deadline(since + patience);
     loop {
         if !client.wire.input().is_empty() {
             let is_first = head.is_none();
@@ -106,8 +124,15 @@ async fn next_request(
                 error: ProxyError::downstream(Kind::Refused(refusal)),
                 is_head: head.bytes(head.method) == b"HEAD",
             };
-            let parsed = h1::parse_request(client.wire.input(), &mut scanned, limits, &mut partial)
-                .map_err(|refusal| refused(refusal, &partial))?;
+            let parsed = h1::parse_request(client.wire.input(), &mut scanned, limits, &mut partial);
+            if let Some(trial) = &settings.trial {
+                if is_first || !matches!(parsed, Ok(None)) {
+                    client.shadow.extend(trial.waited(waits, driver.now() - since));
+                }
+                let judged = shadow::Head::of(&parsed, limits, &partial);
+                client.shadow.extend(judged.and_then(|judged| trial.head_came(&judged)));
+            }
+            let parsed = parsed.map_err(|refusal| refused(refusal, &partial))?;
             if let Some(bytes) = parsed {
                 client.wire.consume(bytes);
                 return match h1::check_request(&mut partial, settings.encoded_slash) {
@@ -116,7 +141,8 @@ async fn next_request(
                 };
             }
             if is_first {
-                driver.set_deadline(driver.now() + settings.head_timeout);
+                (waits, since) = (Wait::Head, driver.now());
+                driver.set_deadline(since + settings.head_timeout);
             }
             head = Some(partial);
             if client.wire.is_full() {
@@ -136,6 +162,9 @@ async fn next_request(
             if driver.deadline_passed() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await;
+        if let Some(trial) = settings.trial.as_ref().filter(|_| !matches!(filled, Some(Ok(1..)))) {
+            client.shadow.extend(trial.waited(waits, driver.now() - since));
+        }
         match (filled, head.is_some()) {
             (Some(Ok(count)), _) if count > 0 => {}
             // The end between two requests is how connections end, an idle one is closed without a word.
@@ -147,7 +176,7 @@ async fn next_request(
 }
 
 /// Answers a head that was no request.
-async fn refuse(guard: &ConnectionGuard, client: &mut Client, refused: RefusedHead) -> After {
+async fn refuse(guard: &ConnectionGuard, client: &mut Client, settings: &ListenerView, refused: RefusedHead) -> After {
     let RefusedHead { error, is_head } = refused;
     let worker = &guard.worker;
     let mut record = Record::start(worker.driver.now());
@@ -155,6 +184,7 @@ async fn refuse(guard: &ConnectionGuard, client: &mut Client, refused: RefusedHe
     record.status = answer.status;
     record.flag = answer.flag;
     record.detail = error.detail();
+    client.tell_shadow(settings, &mut record);
     let after = match error.kind {
         Kind::Gone => After::Close,
         _ => reply::send_refusal(guard, client, is_head, &answer, &mut record).await,

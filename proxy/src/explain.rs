@@ -18,12 +18,13 @@ use crate::buffer::LentHead;
 use crate::census;
 use crate::choice::{self, Choice, Standing, Use};
 use crate::error::{Kind, ProxyError};
-use crate::h1::{self, HeadLimits, Method, Refusal, RequestMeta};
-use crate::lanes::Found;
+use crate::h1::{self, Framing, HeadLimits, Method, Refusal, RequestMeta};
+use crate::lanes::{Found, Shadowed};
 use crate::passage::{self, facts};
 use crate::record::Record;
 use crate::request::{check, enter_lane, learn, meet, spend_hop};
-use crate::view::{ClusterView, Wanted};
+use crate::shadow;
+use crate::view::{ClusterView, ListenerView, Wanted};
 use crate::worker::{BindView, Worker};
 
 /// A request to be explained, as a client would send it.
@@ -52,6 +53,7 @@ fn explain(worker: &Worker, bind: &BindView, client: SocketAddr, text: &[u8]) ->
     let settings = view.settings[index].clone();
     let name = view.snapshot.binds[index].name.to_string();
     let mut told = json!({"listener": {"name": name, "address": bind.address.to_string()}});
+    told["policies"] = tried(&settings, text).into_iter().collect();
     let mut head = LentHead::lend();
     let meta = match read(text, &settings, &mut head) {
         Ok(Some(meta)) => meta,
@@ -81,10 +83,23 @@ fn explain(worker: &Worker, bind: &BindView, client: SocketAddr, text: &[u8]) ->
     request.told
 }
 
+fn limits(settings: &ListenerSettings) -> HeadLimits {
+    HeadLimits { bytes_max: settings.head_bytes_max as usize, fields_max: usize::from(settings.header_count_max) }
+}
+
+/// What a ListenerPolicy in shadow would do with a head.
+fn tried(settings: &ListenerView, text: &[u8]) -> Option<Value> {
+    let trial = settings.trial.as_ref()?;
+    let (limits, mut head) = (limits(settings), LentHead::lend());
+    let parsed = h1::parse_request(text, &mut 0, limits, &mut head);
+    let judged = shadow::Head::of(&parsed, limits, &head);
+    let mut checked = LentHead::lend();
+    let meta = read(text, settings, &mut checked).ok().flatten();
+    Some(trial.peek(judged.as_ref(), meta.map_or(Framing::None, |meta| meta.framing)))
+}
+
 fn read(text: &[u8], settings: &ListenerSettings, head: &mut LentHead) -> Result<Option<RequestMeta>, Refusal> {
-    let limits =
-        HeadLimits { bytes_max: settings.head_bytes_max as usize, fields_max: usize::from(settings.header_count_max) };
-    match h1::parse_request(text, &mut 0, limits, head)? {
+    match h1::parse_request(text, &mut 0, limits(settings), head)? {
         Some(_) => h1::check_request(head, settings.encoded_slash).map(Some),
         None => Ok(None),
     }
@@ -106,8 +121,10 @@ impl Request<'_> {
     fn forward(&mut self, bind: &BindView, settings: &ListenerSettings, meta: &RequestMeta) -> Result<(), ProxyError> {
         let worker = self.worker;
         self.told["client"] = json!(self.client.to_string());
-        let Found { lane, issue, .. } = enter_lane(worker, bind, self.client, &mut self.head);
+        let Found { lane, issue, shadow: decided_in_shadow, .. } =
+            enter_lane(worker, bind, self.client, &mut self.head);
         self.record.lane = lane;
+        self.tell(decided_in_shadow.iter().map(decided));
         self.told["lane"] = json!(self.record.lane.as_ref().map(|lane| lane.name.to_string()));
         self.issues = issue.is_some();
         check(settings, &self.head, meta)?;
@@ -129,9 +146,9 @@ impl Request<'_> {
         self.told["targets"] = targets.collect();
         let rule = met.rule.clone();
         let of_route: Vec<&Rule> = rule.protection.iter().collect();
-        let mut policies = self.ask(&of_route);
+        let asked = self.ask(&of_route);
+        self.tell(asked);
         if let Verdict::Redirect(status, location) = met.change(&mut self.head) {
-            self.told["policies"] = policies.into();
             self.answer(json!({"status": status, "location": location, "reason": "redirect"}));
             return Ok(());
         }
@@ -139,9 +156,19 @@ impl Request<'_> {
         if let Ok(cluster) = &cluster {
             let is_new = |rule: &&Rule| !of_route.iter().any(|known| passage::is_same(known, rule));
             let of_cluster: Vec<&Rule> = cluster.protection.iter().filter(is_new).collect();
-            policies.extend(self.ask(&of_cluster));
+            let asked = self.ask(&of_cluster);
+            self.tell(asked);
+            self.tell(cluster.trial.as_ref().map(|trial| trial.peek(cluster, worker.driver.now())));
+            for lane in decided_in_shadow.iter().filter_map(|decided| decided.lane.as_ref()) {
+                let (now, zone) = (worker.driver.now(), worker.shared.zone.as_deref());
+                let fallback = attempts::shadow_fallback(cluster, lane, now, zone);
+                let name = format!("LaneGroup {}", lane.group());
+                let policies = self.told["policies"].as_array_mut();
+                for told in policies.into_iter().flatten().filter(|told| told["policy"] == *name) {
+                    told["fallback"] = json!(fallback);
+                }
+            }
         }
-        self.told["policies"] = policies.into();
         let cluster = cluster?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if self.told.get("answer").is_none() {
@@ -299,6 +326,13 @@ impl Request<'_> {
         rules.iter().zip(&peeks).map(|(rule, peek)| told(rule, peek, now_ns)).collect()
     }
 
+    /// More policies that it meets.
+    fn tell(&mut self, policies: impl IntoIterator<Item = Value>) {
+        if let Some(told) = self.told["policies"].as_array_mut() {
+            told.extend(policies);
+        }
+    }
+
     /// The first answer counts.
     fn answer(&mut self, answer: Value) {
         if self.told.get("answer").is_none() {
@@ -330,6 +364,16 @@ fn trouble(usage: Use, standing: Standing, now: Duration) -> Option<String> {
             Some(format!("it is ejected for {} more seconds", left.as_secs() + 1))
         }
     }
+}
+
+/// What a LaneGroup in shadow would do.
+fn decided(decided: &Shadowed) -> Value {
+    json!({
+        "policy": format!("LaneGroup {}", decided.group),
+        "mode": "shadow",
+        "verdict": "lane",
+        "lane": decided.lane.as_ref().map(|lane| lane.name.to_string()),
+    })
 }
 
 /// What a rule would do.

@@ -9,28 +9,43 @@ use config::snapshot::policy::{Action, BreakerScope, Mode, Policy};
 use filters::rules::{Phase, Rule, States};
 use serde_json::{Value, json};
 
+use crate::shadow::{self, Tally};
+
 /// All that a snapshot has.
 #[derive(Debug, Default)]
 pub(crate) struct Guards {
     /// By the policy's place in memory, which the snapshot keeps.
     by_policy: HashMap<usize, Rule>,
+    /// Of the other kinds, what those in shadow count; by their names.
+    tallies: Vec<Arc<Tally>>,
 }
 
 impl Guards {
-    /// Makes the policies of a snapshot act, each once.
-    pub(crate) fn new(snapshot: &Snapshot, states: &States) -> Guards {
+    /// Makes the policies of a snapshot act, each once; those that were there before go on counting.
+    pub(crate) fn new(snapshot: &Snapshot, states: &States, before: &Guards) -> Guards {
         let of_rules = snapshot.binds.iter().flat_map(|bind| bind.table.rules()).map(|rule| &rule.policies);
         let of_clusters = snapshot.clusters.iter().map(|cluster| &cluster.policies);
         let mut by_policy = HashMap::new();
         for policy in of_rules.chain(of_clusters).flat_map(|policies| policies.iter()) {
             by_policy.entry(place(policy)).or_insert_with(|| Rule::new(policy, states));
         }
-        Guards { by_policy }
+        Guards { by_policy, tallies: shadow::tallies(snapshot, &before.tallies) }
     }
 
     /// The rules of a list of policies, in its order.
     pub(crate) fn of(&self, policies: &[Arc<Policy>]) -> Box<[Rule]> {
         policies.iter().filter_map(|policy| self.by_policy.get(&place(policy)).cloned()).collect()
+    }
+
+    /// What counts for a policy in shadow.
+    pub(crate) fn tally(&self, policy: &str) -> Option<&Arc<Tally>> {
+        let place = self.tallies.binary_search_by_key(&policy, |tally| &*tally.policy);
+        place.ok().map(|place| &self.tallies[place])
+    }
+
+    /// All that count for policies in shadow, in the order of their names.
+    pub(crate) fn tallies(&self) -> &[Arc<Tally>] {
+        &self.tallies
     }
 
     /// All of them, in the order of their names.

@@ -1,5 +1,6 @@
 //! Lanes on one worker: what an address does about a request's lane, and what the ready instances of a lane can bear.
-//! Which lane it is, `filters::lane` decides; which endpoints that means, the cluster. Hot.
+//! Which lane it is, `filters::lane` decides; which endpoints that means, the cluster. LaneGroups in shadow decide of a
+//! request as it came, and nothing comes of it. Hot.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use config::Snapshot;
 use config::snapshot::lanes::{Isolation, LaneGroup, LaneRole};
 use filters::Head;
-use filters::lane;
+use filters::lane::{self, Decision};
+use smallvec::{SmallVec, smallvec};
 
 use crate::view::ClusterView;
 
@@ -23,12 +25,18 @@ const CALM: Duration = Duration::from_secs(5);
 pub(crate) struct LaneView {
     pub(crate) name: Arc<str>,
     group: Arc<LaneGroup>,
+    is_shadow: bool,
 }
 
 impl LaneView {
     /// Whether a request in it may not leave it.
     pub(crate) fn is_strict(&self) -> bool {
         self.group.isolation == Isolation::Strict
+    }
+
+    /// The group that it is of, `namespace/name`.
+    pub(crate) fn group(&self) -> &Arc<str> {
+        &self.group.name
     }
 
     /// The namespace that it never leaves.
@@ -42,6 +50,8 @@ pub(crate) struct Lanes {
     /// In the order of the snapshot.
     groups: Vec<GroupLanes>,
     all: Vec<Arc<LaneGroup>>,
+    /// Those in shadow.
+    shadow: Option<Box<Lanes>>,
 }
 
 struct GroupLanes {
@@ -76,29 +86,50 @@ pub(crate) struct Found {
     pub(crate) issue: Option<Box<[u8]>>,
     /// Header and baggage said different things.
     pub(crate) differs: bool,
+    /// What groups in shadow would have decided.
+    pub(crate) shadow: SmallVec<[Shadowed; 1]>,
+}
+
+/// What a group in shadow would have decided.
+pub(crate) struct Shadowed {
+    /// `namespace/name`.
+    pub(crate) group: Arc<str>,
+    /// None: the baseline.
+    pub(crate) lane: Option<Rc<LaneView>>,
 }
 
 impl Lanes {
     /// Those of a snapshot; what lanes bear is taken over from the lanes before.
     pub(crate) fn new(snapshot: &Snapshot, before: Option<&Lanes>) -> Lanes {
+        let shadow = (!snapshot.shadow_lane_groups.is_empty()).then(|| {
+            let before = before.and_then(|before| before.shadow.as_deref());
+            Box::new(Lanes::of(&snapshot.shadow_lane_groups, before, true))
+        });
+        Lanes { shadow, ..Lanes::of(&snapshot.lane_groups, before, false) }
+    }
+
+    fn of(groups: &[Arc<LaneGroup>], before: Option<&Lanes>, is_shadow: bool) -> Lanes {
         let group = |group: &Arc<LaneGroup>| {
             let known = before.and_then(|before| {
                 let is_same = |known: &&GroupLanes| known.lanes.first().is_some_and(|lane| lane.group == *group);
                 before.groups.iter().find(is_same)
             });
-            let lane = |index: usize| Rc::new(LaneView { name: group.lanes[index].name.clone(), group: group.clone() });
+            let lane = |index: usize| {
+                let (name, group) = (group.lanes[index].name.clone(), group.clone());
+                Rc::new(LaneView { name, group, is_shadow })
+            };
             GroupLanes {
                 lanes: (0..group.lanes.len()).map(lane).collect(),
                 bears: RefCell::new(known.map_or_else(Vec::new, |known| known.bears.borrow().clone())),
                 looked_at: Cell::new(Duration::ZERO),
             }
         };
-        Lanes { groups: snapshot.lane_groups.iter().map(group).collect(), all: snapshot.lane_groups.clone() }
+        Lanes { groups: groups.iter().map(group).collect(), all: groups.to_vec(), shadow: None }
     }
 
-    /// Whether nobody knows of lanes.
+    /// Whether nobody knows of lanes, not even in shadow.
     pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.all.is_empty() && self.shadow.is_none()
     }
 
     /// What an address does with a request: believes it, or decides for it; and what goes on says the outcome.
@@ -111,7 +142,7 @@ impl Lanes {
             LaneRole::Inherit(groups) => {
                 let inherited = lane::inherit(groups, head);
                 let found = inherited.lane.and_then(|(group, index)| self.find(&groups[group], index));
-                Found { lane: found, issue: None, differs: inherited.differs }
+                Found { lane: found, differs: inherited.differs, ..Found::default() }
             }
             LaneRole::Decide(group) => {
                 lane::strip(head, &self.all);
@@ -126,14 +157,55 @@ impl Lanes {
                 if let Some(index) = decision.lane {
                     lane::tag(head, group, index);
                 }
-                Found { lane, issue, differs: false }
+                Found { lane, issue, ..Found::default() }
+            }
+        }
+    }
+
+    /// What groups in shadow would do with a request, asked before those that act: it is as it came.
+    pub(crate) fn try_out(
+        &self,
+        role: &LaneRole,
+        head: &Head,
+        client: IpAddr,
+        dice: u64,
+        ready: Ready<'_>,
+    ) -> SmallVec<[Shadowed; 1]> {
+        let Some(shadow) = &self.shadow else { return SmallVec::new() };
+        match role {
+            LaneRole::Strip => SmallVec::new(),
+            LaneRole::Inherit(groups) => {
+                let inherited = lane::inherit(groups, head).lane;
+                let decided = groups.iter().enumerate().map(|(place, group)| {
+                    let index = inherited.filter(|(found, _)| *found == place).map(|(_, index)| index);
+                    let lane = index.and_then(|index| shadow.find(group, index));
+                    Shadowed { group: group.name.clone(), lane }
+                });
+                decided.collect()
+            }
+            LaneRole::Decide(group) => {
+                let guard = |index: usize| shadow.bears(group, index, ready);
+                // What a client says of lanes would have been removed before.
+                let decision = match lane::is_tagged(head, &self.all) || lane::is_tagged(head, &shadow.all) {
+                    false => lane::decide(group, head, client, dice, guard),
+                    true => {
+                        let mut stripped = head.clone();
+                        lane::strip(&mut stripped, &self.all);
+                        lane::strip(&mut stripped, &shadow.all);
+                        // The cookie that it would be given is nobody's.
+                        let lane = lane::decide(group, &stripped, client, dice, guard).lane;
+                        Decision { lane, issue: None }
+                    }
+                };
+                let lane = decision.lane.and_then(|index| shadow.find(group, index));
+                smallvec![Shadowed { group: group.name.clone(), lane }]
             }
         }
     }
 
     /// Takes out of an answer what only the mesh should know.
     pub(crate) fn leave(&self, role: &LaneRole, answer: &mut Head) {
-        if !matches!(role, LaneRole::Inherit(_)) && !self.is_empty() {
+        if !matches!(role, LaneRole::Inherit(_)) && !self.all.is_empty() {
             lane::strip(answer, &self.all);
         }
     }
@@ -155,8 +227,11 @@ impl Lanes {
         if bears.len() != lanes.lanes.len() || now.saturating_sub(lanes.looked_at.get()) >= BEARS_KEPT {
             lanes.looked_at.set(now);
             let of_cluster = |lane: &LaneView, cluster: &Rc<ClusterView>| {
-                let place = cluster.lane(lane)?;
-                let (lane, base) = (cluster.ready_weight(place, now, zone), cluster.ready_weight(0, now, zone));
+                let (base, lane) = match lane.is_shadow {
+                    false => (0, cluster.lane(lane)),
+                    true => cluster.shadow_lane(lane)?,
+                };
+                let (lane, base) = (cluster.ready_weight(lane?, now, zone), cluster.ready_weight(base, now, zone));
                 Some(if lane == 0.0 { 0.0 } else { lane / (lane + base) })
             };
             let share_now = |lane: &Rc<LaneView>| {
@@ -181,6 +256,75 @@ fn calm(before: Option<Bears>, share: f64, now: Duration) -> Bears {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::h1::{HeadLimits, parse_request};
+
+    #[test]
+    fn groups_in_shadow_decide_of_a_request_as_it_came() {
+        let listener =
+            |name: &str| format!("{{group: gateway.networking.k8s.io, kind: Gateway, name: g, sectionName: {name}}}");
+        let group = |name: &str, spec: &str| {
+            format!(
+                "---\n{{apiVersion: evenkeel.dev/v1alpha1, kind: LaneGroup, metadata: {{name: {name}}}, spec: {{{spec}}}}}\n"
+            )
+        };
+        let (edge, inside) = (listener("edge"), listener("inside"));
+        let lanes = |user: &str, header: &str| {
+            format!(
+                "lanes: [{{name: blue, selector: {{lane: blue}}, match: [{{headers: [{{name: x-user, value: {user}}}]}}]}}, \
+                 {{name: red, selector: {{lane: red}}, match: [{{headers: [{{name: {header}, value: red}}]}}]}}]"
+            )
+        };
+        let rules = [
+            "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g}, spec: {gatewayClassName: \
+             evenkeel, listeners: [{name: edge, port: 80, protocol: HTTP}, {name: inside, port: 81, protocol: HTTP}, \
+             {name: other, port: 82, protocol: HTTP}]}}\n",
+            &group("acts", &format!("entries: [{edge}], internal: [{inside}], {}", lanes("alice", "x-red"))),
+            &group(
+                "next",
+                &format!(
+                    "mode: shadow, entries: [{edge}], internal: [{inside}], tag: {{header: x-next}}, {}",
+                    lanes("bob", "x-next")
+                ),
+            ),
+        ];
+        let source = config::Source { name: "rules.yaml".into(), bytes: rules.concat().into_bytes() };
+        let snapshot = config::read(&[source]).expect("the rules are right").snapshot;
+        let lanes = Lanes::new(&snapshot, None);
+        let limits = HeadLimits { bytes_max: 4096, fields_max: 16 };
+        let ready = Ready { clusters: &[], now: Duration::ZERO, zone: None };
+        // What acts decides beside it, of the same request; `-` is the baseline.
+        for (bind, fields, expected, in_force) in [
+            (0, "", &["-"][..], "-"),
+            (0, "x-user: bob\r\n", &["blue"], "-"),
+            (0, "x-user: alice\r\n", &["-"], "blue"),
+            // Tags of clients would be gone, its own and those of the group in force.
+            (0, "x-next: red\r\n", &["-"], "-"),
+            (0, "x-next: red\r\nx-user: bob\r\n", &["blue"], "-"),
+            (0, "x-evenkeel-lane: red\r\nbaggage: evenkeel.lane=red\r\n", &["-"], "-"),
+            // Inside they are believed.
+            (1, "x-next: red\r\nx-evenkeel-lane: blue\r\n", &["red"], "blue"),
+            (1, "x-user: bob\r\n", &["-"], "-"),
+            (1, "baggage: evenkeel.lane=red\r\n", &["red"], "red"),
+            // It has no part in other listeners.
+            (2, "x-next: red\r\nx-user: bob\r\n", &[], "-"),
+        ] {
+            let mut head = Head::default();
+            let text = format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+            parse_request(text.as_bytes(), &mut 0, limits, &mut head).expect("a head");
+            let (bind, client, before) = (&snapshot.binds[bind], IpAddr::from([10, 0, 0, 1]), head.clone());
+            let name = |lane: &Option<Rc<LaneView>>| lane.as_ref().map_or("-".into(), |lane| lane.name.to_string());
+            let tried = lanes.try_out(&bind.shadow_lanes, &head, client, 7, ready);
+            let tried: Vec<String> = tried.iter().map(|decided| name(&decided.lane)).collect();
+            assert_eq!(tried, expected, "{fields:?}");
+            assert_eq!(format!("{head:?}"), format!("{before:?}"), "nothing is changed");
+            assert_eq!(name(&lanes.enter(&bind.lanes, &mut head, client, 7, ready).lane), in_force, "{fields:?}");
+        }
+        // The tag of a group in shadow stays where it is.
+        let mut answer = Head::default();
+        answer.add("x-next", b"red");
+        lanes.leave(&LaneRole::Strip, &mut answer);
+        assert_eq!(answer.get("x-next"), Some(&b"red"[..]));
+    }
 
     #[test]
     fn shares_fall_at_once_and_grow_when_it_is_calm() {

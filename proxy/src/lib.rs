@@ -49,6 +49,7 @@ mod reports_rpc;
 mod request;
 mod retry;
 mod revision;
+mod shadow;
 mod shared;
 mod slots;
 mod stats;

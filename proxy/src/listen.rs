@@ -175,10 +175,8 @@ impl Batch {
 /// Bounds first, then the worker it goes to.
 fn admit(worker: &Rc<Worker>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: SocketAddr) {
     let shared = &worker.shared;
-    let connections_max = match worker.place(bind) {
-        Some((view, index)) => view.snapshot.binds[index].settings.connections_max,
-        None => u32::MAX,
-    };
+    let settings = worker.place(bind).map(|(view, index)| view.settings[index].clone());
+    let connections_max = settings.as_ref().map_or(u32::MAX, |settings| settings.connections_max);
     let open = bind.open.fetch_add(1, Relaxed);
     let open_process = shared.connections.fetch_add(1, Relaxed);
     if open >= connections_max || open_process >= shared.connections_max {
@@ -186,6 +184,11 @@ fn admit(worker: &Rc<Worker>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: So
         shared.connections.fetch_sub(1, Relaxed);
         worker.stats().connections_refused.add(1);
         return;
+    }
+    let trial = settings.as_ref().and_then(|settings| settings.trial.as_ref());
+    let is_refused = trial.is_some_and(|trial| trial.refuses(open, bind.refused.load(Relaxed)));
+    if is_refused {
+        bind.refused.fetch_add(1, Relaxed);
     }
     let loads = shared.loads.iter().map(|load| load.load(Relaxed));
     // What is still accepted at the end stays here: the other workers may have ended, or forgotten the address, already.
@@ -196,9 +199,9 @@ fn admit(worker: &Rc<Worker>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: So
     match target {
         Some(other) => {
             worker.stats().connections_handed.add(1);
-            shared.mailboxes[other].send(Mail::Connection { bind: bind.address, descriptor, peer });
+            shared.mailboxes[other].send(Mail::Connection { bind: bind.address, descriptor, peer, is_refused });
         }
-        None => worker.serve_connection(bind, descriptor, peer),
+        None => worker.serve_connection(bind, descriptor, peer, is_refused),
     }
 }
 

@@ -15,8 +15,9 @@ use prometheus_client::registry::Registry;
 
 use crate::census::{self, Census};
 use crate::guards::Guards;
+use crate::shadow;
 use crate::shared::Shared;
-use crate::stats::{BOUNDS, Histogram, Series, SeriesKey, WorkerStats};
+use crate::stats::{BOUNDS, Histogram, Series, SeriesKey, ShadowLanes, WorkerStats};
 use crate::status::Status;
 
 /// A series that nobody can add to any more is told for so long after its last change.
@@ -202,6 +203,7 @@ impl Collector for Scrape {
         }
         let snapshot = self.status.snapshot();
         self.encode_lanes(&mut encoder)?;
+        self.encode_shadow_lanes(&mut encoder)?;
         self.encode_mirrors(&mut encoder)?;
         self.encode_names(&mut encoder)?;
         encode_rules(&mut encoder, &self.shared.guards())?;
@@ -268,6 +270,29 @@ impl Scrape {
         Ok(())
     }
 
+    fn encode_shadow_lanes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let ShadowLanes { requests, fallbacks } = shadow::lanes(&self.shared, self.status.snapshot().as_deref());
+        let counter = MetricType::Counter;
+        let help = "Requests by the lane that a LaneGroup in shadow would have put them into";
+        let mut family = encoder.encode_descriptor("evenkeel_shadow_lanes", help, None, counter)?;
+        for ((group, lane), count) in requests {
+            let labels = [("policy", format!("LaneGroup {group}")), ("lane", lane.as_deref().unwrap_or("-").into())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        let help = "Requests that a lane in shadow would not have served: it is absent, not ready, or they are refused";
+        let mut family = encoder.encode_descriptor("evenkeel_shadow_lane_fallbacks", help, None, counter)?;
+        for ((group, (lane, cluster, reason)), count) in fallbacks {
+            let labels = [
+                ("policy", format!("LaneGroup {group}")),
+                ("lane", lane.to_string()),
+                ("cluster", cluster.to_string()),
+                ("reason", reason.to_owned()),
+            ];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        Ok(())
+    }
+
     fn encode_mirrors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut sums = BTreeMap::new();
         for ((cluster, result), count) in self.shared.stats.iter().flat_map(WorkerStats::mirrors) {
@@ -325,6 +350,12 @@ fn encode_rules(encoder: &mut DescriptorEncoder<'_>, guards: &Guards) -> fmt::Re
         for (result, figure) in results {
             let labels = [("policy", policy.clone()), ("result", result.to_owned())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&figure(figures), None)?;
+        }
+    }
+    for tally in guards.tallies() {
+        for (result, count) in tally.figures() {
+            let labels = [("policy", tally.policy.to_string()), ("result", result.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
     }
     let gauges: [(&str, &str, Figure); 5] = [

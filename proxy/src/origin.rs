@@ -187,6 +187,6 @@ impl Origin {
 
 /// Whether the share of a lane depends on the endpoints of every Service.
 fn weighs_all(snapshot: &Snapshot) -> bool {
-    let mut lanes = snapshot.lane_groups.iter().flat_map(|group| &group.lanes);
+    let mut lanes = snapshot.lane_groups.iter().chain(&snapshot.shadow_lane_groups).flat_map(|group| &group.lanes);
     lanes.any(|lane| lane.share.as_ref().is_some_and(|share| share.capacity_guard))
 }

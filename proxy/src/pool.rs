@@ -17,6 +17,8 @@ pub(crate) struct Link {
 /// A connection without a request.
 struct Idle {
     link: Link,
+    /// Since when it is unused.
+    since: Duration,
     /// When it must no longer be used, in the driver's time.
     until: Duration,
 }
@@ -31,12 +33,17 @@ pub(crate) struct Pool {
 impl Pool {
     /// A connection that may be used, now belonging to the running task.
     pub(crate) fn take(&self, now: Duration) -> Option<Link> {
+        self.take_idle(now).map(|(link, _)| link)
+    }
+
+    /// The same, and how long it was not used.
+    pub(crate) fn take_idle(&self, now: Duration) -> Option<(Link, Duration)> {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop_back() {
             // The end, a reset or stray bytes: whichever it is, no request may go there (RFC 9112 9.2, 9.5).
             if candidate.until > now && !candidate.link.socket.has_news() {
                 candidate.link.socket.adopt();
-                return Some(candidate.link);
+                return Some((candidate.link, now.saturating_sub(candidate.since)));
             }
         }
         None
@@ -47,9 +54,9 @@ impl Pool {
         self.idle.borrow().iter().any(|candidate| candidate.until > now)
     }
 
-    /// Keeps a connection until `until`; beyond `count_max` the least recently used one is closed. News of it go
-    /// to `keeper`.
-    pub(crate) fn give(&self, link: Link, until: Duration, count_max: usize, keeper: TaskId) {
+    /// Keeps a connection from now until `until`; beyond `count_max` the least recently used one is closed. News of it
+    /// go to `keeper`.
+    pub(crate) fn give(&self, link: Link, now: Duration, until: Duration, count_max: usize, keeper: TaskId) {
         if count_max == 0 || link.socket.has_news() {
             return;
         }
@@ -58,7 +65,7 @@ impl Pool {
         if idle.len() >= count_max {
             idle.pop_front();
         }
-        idle.push_back(Idle { link, until });
+        idle.push_back(Idle { link, since: now, until });
     }
 
     /// Closes what cannot be used any more, and tells how many are left.

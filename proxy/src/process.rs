@@ -63,7 +63,7 @@ impl Process {
                 continue;
             }
             let failed = |error: io::Error| format!("cannot listen on {} for {}: {error}", bind.address, bind.name);
-            let open = Arc::new(AtomicU32::new(0));
+            let (open, refused) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
             // A balancer that sends the PROXY protocol may open a connection long before it has a client for it.
             let defer_accept = bind.settings.client_address != ClientAddress::ProxyProtocolV2;
             if !self.is_ours(bind.address) {
@@ -73,13 +73,14 @@ impl Process {
             for sockets in &mut opened {
                 let descriptor = listen::open(address, defer_accept).map_err(failed)?;
                 address = listen::local_address(&descriptor).map_err(failed)?;
-                sockets.push(Opened { bind: bind.address, port: address.port(), descriptor, open: open.clone() });
+                let (open, refused) = (open.clone(), refused.clone());
+                sockets.push(Opened { bind: bind.address, port: address.port(), descriptor, open, refused });
             }
             bound.insert(bind.address, address.port());
         }
         // From here on nothing can fail.
         self.revision += 1;
-        let guards = Arc::new(Guards::new(&snapshot, &self.shared.states));
+        let guards = Arc::new(Guards::new(&snapshot, &self.shared.states, &self.shared.guards()));
         *self.shared.guards.lock().expect("no holder of this lock can panic") = guards.clone();
         let (applied, replies) = mpsc::channel();
         for (mailbox, opened) in self.shared.mailboxes.iter().zip(opened) {

@@ -1,5 +1,6 @@
 //! What is known of a request at its end: counted once, and written to the access log if there is one. Hot.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,10 +10,13 @@ use filters::Head;
 use filters::head::{Known, Span};
 use filters::rules::Outcome;
 use serde_json::json;
+use smallvec::SmallVec;
 
+use crate::attempts;
 use crate::error::{ProxyError, Side};
-use crate::lanes::LaneView;
+use crate::lanes::{LaneView, Shadowed};
 use crate::log::{Format, timestamp};
+use crate::stats::WorkerStats;
 use crate::view::{ClusterView, RuleView};
 use crate::worker::Worker;
 
@@ -27,8 +31,14 @@ pub(crate) struct Record {
     pub(crate) cluster: Option<Rc<ClusterView>>,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) lane: Option<Rc<LaneView>>,
+    /// Those that groups in shadow would have put it into.
+    shadow_lanes: SmallVec<[Rc<LaneView>; 1]>,
     /// The policy that answered in place of a service.
     pub(crate) policy: Option<Arc<str>>,
+    /// What policies in shadow would have done with it.
+    pub(crate) shadow: Vec<(Arc<str>, Cow<'static, str>)>,
+    /// The longest pause in a body, its own or its answer's.
+    pub(crate) body_pause_max: Duration,
     /// When the last attempt began.
     pub(crate) departed: Duration,
     /// Attempts at endpoints.
@@ -56,7 +66,10 @@ impl Record {
             cluster: None,
             endpoint: None,
             lane: None,
+            shadow_lanes: SmallVec::new(),
             policy: None,
+            shadow: Vec::new(),
+            body_pause_max: Duration::ZERO,
             departed: now,
             attempts: 0,
             reused: false,
@@ -72,6 +85,28 @@ impl Record {
     /// Remembers what the client asked for.
     pub(crate) fn ask(&mut self, head: &Head) {
         self.asked = (head.authority, head.path);
+    }
+
+    /// Counts what groups in shadow would have decided.
+    pub(crate) fn tell_lanes(&mut self, stats: &WorkerStats, decided: SmallVec<[Shadowed; 1]>) {
+        for Shadowed { group, lane } in decided {
+            stats.shadow_lane(&group, lane.as_ref().map(|lane| &lane.name));
+            if let Some(lane) = lane {
+                self.shadow.push((format!("LaneGroup {group}").into(), format!("lane {}", lane.name).into()));
+                self.shadow_lanes.push(lane);
+            }
+        }
+    }
+
+    /// Counts where the lanes that it would be in have nobody for it at its cluster.
+    pub(crate) fn tell_fallbacks(&mut self, worker: &Worker, cluster: &ClusterView) {
+        for lane in &self.shadow_lanes {
+            let (now, zone) = (worker.driver.now(), worker.shared.zone.as_deref());
+            if let Some(reason) = attempts::shadow_fallback(cluster, lane, now, zone) {
+                worker.stats().shadow_fell_back(lane.group(), &lane.name, &cluster.cluster.name, reason);
+                self.shadow.push((format!("LaneGroup {}", lane.group()).into(), format!("fallback {reason}").into()));
+            }
+        }
     }
 
     /// What it says of the service, to the rules that protect it.
@@ -145,6 +180,9 @@ impl Record {
         if let Some(policy) = &self.policy {
             line["policy"] = json!(&**policy);
         }
+        if !self.shadow.is_empty() {
+            line["shadow"] = self.shadow.iter().map(|(policy, would)| json!(format!("{policy}: {would}"))).collect();
+        }
         if !self.detail.is_empty() {
             line["detail"] = json!(self.detail);
         }
@@ -165,10 +203,12 @@ impl Record {
         let rule = self.rule.as_ref().map_or("-", |rule| &rule.name);
         let lane = self.lane.as_ref().map(|lane| format!(" lane={}", lane.name)).unwrap_or_default();
         let policy = self.policy.as_ref().map(|policy| format!(" policy={policy:?}")).unwrap_or_default();
+        let shadow =
+            self.shadow.iter().map(|(policy, would)| format!(" shadow=\"{policy}: {would}\"")).collect::<String>();
         let attempts = if self.attempts > 1 { format!(" attempts={}", self.attempts) } else { String::new() };
         format!(
             "{} {client} {method} {host}{path} {} {} {}us route={rule}{lane} endpoint={endpoint}{attempts} in={} out={}\
-             {policy}{}{}\n",
+             {policy}{shadow}{}{}\n",
             timestamp(),
             self.status,
             self.flag,

@@ -24,7 +24,7 @@ use crate::mirror;
 use crate::passage::{Passage, Stage};
 use crate::record::Record;
 use crate::reply::{self, Redirect};
-use crate::view::{self, ClusterView, RuleView};
+use crate::view::{self, ClusterView, ListenerView, RuleView};
 use crate::worker::{BindView, ConnectionGuard, Worker};
 
 /// What becomes of the downstream connection after an exchange.
@@ -44,18 +44,20 @@ pub(crate) enum After {
 pub(crate) async fn serve(
     guard: &ConnectionGuard,
     client: &mut Client,
-    settings: &ListenerSettings,
+    settings: &ListenerView,
     mut head: LentHead,
     meta: RequestMeta,
 ) -> After {
     let worker = &guard.worker;
     let mut record = Record::start(worker.driver.now());
     record.ask(&head);
+    client.tell_shadow(settings, &mut record);
     let in_flight = InFlight::count(worker);
 
     let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
-    let Found { lane, issue, differs } = enter_lane(worker, &guard.bind, client_address, &mut head);
+    let Found { lane, issue, differs, shadow } = enter_lane(worker, &guard.bind, client_address, &mut head);
     record.lane = lane;
+    record.tell_lanes(worker.stats(), shadow);
     worker.stats().lanes_differ.add(u64::from(differs));
 
     let asked = Asked { client_address, settings, meta: &meta, issue };
@@ -65,6 +67,9 @@ pub(crate) async fn serve(
         Err(error) => fail(guard, client, &meta, error, &mut record).await,
     };
     drop(in_flight);
+    if let Some(trial) = &settings.trial {
+        trial.ended(&mut record, meta.framing);
+    }
     record.finish(worker, client_address, Some(&head));
     after
 }
@@ -139,6 +144,7 @@ async fn forward(
         return Ok(reply::send_redirect(guard, client, meta, redirect, record).await);
     }
     let cluster = cluster.ok_or(ProxyError::here(Kind::NoCluster))?;
+    record.tell_fallbacks(worker, &cluster);
     if !cluster.protection.is_empty()
         && let Some(refused) =
             passage.enter(Stage::Cluster(cluster.clone()), asked, head, record, client, deadline).await?
@@ -283,7 +289,9 @@ pub(crate) fn enter_lane(worker: &Worker, bind: &BindView, client: IpAddr, head:
     let Some((view, index)) = worker.place(bind) else { return Found::default() };
     let zone = worker.shared.zone.as_deref();
     let ready = Ready { clusters: &view.clusters, now: worker.driver.now(), zone };
-    view.lanes.enter(&view.snapshot.binds[index].lanes, head, client, worker.dice(), ready)
+    let (bind, dice) = (&view.snapshot.binds[index], worker.dice());
+    let shadow = view.lanes.try_out(&bind.shadow_lanes, head, client, dice, ready);
+    Found { shadow, ..view.lanes.enter(&bind.lanes, head, client, dice, ready) }
 }
 
 /// Answers a request that failed, as far as it can still be answered.

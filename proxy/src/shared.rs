@@ -40,7 +40,13 @@ pub(crate) enum Mail {
     /// Requests of other workers wait for a connection to this cluster: hand over idle ones.
     HandOver(Arc<ClusterState>),
     /// A connection that another worker accepted and has not read from.
-    Connection { bind: SocketAddr, descriptor: OwnedFd, peer: SocketAddr },
+    Connection {
+        bind: SocketAddr,
+        descriptor: OwnedFd,
+        peer: SocketAddr,
+        /// A policy in shadow would have refused it.
+        is_refused: bool,
+    },
     /// Take no new connections, finish what is in flight, end at the deadline at the latest.
     Finish { within: Duration },
 }
@@ -54,6 +60,8 @@ pub(crate) struct Opened {
     pub(crate) descriptor: OwnedFd,
     /// Connections open on this address, over all workers.
     pub(crate) open: Arc<AtomicU32>,
+    /// Those of them that a policy in shadow would have refused.
+    pub(crate) refused: Arc<AtomicU32>,
 }
 
 /// The way into a worker from other threads.

@@ -130,6 +130,15 @@ impl Series {
 /// A way out of a lane: the lane, the cluster and the reason.
 pub(crate) type Fallback = (Arc<str>, Arc<str>, &'static str);
 
+/// What LaneGroups in shadow would have decided.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ShadowLanes {
+    /// Requests by group and lane; None: the baseline.
+    pub(crate) requests: BTreeMap<(Arc<str>, Option<Arc<str>>), u64>,
+    /// Those of them that would not have been served by their lane, by group and as other fallbacks.
+    pub(crate) fallbacks: BTreeMap<(Arc<str>, Fallback), u64>,
+}
+
 /// Copies of requests by cluster and what became of them.
 pub(crate) type Mirrored = BTreeMap<(Arc<str>, &'static str), u64>;
 
@@ -157,6 +166,7 @@ pub(crate) struct WorkerStats {
     pub(crate) lanes_differ: Counter,
     /// Requests that left their lane.
     fallbacks: Mutex<BTreeMap<Fallback, u64>>,
+    shadow_lanes: Mutex<ShadowLanes>,
     /// Copies of requests, by cluster and what became of them.
     mirrored: Mutex<Mirrored>,
     /// Requests refused at a cluster's bounds.
@@ -181,6 +191,30 @@ impl WorkerStats {
     /// How often that happened.
     pub(crate) fn fallbacks(&self) -> BTreeMap<Fallback, u64> {
         self.fallbacks.lock().expect("no holder of this lock can panic").clone()
+    }
+
+    /// A group in shadow would have put a request into a lane, or left it in the baseline.
+    pub(crate) fn shadow_lane(&self, group: &Arc<str>, lane: Option<&Arc<str>>) {
+        let mut lanes = self.shadow_lanes.lock().expect("no holder of this lock can panic");
+        *lanes.requests.entry((group.clone(), lane.cloned())).or_default() += 1;
+    }
+
+    /// A request would have left a lane in shadow.
+    pub(crate) fn shadow_fell_back(&self, group: &Arc<str>, lane: &Arc<str>, cluster: &Arc<str>, reason: &'static str) {
+        let mut lanes = self.shadow_lanes.lock().expect("no holder of this lock can panic");
+        *lanes.fallbacks.entry((group.clone(), (lane.clone(), cluster.clone(), reason))).or_default() += 1;
+    }
+
+    /// How often that happened.
+    pub(crate) fn shadow_lanes(&self) -> ShadowLanes {
+        self.shadow_lanes.lock().expect("no holder of this lock can panic").clone()
+    }
+
+    /// Forgets groups that are not in shadow any more.
+    pub(crate) fn keep_shadow_lanes(&self, is_there: impl Fn(&str) -> bool) {
+        let mut lanes = self.shadow_lanes.lock().expect("no holder of this lock can panic");
+        lanes.requests.retain(|(group, _), _| is_there(group));
+        lanes.fallbacks.retain(|(group, _), _| is_there(group));
     }
 
     /// Something became of a copy of a request.

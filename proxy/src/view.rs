@@ -20,13 +20,14 @@ use crate::credits::Credits;
 use crate::guards::{self, Guards};
 use crate::lanes::{LaneView, Lanes};
 use crate::pool::{Link, Pool};
+use crate::shadow::{ListenerTrial, TrafficTrial, TrialState};
 use crate::stats::{Series, SeriesKey, WorkerStats};
 
 /// One revision on one worker.
 pub(crate) struct View {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The settings of each bind; a worker's own, since counting references to what all share costs all of them.
-    pub(crate) settings: Vec<Rc<ListenerSettings>>,
+    pub(crate) settings: Vec<Rc<ListenerView>>,
     /// The rules of each bind by their number, for the same reason; each since it was first met.
     rules: Vec<Vec<OnceCell<Rc<RuleView>>>>,
     pub(crate) clusters: Vec<Rc<ClusterView>>,
@@ -35,6 +36,19 @@ pub(crate) struct View {
     by_name: HashMap<Arc<str>, usize, foldhash::fast::RandomState>,
     /// Where requests are counted that reached no cluster.
     pub(crate) nowhere: Rc<SeriesCache>,
+}
+
+/// What an address does about clients, and what a policy in shadow would do.
+pub(crate) struct ListenerView {
+    settings: ListenerSettings,
+    pub(crate) trial: Option<ListenerTrial>,
+}
+
+impl std::ops::Deref for ListenerView {
+    type Target = ListenerSettings;
+    fn deref(&self) -> &ListenerSettings {
+        &self.settings
+    }
 }
 
 /// A rule on one worker, where a request finds it with one step. Streams may outlive the snapshot and keep only this.
@@ -57,12 +71,15 @@ pub(crate) struct ClusterView {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) state: Arc<ClusterState>,
     pub(crate) endpoints: Vec<Rc<EndpointView>>,
+    /// Those of lanes, and after them those of lanes in shadow.
     groups: Vec<GroupView>,
     /// At which turn round robin begins here: workers differ, so that few requests do not all meet at the first.
     first_turn: u64,
     pub(crate) protection: Box<[Guard]>,
     /// Whether some of them watch each endpoint.
     pub(crate) guards_endpoints: bool,
+    /// A policy in shadow.
+    pub(crate) trial: Option<TrafficTrial>,
     /// What this worker has of the process's bound on requests.
     pub(crate) credits: Credits,
     pub(crate) series: Rc<SeriesCache>,
@@ -176,7 +193,12 @@ impl View {
         for gone in before.clusters.iter().filter(|known| !by_name.contains_key(&known.cluster.name)) {
             gone.endpoints.iter().for_each(|endpoint| endpoint.remove());
         }
-        let settings = snapshot.binds.iter().map(|bind| Rc::new(ListenerSettings::clone(&bind.settings))).collect();
+        let settings = |bind: &Bind| {
+            let trial = bind.shadow.as_ref();
+            let trial = trial.and_then(|shadow| Some(ListenerTrial::new(shadow, guards.tally(&shadow.name)?.clone())));
+            Rc::new(ListenerView { settings: ListenerSettings::clone(&bind.settings), trial })
+        };
+        let settings = snapshot.binds.iter().map(settings).collect();
         let rules = |bind: &Bind| vec![OnceCell::new(); bind.table.rules().len()];
         let rules = snapshot.binds.iter().map(rules).collect();
         let lanes = Lanes::new(&snapshot, Some(&before.lanes));
@@ -238,13 +260,23 @@ impl ClusterView {
         for endpoint in endpoints.iter().filter(|_| state.connections.is_bounded()) {
             endpoint.pool.shrink(&state.connections);
         }
+        let trial = cluster.shadow.as_ref().and_then(|shadow| {
+            state.trial.get_or_init(|| Box::new(TrialState::new(making.workers)));
+            Some(TrafficTrial::new(shadow, guards.tally(&shadow.name)?.clone()))
+        });
         let made = || Rc::new(Made { epoch: 0, until: Duration::ZERO, ready_weight: 0.0, tiers: Vec::new() });
         ClusterView {
             first_turn: making.first_turn,
             protection: guards.of(&cluster.policies),
             guards_endpoints: cluster.policies.iter().any(|policy| guards::is_per_endpoint(policy)),
             endpoints,
-            groups: cluster.groups.iter().map(|_| GroupView { made: RefCell::new(made()) }).collect(),
+            groups: cluster
+                .groups
+                .iter()
+                .chain(&cluster.shadow_groups)
+                .map(|_| GroupView { made: RefCell::new(made()) })
+                .collect(),
+            trial,
             credits: Credits::new(making.workers),
             series: match before {
                 Some(before) => before.series.clone(),
@@ -260,6 +292,21 @@ impl ClusterView {
         let is_its = |group: &Group| group.lane.as_ref() == Some(&lane.name);
         let place = || self.cluster.groups.iter().position(is_its);
         (*self.cluster.namespace == *lane.namespace()).then(place).flatten()
+    }
+
+    /// If groups in shadow acted: the group of the baseline, and that of a lane that this cluster has instances of. None:
+    /// the lane is of another namespace.
+    pub(crate) fn shadow_lane(&self, lane: &LaneView) -> Option<(usize, Option<usize>)> {
+        let is_its = |group: &Group| group.lane.as_ref() == Some(&lane.name);
+        let before = self.cluster.groups.len();
+        let place = || self.cluster.shadow_groups.iter().position(is_its).map(|place| before + place);
+        (*self.cluster.namespace == *lane.namespace()).then(|| (before, place()))
+    }
+
+    /// One of those of lanes, and after them those of lanes in shadow.
+    pub(crate) fn group(&self, place: usize) -> &Group {
+        let groups = &self.cluster.groups;
+        groups.get(place).unwrap_or_else(|| &self.cluster.shadow_groups[place - groups.len()])
     }
 
     /// The weight of a group's endpoints that are ready.
@@ -280,13 +327,13 @@ impl ClusterView {
     /// Who is used of a group, and who is not.
     pub(crate) fn choice(&self, group_place: usize, now: Duration, zone: Option<&str>) -> Choice {
         let standing = |member: u32| Standing::of(&self.endpoints[member as usize].state);
-        let members = &self.cluster.groups[group_place].members;
+        let members = &self.group(group_place).members;
         choice::choose(&self.cluster.endpoints, members, standing, &self.cluster.settings.usage, zone, now)
     }
 
     fn pick_of(&self, made: &Made, wanted: &Wanted<'_>, mut dice: impl FnMut() -> u64) -> Option<&Rc<EndpointView>> {
         let &Wanted { now, hash, tried, .. } = wanted;
-        let group = &self.cluster.groups[wanted.group];
+        let group = self.group(wanted.group);
         let tier = match &made.tiers[..] {
             [only] => only,
             several => {

@@ -44,6 +44,8 @@ pub(crate) struct BindView {
     /// Its place in the current snapshot; None once it is gone.
     pub(crate) index: Cell<Option<usize>>,
     pub(crate) open: Arc<AtomicU32>,
+    /// Those of them that a policy in shadow would have refused.
+    pub(crate) refused: Arc<AtomicU32>,
     listener: Cell<TaskId>,
     /// Once it is gone: until when it is served.
     leaves_at: Cell<Duration>,
@@ -188,9 +190,16 @@ impl Worker {
     }
 
     /// Starts serving a connection that nothing has been read from, and that every count already has.
-    pub(crate) fn serve_connection(self: &Rc<Self>, bind: &Rc<BindView>, descriptor: OwnedFd, peer: SocketAddr) {
+    pub(crate) fn serve_connection(
+        self: &Rc<Self>,
+        bind: &Rc<BindView>,
+        descriptor: OwnedFd,
+        peer: SocketAddr,
+        is_refused: bool,
+    ) {
         let opened = self.driver.now();
-        let guard = ConnectionGuard { worker: self.clone(), bind: bind.clone(), opened, task: Cell::new(0) };
+        let guard =
+            ConnectionGuard { worker: self.clone(), bind: bind.clone(), opened, is_refused, task: Cell::new(0) };
         self.stats().connections_opened.add(1);
         self.shared.connected_at_ms.store(self.driver.now().as_millis() as u64, Relaxed);
         self.stats().connections_open.set(self.shared.loads[self.id].load(Relaxed) as u64);
@@ -208,6 +217,7 @@ impl Worker {
         };
         let view = Rc::new(View::new(snapshot.clone(), guards, &self.view.borrow(), &making));
         let has_lanes = !view.lanes.is_empty();
+        self.stats().keep_shadow_lanes(|group| snapshot.shadow_lane_groups.iter().any(|known| *known.name == *group));
         let before = self.view.replace(view);
         // Addresses that this revision removes are served by the one before it for a moment.
         self.has_lanes.set(has_lanes || !before.lanes.is_empty());
@@ -222,6 +232,7 @@ impl Worker {
                 port: opened.port,
                 index: Cell::new(None),
                 open: opened.open,
+                refused: opened.refused,
                 listener: Cell::new(0),
                 leaves_at: Cell::new(Duration::MAX),
                 last: RefCell::default(),
@@ -307,6 +318,8 @@ pub(crate) struct ConnectionGuard {
     pub(crate) worker: Rc<Worker>,
     pub(crate) bind: Rc<BindView>,
     opened: Duration,
+    /// A policy in shadow would have refused it.
+    is_refused: bool,
     task: Cell<TaskId>,
 }
 
@@ -333,6 +346,9 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.task.get());
         self.bind.open.fetch_sub(1, Relaxed);
+        if self.is_refused {
+            self.bind.refused.fetch_sub(1, Relaxed);
+        }
         self.worker.shared.connections.fetch_sub(1, Relaxed);
         let before = self.worker.shared.loads[self.worker.id].fetch_sub(1, Relaxed);
         self.worker.stats().connections_open.set(before as u64 - 1);
@@ -359,9 +375,9 @@ async fn read_mail(worker: Rc<Worker>) {
                     // Nobody waits for it any more: then nobody needs to know.
                     let _ = applied.send(worker.id);
                 }
-                Mail::Connection { bind, descriptor, peer } => {
+                Mail::Connection { bind, descriptor, peer, is_refused } => {
                     match worker.bind(&bind) {
-                        Some(bind) => worker.serve_connection(&bind, descriptor, peer),
+                        Some(bind) => worker.serve_connection(&bind, descriptor, peer, is_refused),
                         // The address was removed while the connection was on its way.
                         None => {
                             worker.shared.connections.fetch_sub(1, Relaxed);

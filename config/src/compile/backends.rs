@@ -162,12 +162,13 @@ impl<'d> Resolver<'d> {
         if let Some(index) = self.indices.get(&(namespace, name, port)) {
             return Some(*index);
         }
-        let settings = self.settings.get(&(namespace, name)).cloned().unwrap_or_default();
+        let (settings, shadow) = self.settings.of((namespace, name));
         let policies = self.actions.policies(self.protection.of_service(namespace, name));
         let endpoints = endpoints(service, service_port);
         let members = self.lanes.members(namespace, &endpoints);
         let group = |(lane, members)| group(lane, members, &endpoints, settings.balance, self.tables);
         let groups = members.into_iter().map(group).collect();
+        let shadow_groups = self.lanes.shadow_members(namespace, &endpoints).into_iter().map(Group::counted).collect();
         let cluster = Cluster {
             name: format!("{namespace}/{name}:{port}").into(),
             namespace: namespace.into(),
@@ -175,9 +176,11 @@ impl<'d> Resolver<'d> {
             port,
             discovery: discovery(service, service_port, self.origin),
             groups,
+            shadow_groups,
             endpoints,
             settings,
             policies,
+            shadow,
         };
         self.check_names(&cluster, service, problems);
         if cluster.endpoints.is_empty() && cluster.discovery == Discovery::Written {

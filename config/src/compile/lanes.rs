@@ -1,5 +1,5 @@
-//! Lanes: what each listener does about them, and which endpoints are in which. What puts a request into one is
-//! `group`'s business. Pure, Cold.
+//! Lanes: what each listener does about them, and which endpoints are in which; the same once more for LaneGroups in
+//! shadow, which take nobody's place. What puts a request into a lane is `group`'s business. Pure, Cold.
 
 mod group;
 
@@ -10,6 +10,7 @@ use crate::compile::listeners::Listener;
 use crate::compile::policies::Claim;
 use crate::decode::{At, Dictionary};
 use crate::model::lane_group::{Lane as WrittenLane, Spec};
+use crate::model::policy::Mode;
 use crate::model::{Documents, Object};
 use crate::problem::{Place, Problems};
 use crate::route::Expressions;
@@ -21,8 +22,13 @@ use crate::value::{LabelKey, LabelValue};
 pub(crate) struct Lanes<'d> {
     /// By namespace and name.
     pub groups: Vec<Arc<LaneGroup>>,
-    namespaces: HashMap<&'d str, Namespace<'d>>,
+    /// Those in shadow.
+    pub shadow_groups: Vec<Arc<LaneGroup>>,
+    namespaces: Namespaces<'d>,
+    shadow_namespaces: Namespaces<'d>,
 }
+
+type Namespaces<'d> = HashMap<&'d str, Namespace<'d>>;
 
 /// The lanes of a namespace, of all of its LaneGroups.
 #[derive(Default)]
@@ -54,24 +60,16 @@ impl<'d> Lanes<'d> {
         groups.sort_by_cached_key(|group| group.metadata.seniority());
         let compiled: Vec<Arc<LaneGroup>> =
             groups.iter().map(|group| Arc::new(group::compile(group, expressions, problems))).collect();
-        warn_of_tags(&groups, &compiled, problems);
-        assign_roles(&groups, &compiled, listeners, problems);
-        let mut pairs: Vec<_> = groups.into_iter().zip(compiled).collect();
-        pairs.sort_by_key(|(group, _)| (group.metadata.namespace(), group.metadata.name()));
-        let mut namespaces: HashMap<&str, Namespace<'d>> = HashMap::new();
-        for (group, _) in &pairs {
-            let namespace = namespaces.entry(group.metadata.namespace()).or_default();
-            namespace.membership.add_baseline(group.spec.baseline.as_str());
-            for (index, lane) in group.spec.lanes.iter().enumerate() {
-                let selector = lane.selector.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-                namespace.membership.add(lane.name.as_str(), selector);
-                namespace.lanes.push(Known { lane, group, index });
-            }
-        }
-        for namespace in namespaces.values() {
-            namespace.check(problems);
-        }
-        let lanes = Lanes { groups: pairs.into_iter().map(|(_, compiled)| compiled).collect(), namespaces };
+        let all = groups.into_iter().zip(compiled);
+        let (shadow, acting): (Pairs<'d>, Pairs<'d>) = all.partition(|(group, _)| group.spec.mode == Mode::Shadow);
+        warn_of_tags(&acting, acting.iter(), problems);
+        // If it acted, clients' requests would have lost its own tag, too.
+        warn_of_tags(&shadow, acting.iter().chain(&shadow), problems);
+        assign_roles(&acting, listeners, |listener| &mut listener.lanes, problems);
+        assign_roles(&shadow, listeners, |listener| &mut listener.shadow_lanes, problems);
+        let (groups, namespaces) = by_name(acting, problems);
+        let (shadow_groups, shadow_namespaces) = by_name(shadow, problems);
+        let lanes = Lanes { groups, shadow_groups, namespaces, shadow_namespaces };
         lanes.warn_of_unknown(documents, problems);
         lanes
     }
@@ -82,6 +80,18 @@ impl<'d> Lanes<'d> {
             Some(namespace) => namespace.membership.members(endpoints),
             None => Membership::default().members(endpoints),
         }
+    }
+
+    /// As `members`, if LaneGroups in shadow acted; nobody where the namespace has none.
+    pub(crate) fn shadow_members(&self, namespace: &str, endpoints: &[Endpoint]) -> Vec<(Option<Arc<str>>, Vec<u32>)> {
+        self.shadow_namespaces.get(namespace).map_or(Vec::new(), |namespace| namespace.membership.members(endpoints))
+    }
+
+    /// That a lane which acts for nobody is there in shadow.
+    fn is_in_shadow(&self, namespace: &str, lane: &str) -> Option<&'static str> {
+        let lanes = &self.shadow_namespaces.get(namespace)?.lanes;
+        let is_there = lanes.iter().any(|known| known.lane.name.as_str() == lane);
+        is_there.then_some("one in shadow has, and gives it no request")
     }
 
     /// Endpoints and faults that name a lane which is not there.
@@ -104,7 +114,8 @@ impl<'d> Lanes<'d> {
                         service.metadata.namespace(),
                         label.as_str()
                     );
-                    problems.warning(label.place, field, reason, None);
+                    let hint = self.is_in_shadow(service.metadata.namespace(), label.as_str());
+                    problems.warning(label.place, field, reason, hint);
                 }
             }
         }
@@ -116,12 +127,34 @@ impl<'d> Lanes<'d> {
                     if !known.iter().any(|known| known.lane.name.as_str() == lane.as_str()) {
                         let field = format!("spec.match[{index}].lanes[{lane_index}]");
                         let reason = format!("no LaneGroup of namespace {namespace} has a lane {:?}", lane.as_str());
-                        problems.warning(lane.place, field, reason, None);
+                        problems.warning(lane.place, field, reason, self.is_in_shadow(namespace, lane.as_str()));
                     }
                 }
             }
         }
     }
+}
+
+/// LaneGroups as they are written and as they are compiled, by age.
+type Pairs<'d> = Vec<(&'d Object<Spec>, Arc<LaneGroup>)>;
+
+/// The groups by namespace and name, and what each namespace has of them.
+fn by_name<'d>(mut pairs: Pairs<'d>, problems: &mut Problems) -> (Vec<Arc<LaneGroup>>, Namespaces<'d>) {
+    pairs.sort_by_key(|(group, _)| (group.metadata.namespace(), group.metadata.name()));
+    let mut namespaces = Namespaces::new();
+    for (group, _) in &pairs {
+        let namespace = namespaces.entry(group.metadata.namespace()).or_default();
+        namespace.membership.add_baseline(group.spec.baseline.as_str());
+        for (index, lane) in group.spec.lanes.iter().enumerate() {
+            let selector = lane.selector.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            namespace.membership.add(lane.name.as_str(), selector);
+            namespace.lanes.push(Known { lane, group, index });
+        }
+    }
+    for namespace in namespaces.values() {
+        namespace.check(problems);
+    }
+    (pairs.into_iter().map(|(_, compiled)| compiled).collect(), namespaces)
 }
 
 impl Namespace<'_> {
@@ -167,15 +200,19 @@ impl Namespace<'_> {
 }
 
 /// Conditions of lanes on a tag, of whichever group: at an entry all that clients say of lanes is removed before.
-fn warn_of_tags(groups: &[&Object<Spec>], compiled: &[Arc<LaneGroup>], problems: &mut Problems) {
+fn warn_of_tags<'p>(
+    groups: &Pairs<'_>,
+    stripped: impl Iterator<Item = &'p (&'p Object<Spec>, Arc<LaneGroup>)> + Clone,
+    problems: &mut Problems,
+) {
     let mut warn = |header: &str, place: Place, field: String| {
-        let is_tag = |group: &&Arc<LaneGroup>| group.header.eq_ignore_ascii_case(header);
-        if let Some(group) = compiled.iter().find(is_tag) {
+        let is_tag = |(_, group): &&(_, Arc<LaneGroup>)| group.header.eq_ignore_ascii_case(header);
+        if let Some((_, group)) = stripped.clone().find(is_tag) {
             let reason = format!("is the tag of LaneGroup {}, which clients' requests have lost by then", group.name);
             problems.warning(place, field, reason, None);
         }
     };
-    for group in groups {
+    for (group, _) in groups {
         for (number, lane) in group.spec.lanes.iter().enumerate() {
             for (index, one) in lane.matches.iter().enumerate() {
                 for (place, header) in one.headers.iter().enumerate() {
@@ -193,14 +230,14 @@ fn warn_of_tags(groups: &[&Object<Spec>], compiled: &[Arc<LaneGroup>], problems:
 }
 
 /// A listener belongs to one group as an entry, or is internal to any number.
-fn assign_roles(
-    groups: &[&Object<Spec>],
-    compiled: &[Arc<LaneGroup>],
-    listeners: &mut [Listener<'_>],
+fn assign_roles<'d>(
+    groups: &Pairs<'_>,
+    listeners: &mut [Listener<'d>],
+    role_of: impl for<'l> Fn(&'l mut Listener<'d>) -> &'l mut LaneRole,
     problems: &mut Problems,
 ) {
     let mut claims: Vec<Option<(Claim, bool)>> = listeners.iter().map(|_| None).collect();
-    for (group, compiled) in groups.iter().zip(compiled) {
+    for (group, compiled) in groups {
         if group.spec.entries.is_empty() && group.spec.internal.is_empty() {
             problems.warning(
                 group.place,
@@ -225,7 +262,7 @@ fn assign_roles(
                     continue;
                 }
                 is_there = true;
-                match (&mut listener.lanes, &*claim) {
+                match (role_of(listener), &*claim) {
                     (role @ LaneRole::Strip, _) => {
                         *role = match is_entry {
                             true => LaneRole::Decide(compiled.clone()),

@@ -10,6 +10,7 @@ use crate::model::{Documents, Object};
 use crate::problem::{Place, Problems};
 use crate::route::{RouteEntry, Table};
 use crate::snapshot::lanes::LaneRole;
+use crate::snapshot::shadow::ListenerShadow;
 use crate::snapshot::{Bind, ListenerSettings};
 
 /// A listener with everything that is found out about it.
@@ -24,8 +25,12 @@ pub(crate) struct Listener<'d> {
     pub addresses: Vec<SocketAddr>,
     /// What its policy says.
     pub settings: Arc<ListenerSettings>,
+    /// What its policy in shadow says.
+    pub shadow: Option<Arc<ListenerShadow>>,
     /// What it does about lanes.
     pub lanes: LaneRole,
+    /// What it would do about lanes, if LaneGroups in shadow acted.
+    pub shadow_lanes: LaneRole,
     /// The matches of all routes attached to it.
     pub entries: Vec<RouteEntry>,
 }
@@ -67,9 +72,17 @@ pub(crate) fn gather<'d>(documents: &'d Documents, problems: &mut Problems) -> V
         for (index, written) in gateway.spec.listeners.iter().enumerate() {
             let port = written.port.number();
             let addresses = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
-            let settings = Arc::default();
-            let lanes = LaneRole::Strip;
-            listeners.push(Listener { gateway, written, index, addresses, settings, lanes, entries: Vec::new() });
+            listeners.push(Listener {
+                gateway,
+                written,
+                index,
+                addresses,
+                settings: Arc::default(),
+                shadow: None,
+                lanes: LaneRole::Strip,
+                shadow_lanes: LaneRole::Strip,
+                entries: Vec::new(),
+            });
         }
     }
     check_distinct(&listeners, problems);
@@ -163,14 +176,14 @@ pub(crate) fn into_binds(listeners: Vec<Listener<'_>>, problems: &mut Problems) 
             continue;
         };
         for other in &sharing {
-            if other.settings != first.settings {
+            if (&other.settings, &other.shadow) != (&first.settings, &first.shadow) {
                 // Bounds act before a request names its host, so they cannot differ by it.
                 let reason =
                     format!("shares port {} with {} and needs the same ListenerPolicy", address.port(), first.name());
                 let hint = "let one policy target the whole Gateway, or each of these listeners";
                 problems.error_with_hint(other.place(), other.field("port"), reason, hint);
             }
-            if other.lanes != first.lanes {
+            if (&other.lanes, &other.shadow_lanes) != (&first.lanes, &first.shadow_lanes) {
                 // A lane is decided before the host is looked at.
                 let reason =
                     format!("shares port {} with {} and needs the same part in lanes", address.port(), first.name());
@@ -184,6 +197,8 @@ pub(crate) fn into_binds(listeners: Vec<Listener<'_>>, problems: &mut Problems) 
             name: first.name().into(),
             settings: first.settings.clone(),
             lanes: first.lanes.clone(),
+            shadow_lanes: first.shadow_lanes.clone(),
+            shadow: first.shadow.clone(),
             table,
         });
     }

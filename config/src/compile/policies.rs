@@ -1,5 +1,5 @@
 //! Which ListenerPolicy acts on which listener: one on the listener before one on its Gateway, and of
-//! several on one target the oldest. Pure, Cold.
+//! several on one target the oldest. Those in shadow take nobody's place, and stand by themselves. Pure, Cold.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use std::sync::Arc;
 use crate::compile::listeners::Listener;
 use crate::model::Documents;
 use crate::model::listener_policy::{ClientAddress as Written, EncodedSlash as WrittenSlash, ProxyProtocol, Spec};
+use crate::model::policy::Mode;
 use crate::problem::{Place, Problems};
+use crate::snapshot::shadow::ListenerShadow;
 use crate::snapshot::{ClientAddress, EncodedSlash, ListenerSettings};
 
 /// A Gateway, or one of its listeners: namespace, name, section.
@@ -17,10 +19,14 @@ type Target<'d> = (&'d str, &'d str, Option<&'d str>);
 pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], problems: &mut Problems) {
     let mut policies: Vec<_> = documents.listener_policies.iter().map(Arc::as_ref).collect();
     policies.sort_by_cached_key(|policy| policy.metadata.seniority());
-    let mut winners: HashMap<Target<'_>, (Claim, Arc<ListenerSettings>)> = HashMap::new();
+    let mut winners: HashMap<(Target<'_>, bool), (Claim, Says)> = HashMap::new();
     for policy in policies {
         let namespace = policy.metadata.namespace();
-        let settings = Arc::new(settings(&policy.spec));
+        let is_shadow = policy.spec.mode == Mode::Shadow;
+        let says = match is_shadow {
+            true => Says::Tried(Arc::new(shadow(&policy.spec, &format!("ListenerPolicy {}", policy.metadata)))),
+            false => Says::Acts(Arc::new(settings(&policy.spec))),
+        };
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
             let section = target.section_name.as_ref().map(|section| section.as_str());
             let key = (namespace, target.name.as_str(), section);
@@ -36,23 +42,34 @@ pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], prob
                 problems.warning(target.place, field, reason, None);
                 continue;
             }
-            if let Some((winner, _)) = winners.get(&key) {
+            if let Some((winner, _)) = winners.get(&(key, is_shadow)) {
                 conflict("ListenerPolicy", winner, target.place, field, problems);
                 continue;
             }
             let claim = Claim { name: policy.metadata.to_string(), place: target.place };
-            winners.insert(key, (claim, settings.clone()));
+            winners.insert((key, is_shadow), (claim, says.clone()));
         }
     }
     for listener in listeners {
         let gateway = &listener.gateway.metadata;
         let section = listener.written.name.as_str();
-        let of_listener = winners.get(&(gateway.namespace(), gateway.name(), Some(section)));
-        let of_gateway = winners.get(&(gateway.namespace(), gateway.name(), None));
-        if let Some((_, settings)) = of_listener.or(of_gateway) {
-            listener.settings = settings.clone();
+        for is_shadow in [false, true] {
+            let of_listener = winners.get(&((gateway.namespace(), gateway.name(), Some(section)), is_shadow));
+            let of_gateway = winners.get(&((gateway.namespace(), gateway.name(), None), is_shadow));
+            match of_listener.or(of_gateway) {
+                Some((_, Says::Acts(settings))) => listener.settings = settings.clone(),
+                Some((_, Says::Tried(shadow))) => listener.shadow = Some(shadow.clone()),
+                None => {}
+            }
         }
     }
+}
+
+/// What a policy says, and whether it acts.
+#[derive(Clone)]
+enum Says {
+    Acts(Arc<ListenerSettings>),
+    Tried(Arc<ListenerShadow>),
 }
 
 /// Who has a target, and where that is written.
@@ -92,6 +109,23 @@ fn settings(spec: &Spec) -> ListenerSettings {
             Some(WrittenSlash::Decode) => EncodedSlash::Decode,
             Some(WrittenSlash::Reject) => EncodedSlash::Reject,
         },
+    }
+}
+
+/// Only what is written is tried: a default that nobody meant to change says nothing.
+fn shadow(spec: &Spec, name: &str) -> ListenerShadow {
+    let timeouts = spec.timeouts.as_ref();
+    let headers = spec.headers.as_ref();
+    ListenerShadow {
+        name: name.into(),
+        connections_max: spec.max_connections.map(|count| saturate(count.0)),
+        head_timeout: timeouts.and_then(|all| all.head).map(|span| span.0),
+        idle_timeout: timeouts.and_then(|all| all.idle).map(|span| span.0),
+        body_progress_timeout: timeouts.and_then(|all| all.body_progress).map(|span| span.0),
+        request_body_bytes_max: spec.max_request_body.map(|size| size.0),
+        head_bytes_max: headers.and_then(|all| all.max_bytes).map(|size| saturate(size.0)),
+        header_count_max: headers.and_then(|all| all.max_count).map(|count| count.0.try_into().unwrap_or(u16::MAX)),
+        rejects_encoded_slash: spec.path.as_ref().is_some_and(|path| path.encoded_slash == Some(WrittenSlash::Reject)),
     }
 }
 

@@ -6,6 +6,7 @@ mod dns;
 mod lanes;
 mod matching;
 mod protection;
+mod shadow;
 
 use crate::route::tests::Request;
 use crate::snapshot::{Bind, ClientAddress, Filter, Rule, Snapshot};

@@ -1,46 +1,84 @@
-//! Which TrafficPolicy acts on which Service, and what it says of the upstream side. Pure, Cold.
+//! Which TrafficPolicy acts on which Service, and what it says of the upstream side; and which one is tried there in
+//! shadow, which takes nobody's place. Pure, Cold.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::compile::policies::{Claim, conflict, saturate};
 use crate::model::Documents;
+use crate::model::policy::Mode;
 use crate::model::traffic_policy::{
-    Connections, HashOn, LoadBalancer, LocalityMode, Policy, Retries as WrittenRetries, RetryOn, Spec,
+    Connections, HashOn, LoadBalancer, LocalityMode, OutlierDetection, Policy, Retries as WrittenRetries, RetryOn, Spec,
 };
 use crate::problem::Problems;
+use crate::snapshot::shadow::TrafficShadow;
 use crate::snapshot::{
     Balance, Bounds, ClusterSettings, HashKey, HealthCheck, Locality, Outlier, Retries, SlowStart, Usage,
 };
 
-/// The settings of Services that a policy names, by namespace and name.
-pub(crate) type Settings<'d> = HashMap<(&'d str, &'d str), ClusterSettings>;
+/// What policies say of Services, by namespace and name.
+#[derive(Default)]
+pub(crate) struct Settings<'d> {
+    in_force: HashMap<Service<'d>, ClusterSettings>,
+    in_shadow: HashMap<Service<'d>, Arc<TrafficShadow>>,
+}
 
-/// Of several policies on one Service the oldest acts.
+/// Namespace and name.
+type Service<'d> = (&'d str, &'d str);
+
+impl Settings<'_> {
+    /// What acts on a Service, and what is tried there.
+    pub(crate) fn of(&self, service: Service<'_>) -> (ClusterSettings, Option<Arc<TrafficShadow>>) {
+        (self.in_force.get(&service).cloned().unwrap_or_default(), self.in_shadow.get(&service).cloned())
+    }
+}
+
+/// Of several policies on one Service the oldest acts, and of those in shadow the oldest is tried.
 pub(crate) fn settings<'d>(documents: &'d Documents, problems: &mut Problems) -> Settings<'d> {
     let mut policies: Vec<_> = documents.traffic_policies.iter().map(Arc::as_ref).collect();
     policies.sort_by_cached_key(|policy| policy.metadata.seniority());
     let services: HashSet<(&str, &str)> =
         documents.services.iter().map(|service| (service.metadata.namespace(), service.metadata.name())).collect();
-    let mut winners: HashMap<(&str, &str), Claim> = HashMap::new();
-    let mut settings = Settings::new();
+    let mut winners: HashMap<(Service<'_>, bool), Claim> = HashMap::new();
+    let mut settings = Settings::default();
     for policy in policies {
         let namespace = policy.metadata.namespace();
+        let is_shadow = policy.spec.mode == Mode::Shadow;
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
             let key = (namespace, target.name.as_str());
             let field = format!("spec.targetRefs[{index}]");
             if !services.contains(&key) {
                 let reason = format!("there is no Service {namespace}/{}", key.1);
                 problems.warning(target.place, field, reason, None);
-            } else if let Some(winner) = winners.get(&key) {
+            } else if let Some(winner) = winners.get(&(key, is_shadow)) {
                 conflict("TrafficPolicy", winner, target.place, field, problems);
             } else {
-                winners.insert(key, Claim { name: policy.metadata.to_string(), place: target.place });
-                settings.insert(key, of(&policy.spec, key));
+                let claim = Claim { name: policy.metadata.to_string(), place: target.place };
+                if is_shadow {
+                    let name = format!("TrafficPolicy {} on Service {namespace}/{}", claim.name, key.1);
+                    settings.in_shadow.insert(key, Arc::new(shadow(&policy.spec, &name)));
+                } else {
+                    settings.in_force.insert(key, of(&policy.spec, key));
+                }
+                winners.insert((key, is_shadow), claim);
             }
         }
     }
     settings
+}
+
+/// Only what is written is tried: a default that nobody meant to change says nothing.
+fn shadow(spec: &Spec, name: &str) -> TrafficShadow {
+    let timeouts = spec.timeouts.as_ref();
+    TrafficShadow {
+        name: name.into(),
+        connect_timeout: timeouts.and_then(|all| all.connect).map(|span| span.0),
+        first_byte_timeout: timeouts.and_then(|all| all.first_byte).map(|span| span.0),
+        idle_timeout: timeouts.and_then(|all| all.idle).map(|span| span.0),
+        outlier: spec.outlier_detection.as_ref().map(outlier),
+        bounds: spec.connections.as_ref().map(bounds),
+        retries: spec.retries.as_ref().map(retries),
+    }
 }
 
 fn of(spec: &Spec, service: (&str, &str)) -> ClusterSettings {
@@ -72,12 +110,7 @@ fn usage(spec: &Spec, (namespace, service): (&str, &str)) -> Usage {
             let failover = written.failover.iter().map(|zone| zone.as_str().into()).collect();
             Locality { local_share_min: written.min_local_share.0, failover }
         }),
-        outlier: spec.outlier_detection.as_ref().map(|written| Outlier {
-            failures: saturate(written.consecutive_errors.0),
-            interval: written.interval.0,
-            ejection: written.base_ejection_time.0,
-            ejected_percent_max: saturate(written.max_ejection_percent.0),
-        }),
+        outlier: spec.outlier_detection.as_ref().map(outlier),
         slow_start: spec.slow_start.as_ref().map(|written| SlowStart {
             window: written.window.0,
             weight_min: written.min_weight_percent.0 as f64 / 100.0,
@@ -95,6 +128,15 @@ fn usage(spec: &Spec, (namespace, service): (&str, &str)) -> Usage {
             healthy_threshold: saturate(written.healthy_threshold.0),
             unhealthy_threshold: saturate(written.unhealthy_threshold.0),
         }),
+    }
+}
+
+fn outlier(written: &OutlierDetection) -> Outlier {
+    Outlier {
+        failures: saturate(written.consecutive_errors.0),
+        interval: written.interval.0,
+        ejection: written.base_ejection_time.0,
+        ejected_percent_max: saturate(written.max_ejection_percent.0),
     }
 }
 

@@ -3,8 +3,7 @@
 use crate::decode::{At, Dictionary, List, Path};
 use crate::model::http_filter::FRAMING;
 use crate::model::http_route::{HeaderMatch, Method, PathMatch, QueryParamMatch, ValueMatchType};
-use crate::model::listener_policy::Mode;
-use crate::model::policy::{self, TargetKind, TargetRef};
+use crate::model::policy::{self, Mode, TargetKind, TargetRef};
 use crate::object::{exactly_one, object, words};
 use crate::problem::{Place, Problems};
 use crate::value::{Cidr, HeaderName, LabelKey, LabelValue, LaneName, Line, Percentage, Token};

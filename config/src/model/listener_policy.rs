@@ -2,6 +2,7 @@
 
 use crate::decode::{At, List, Path};
 use crate::model::GATEWAY_GROUP;
+use crate::model::policy::{Mode, NOT_TRIED};
 use crate::object::{exactly_one, object, words};
 use crate::problem::Problems;
 use crate::value::{Cidr, Group, Kind, ObjectName, Period, SectionName, Size, Whole};
@@ -27,6 +28,7 @@ object! {
         optional path: PathSettings = "path",
     }
     refused { "effectiveTime" }
+    check shadow_tries_what_it_can;
 }
 
 object! {
@@ -42,15 +44,6 @@ object! {
         optional section_name: SectionName = "sectionName",
     }
     check target_is_a_gateway;
-}
-
-words! {
-    /// Whether a policy acts.
-    Mode {
-        /// It acts.
-        Enforce = "enforce",
-    }
-    refused { "shadow" }
 }
 
 object! {
@@ -114,6 +107,34 @@ words! {
         Decode = "decode",
         /// The request is answered 400.
         Reject = "reject",
+    }
+}
+
+/// In shadow a policy has only what can be told of without doing it.
+fn shadow_tries_what_it_can(spec: &Spec, path: &Path<'_>, problems: &mut Problems) {
+    if spec.mode != Mode::Shadow {
+        return;
+    }
+    const TRIED: &str = "maxConnections, timeouts, maxRequestBody, headers and path.encodedSlash: reject can be tried";
+    if let Some(source) = &spec.client_address {
+        problems.error_with_hint(source.place, path.field("clientAddress"), NOT_TRIED, TRIED);
+    }
+    if let Some(settings) = &spec.path
+        && let Some(slash @ (EncodedSlash::Keep | EncodedSlash::Decode)) = settings.encoded_slash
+    {
+        let path = path.field("path");
+        let reason = format!("{} {NOT_TRIED}", slash.word());
+        problems.error_with_hint(settings.place, path.field("encodedSlash"), reason, TRIED);
+    }
+    let timeouts = spec.timeouts.as_ref();
+    let is_idle = timeouts.is_none_or(|all| all.head.is_none() && all.idle.is_none() && all.body_progress.is_none())
+        && spec.headers.as_ref().is_none_or(|all| all.max_bytes.is_none() && all.max_count.is_none())
+        && spec.path.as_ref().is_none_or(|settings| settings.encoded_slash.is_none())
+        && spec.max_connections.is_none()
+        && spec.max_request_body.is_none()
+        && spec.client_address.is_none();
+    if is_idle {
+        problems.warning(spec.place, path, "is in shadow and has nothing to be tried", Some(TRIED));
     }
 }
 

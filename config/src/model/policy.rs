@@ -62,6 +62,9 @@ words! {
     }
 }
 
+/// Why a field is refused in shadow.
+pub(crate) const NOT_TRIED: &str = "cannot be tried in shadow: what comes of it shows only where it acts";
+
 object! {
     /// An answer that is given here.
     Reply {

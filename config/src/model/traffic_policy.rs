@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::decode::{At, List, Path};
-use crate::model::listener_policy::Mode;
+use crate::model::policy::{Mode, NOT_TRIED};
 use crate::object::{exactly_one, object, words};
 use crate::problem::Problems;
 use crate::value::{
@@ -36,7 +36,7 @@ object! {
         optional retries: Retries = "retries",
     }
     refused { "effectiveTime" }
-    check hashing_has_no_zones;
+    check fields_suit_each_other;
 }
 
 object! {
@@ -224,6 +224,38 @@ object! {
         defaulted ratio: Decimal<0, 1000> = "ratio" or Decimal(0.2),
         /// Beside that; 10 if absent.
         defaulted min_per_second: Whole<0, 1_000_000> = "minPerSecond" or Whole(10),
+    }
+}
+
+fn fields_suit_each_other(spec: &Spec, path: &Path<'_>, problems: &mut Problems) {
+    hashing_has_no_zones(spec, path, problems);
+    if spec.mode == Mode::Shadow {
+        shadow_tries_what_it_can(spec, path, problems);
+    }
+}
+
+/// In shadow a policy has only what can be told of without doing it.
+fn shadow_tries_what_it_can(spec: &Spec, path: &Path<'_>, problems: &mut Problems) {
+    const TRIED: &str = "timeouts, outlierDetection, connections and retries can be tried";
+    let acting = [
+        ("loadBalancer", spec.load_balancer.as_ref().map(|field| field.place)),
+        ("locality", spec.locality.as_ref().map(|field| field.place)),
+        ("slowStart", spec.slow_start.as_ref().map(|field| field.place)),
+        ("healthCheck", spec.health_check.as_ref().map(|field| field.place)),
+    ];
+    for (name, place) in acting {
+        if let Some(place) = place {
+            problems.error_with_hint(place, path.field(name), NOT_TRIED, TRIED);
+        }
+    }
+    let timeouts = spec.timeouts.as_ref();
+    let is_idle = timeouts.is_none_or(|all| all.connect.is_none() && all.first_byte.is_none() && all.idle.is_none())
+        && spec.connections.as_ref().is_none_or(|all| all.max.is_none() && all.max_requests.is_none())
+        && spec.outlier_detection.is_none()
+        && spec.retries.is_none()
+        && acting.iter().all(|(_, place)| place.is_none());
+    if is_idle {
+        problems.warning(spec.place, path, "is in shadow and has nothing to be tried", Some(TRIED));
     }
 }
 

@@ -73,8 +73,8 @@ pub fn resources(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<str>> {
 /// then as it was in `before` is the same in memory.
 pub fn resolve(snapshot: &Snapshot, before: &Snapshot, known: &impl Known) -> Snapshot {
     let mut by_name: Option<HashMap<&str, &Arc<Cluster>>> = None;
-    let are_lanes_same = snapshot.lane_groups.len() == before.lane_groups.len()
-        && snapshot.lane_groups.iter().zip(&before.lane_groups).all(|(now, then)| Arc::ptr_eq(now, then));
+    let are_lanes_same = are_same(&snapshot.lane_groups, &before.lane_groups)
+        && are_same(&snapshot.shadow_lane_groups, &before.shadow_lane_groups);
     let clusters = snapshot.clusters.iter().enumerate().map(|(place, cluster)| {
         // Most often nothing but endpoints is new, and each cluster is where it was.
         let before = match before.clusters.get(place) {
@@ -85,17 +85,26 @@ pub fn resolve(snapshot: &Snapshot, before: &Snapshot, known: &impl Known) -> Sn
                 known.get(&*cluster.name).copied()
             }
         };
-        let lanes = Lanes { groups: &snapshot.lane_groups, are_same: are_lanes_same };
+        let lanes = Lanes {
+            groups: &snapshot.lane_groups,
+            shadow_groups: &snapshot.shadow_lane_groups,
+            are_same: are_lanes_same,
+        };
         cluster_with(cluster, before, known, lanes)
     });
     let clusters = clusters.collect();
     Snapshot { clusters, ..snapshot.clone() }
 }
 
+fn are_same(now: &[Arc<LaneGroup>], then: &[Arc<LaneGroup>]) -> bool {
+    now.len() == then.len() && now.iter().zip(then).all(|(now, then)| Arc::ptr_eq(now, then))
+}
+
 /// The lanes of a snapshot, and whether they are those of the one before.
 #[derive(Clone, Copy)]
 struct Lanes<'s> {
     groups: &'s [Arc<LaneGroup>],
+    shadow_groups: &'s [Arc<LaneGroup>],
     are_same: bool,
 }
 
@@ -110,8 +119,9 @@ fn cluster_with(
         Discovery::Dns(dns) => {
             let endpoints = dns::endpoints(dns, known.addresses(&dns.name).unwrap_or_default());
             // An address tells nothing of itself: it is of the baseline.
-            let members = |endpoints: &[Endpoint]| Membership::default().members(endpoints);
-            with_endpoints(cluster, cluster.discovery.clone(), endpoints, members, before)
+            let members = Membership::default().members(&endpoints);
+            let groups = (members, shadow_groups(cluster, lanes, &endpoints));
+            with_endpoints(cluster, cluster.discovery.clone(), endpoints, groups, before)
         }
         Discovery::Control(told) => {
             let instances = known.instances(&told.resource);
@@ -120,8 +130,9 @@ fn cluster_with(
             }
             let discovery = Discovery::Control(Told { instances: instances.cloned(), ..told.clone() });
             let endpoints = endpoints(told, instances.map_or(&[], |instances| instances));
-            let members = |endpoints: &[Endpoint]| Membership::of(&cluster.namespace, lanes.groups).members(endpoints);
-            with_endpoints(cluster, discovery, endpoints, members, before)
+            let members = Membership::of(&cluster.namespace, lanes.groups).members(&endpoints);
+            let groups = (members, shadow_groups(cluster, lanes, &endpoints));
+            with_endpoints(cluster, discovery, endpoints, groups, before)
         }
     }
 }
@@ -142,6 +153,16 @@ fn is_same(cluster: &Cluster, before: &Cluster, instances: Option<&Instances>) -
         && (&cluster.namespace, &cluster.service, cluster.port) == (&before.namespace, &before.service, before.port)
         && cluster.settings == before.settings
         && cluster.policies == before.policies
+        && cluster.shadow == before.shadow
+}
+
+/// Who would serve whom if LaneGroups in shadow acted; nobody where the namespace has none.
+fn shadow_groups(cluster: &Cluster, lanes: Lanes<'_>, endpoints: &[Endpoint]) -> Vec<Group> {
+    if !lanes.shadow_groups.iter().any(|group| group.namespace == cluster.namespace) {
+        return Vec::new();
+    }
+    let members = Membership::of(&cluster.namespace, lanes.shadow_groups).members(endpoints);
+    members.into_iter().map(Group::counted).collect()
 }
 
 fn endpoints(told: &Told, instances: &[Instance]) -> Vec<Endpoint> {
@@ -156,11 +177,14 @@ fn endpoints(told: &Told, instances: &[Instance]) -> Vec<Endpoint> {
     instances.iter().filter_map(endpoint).collect()
 }
 
+/// Places of endpoints by lane.
+type Members = Vec<(Option<Arc<str>>, Vec<u32>)>;
+
 fn with_endpoints(
     cluster: &Arc<Cluster>,
     discovery: Discovery,
     endpoints: Vec<Endpoint>,
-    members: impl Fn(&[Endpoint]) -> Vec<(Option<Arc<str>>, Vec<u32>)>,
+    (members, shadow_groups): (Members, Vec<Group>),
     before: Option<&Arc<Cluster>>,
 ) -> Arc<Cluster> {
     let balance = cluster.settings.balance;
@@ -177,8 +201,8 @@ fn with_endpoints(
         };
         Group { lane, members, consistent }
     };
-    let groups = members(&endpoints).into_iter().map(group).collect();
-    let resolved = Cluster { discovery, endpoints, groups, ..(**cluster).clone() };
+    let groups = members.into_iter().map(group).collect();
+    let resolved = Cluster { discovery, endpoints, groups, shadow_groups, ..(**cluster).clone() };
     match before {
         Some(before) if **before == resolved => before.clone(),
         _ => Arc::new(resolved),

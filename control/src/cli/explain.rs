@@ -219,12 +219,30 @@ fn verdict(policy: &Value) -> String {
         "notConcerned" => "does not look at it".to_owned(),
         "admit" => "lets it through".to_owned(),
         "delay" => format!("holds it up for {} ms", policy["milliseconds"]),
-        "refuse" => match policy["retryAfterSeconds"].as_u64() {
-            Some(seconds) => format!("refuses it for {seconds} s"),
-            None => "refuses it".to_owned(),
+        "refuse" => match (policy["retryAfterSeconds"].as_u64(), policy["status"].as_u64()) {
+            (Some(seconds), _) => format!("refuses it for {seconds} s"),
+            (None, Some(status)) => format!("answers it {status}"),
+            (None, None) => "refuses it".to_owned(),
         },
+        "lane" => {
+            let fallback = match policy["fallback"].as_str() {
+                Some("absent") => ", of which the service has no instance",
+                Some("notReady") => ", of which none is ready",
+                Some(_) => ", which has none for it and may not be left",
+                None => "",
+            };
+            match policy["lane"].as_str() {
+                Some(lane) => format!("puts it into lane {lane}{fallback}"),
+                None => "leaves it in the baseline".to_owned(),
+            }
+        }
+        "watch" => "looks how it goes".to_owned(),
         _ => format!("holds up {} % and answers {} %", policy["delayPercent"], policy["abortPercent"]),
     };
+    let ejected: Vec<&str> = policy["ejected"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !ejected.is_empty() {
+        said += &format!(", and would leave {} alone", ejected.join(", "));
+    }
     if policy["mode"] == "shadow" {
         said += " (in shadow: it only counts)";
     }

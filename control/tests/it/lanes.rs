@@ -21,7 +21,10 @@ fn mesh(services: Instances<'_>, lanes: &str, isolation: &str) -> Mesh {
 }
 
 fn mesh_with(services: Instances<'_>, lanes: &str, isolation: &str, more: &str) -> Mesh {
-    let inside = free_port();
+    mesh_at(free_port(), services, lanes, isolation, more, &[])
+}
+
+fn mesh_at(inside: u16, services: Instances<'_>, lanes: &str, isolation: &str, more: &str, flags: &[&str]) -> Mesh {
     let mut yaml = format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: shop}}\nspec:\n  \
          gatewayClassName: evenkeel\n  addresses: [{{value: 127.0.0.1}}]\n  listeners:\n  \
@@ -61,7 +64,7 @@ fn mesh_with(services: Instances<'_>, lanes: &str, isolation: &str, more: &str) 
             endpoints.join(", ")
         );
     }
-    let gateway = Launch::new(yaml).start();
+    let gateway = Launch::new(yaml).flags(flags).start();
     Mesh { gateway, inside: SocketAddr::from(([127, 0, 0, 1], inside)), _backends: backends }
 }
 
@@ -196,4 +199,78 @@ fn a_lane_is_never_given_more_than_it_bears() {
     let of_user = |client: &mut Peer, user: u32| ask(client, "web.test", &format!("X-User: {user}\r\n")).text();
     let in_lane = (0..400).filter(|user| of_user(&mut client, *user).starts_with("web-blue")).count();
     assert!((60..=140).contains(&in_lane), "{in_lane} of 400, and one of four instances");
+}
+
+#[test]
+fn a_group_in_shadow_decides_and_moves_nobody() {
+    let services: Instances<'_> = &[("web", &["base", "blue", "green"]), ("cart", &["base"])];
+    let listener =
+        |name: &str| format!("{{group: gateway.networking.k8s.io, kind: Gateway, name: shop, sectionName: {name}}}");
+    let next = format!(
+        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: LaneGroup\nmetadata: {{name: next}}\nspec:\n  \
+         mode: shadow\n  entries: [{}]\n  internal: [{}]\n  isolation: strict\n  tag: {{header: x-next, baggage: next}}\n  lanes:\n  \
+         - name: green\n    selector: {{lane: green}}\n    match:\n    - headers: [{{name: x-user, value: bob}}]\n  \
+         - name: blue\n    selector: {{lane: blue}}\n    percentage: 50\n    \
+         stickyBy: {{header: x-key}}\n    capacityGuard: false\n",
+        listener("edge"),
+        listener("inside")
+    );
+    let mesh = mesh_at(free_port(), services, BLUE, "permissive", &next, &["--access-log", "-"]);
+    let mut client = mesh.gateway.connect();
+    // Who asks, who answers and what that was told: as without the group in shadow.
+    for (host, fields, expected) in [
+        ("web.test", "", "web-base - -"),
+        ("web.test", "X-User: bob\r\n", "web-base - -"),
+        ("web.test", "X-User: alice\r\n", "web-blue blue evenkeel.lane=blue"),
+        ("cart.test", "X-User: bob\r\n", "cart-base - -"),
+        // Its tag is nobody's: it stays, and a condition behind it is judged without.
+        ("web.test", "X-User: bob\r\nBaggage: next=blue,k=v\r\n", "web-base - next=blue,k=v"),
+    ] {
+        let answer = ask(&mut client, host, fields);
+        assert_eq!((answer.text().as_str(), answer.get("set-cookie")), (expected, None), "{fields:?}");
+    }
+    let lanes = |gateway: &Gateway| gateway.policy("LaneGroup default/next")["lanes"].clone();
+    assert_eq!(lanes(&mesh.gateway), serde_json::json!({"-": 2, "blue": 0, "green": 3}));
+    let fallbacks = &mesh.gateway.policy("LaneGroup default/next")["fallbacks"];
+    let fallback =
+        serde_json::json!([{"lane": "green", "cluster": "default/cart:80", "reason": "refused", "requests": 1}]);
+    assert_eq!(*fallbacks, fallback, "strict, and no green cart");
+    // What is explained is counted nowhere, and says the same.
+    let question = "GET / HTTP/1.1\r\nHost: cart.test\r\nX-User: bob\r\n\r\n";
+    let told = mesh.gateway.post(&format!("/explain?port={}", mesh.gateway.address().port()), question);
+    let told: serde_json::Value = serde_json::from_str(&told.expect("an answer").text()).expect("JSON");
+    assert_eq!(
+        told["policies"],
+        serde_json::json!([{"policy": "LaneGroup default/next", "mode": "shadow", "verdict": "lane", "lane": "green", "fallback": "refused"}])
+    );
+    assert_eq!((&told["lane"], &told["answer"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    // Inside the tag is read as it came.
+    let mut caller = Peer::connect(mesh.inside);
+    assert_eq!(ask(&mut caller, "web.test", "X-Next: green\r\n").text(), "web-base - -");
+    // Half of the clients, the same ones each time.
+    let count = |gateway: &Gateway| lanes(gateway)["blue"].as_u64().expect("a count");
+    let by_key: Vec<bool> = (0..100)
+        .map(|key| {
+            let before = count(&mesh.gateway);
+            ask(&mut client, "web.test", &format!("X-Key: {key}\r\n"));
+            count(&mesh.gateway) > before
+        })
+        .collect();
+    let in_lane = by_key.iter().filter(|is_in| **is_in).count();
+    assert!((30..=70).contains(&in_lane), "{in_lane} of 100 are a half");
+    for (key, is_in) in by_key.iter().enumerate().take(20) {
+        let before = count(&mesh.gateway);
+        assert!(ask(&mut client, "web.test", &format!("X-Key: {key}\r\n")).text().starts_with("web-base"));
+        assert_eq!(count(&mesh.gateway) > before, *is_in, "{key}");
+    }
+    let line = "evenkeel_shadow_lanes_total{policy=\"LaneGroup default/next\",lane=\"green\"}";
+    assert_eq!(mesh.gateway.metric(line), 4.0);
+    let of_fallbacks = "evenkeel_shadow_lane_fallbacks_total{policy=\"LaneGroup default/next\",lane=\"green\",\
+                        cluster=\"default/cart:80\",reason=\"refused\"}";
+    assert_eq!(mesh.gateway.metric(of_fallbacks), 1.0);
+    assert!(!mesh.gateway.metrics().contains("response_flags=\"NL\""));
+    until("the log", || {
+        let log = mesh.gateway.stdout();
+        log.lines().find(|line| line.contains("\"shadow\":[\"LaneGroup default/next: lane green\"]")).map(|_| ())
+    });
 }

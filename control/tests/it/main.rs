@@ -35,6 +35,7 @@ mod routing;
 mod safety;
 mod server;
 mod service_faults;
+mod shadow;
 mod skew;
 mod tidy;
 mod up;

@@ -42,6 +42,15 @@ pub fn inherit(groups: &[Arc<LaneGroup>], head: &Head) -> Inherited {
     inherited
 }
 
+/// Whether a request says something of the lanes of any of these groups.
+pub fn is_tagged(head: &Head, groups: &[Arc<LaneGroup>]) -> bool {
+    let says = |group: &Arc<LaneGroup>| {
+        head.get_all(&group.header).next().is_some()
+            || group.baggage.as_ref().is_some_and(|member| values(head, member).next().is_some())
+    };
+    groups.iter().any(says)
+}
+
 /// Removes what a request says of lanes: a client's word at an entry, or ours where a request leaves the mesh.
 pub fn strip(head: &mut Head, groups: &[Arc<LaneGroup>]) {
     for group in groups {

@@ -24,12 +24,12 @@ fn groups() {
     check_group(
         &format!(
             "entries: [{{group: '', kind: Service, name: a}}, {{{GATEWAY}}}, {{{GATEWAY}}}], \
-             internal: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}}], mode: shadow, effectiveTime: {{}}, \
+             internal: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}}], mode: shade, effectiveTime: {{}}, \
              baseline: Base, isolation: loose, tag: {{header: Host, baggage: 'a b'}}, \
              propagation: {{order: [header, traceMap, callerLabel], trustTraceContext: true}}"
         ),
         &[
-            "mode: shadow is not enforced by this build",
+            "mode: \"shade\" is not one of enforce, shadow (did you mean shadow?)",
             "effectiveTime: is not enforced by this build",
             "baseline: \"Base\" is not a lane name (lower case letters, digits and '-')",
             "isolation: \"loose\" is not one of permissive, strict",

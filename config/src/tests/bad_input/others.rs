@@ -76,12 +76,12 @@ fn services_policies_and_grants() {
     check_spec(
         "ListenerPolicy",
         &format!(
-            "{target}, mode: shadow, effectiveTime: {{}}, clientAddress: {{trustedHops: 0, proxyProtocol: v1, trustedCIDRs: [10.0.0.1/8, x]}}, \
+            "{target}, mode: shade, effectiveTime: {{}}, clientAddress: {{trustedHops: 0, proxyProtocol: v1, trustedCIDRs: [10.0.0.1/8, x]}}, \
              maxConnections: 0, timeouts: {{head: 0s}}, maxRequestBody: 1.5Gi, headers: {{maxBytes: 1Gi, maxCount: 65536}}, \
              path: {{encodedSlash: merge}}"
         ),
         &[
-            "f:2: spec.mode: shadow is not enforced by this build",
+            "f:2: spec.mode: \"shade\" is not one of enforce, shadow (did you mean shadow?)",
             "f:2: spec.effectiveTime: is not enforced by this build",
             "f:2: spec.clientAddress.trustedHops: 0 is not a number from 1 to 32",
             "f:2: spec.clientAddress.proxyProtocol: v1 is not enforced by this build",
@@ -111,11 +111,11 @@ fn services_policies_and_grants() {
     check_spec(
         "TrafficPolicy",
         &format!(
-            "{target}, mode: shadow, effectiveTime: {{}}, timeouts: {{connect: 0s, firstByte: 5}}, \
+            "{target}, mode: off, effectiveTime: {{}}, timeouts: {{connect: 0s, firstByte: 5}}, \
              loadBalancer: {{policy: random, hashOn: [{{header: 'a b'}}, {{}}]}}"
         ),
         &[
-            "f:2: spec.mode: shadow is not enforced by this build",
+            "f:2: spec.mode: \"off\" is not one of enforce, shadow",
             "f:2: spec.effectiveTime: is not enforced by this build",
             "f:2: spec.timeouts.connect: must be at least 1ms",
             "f:2: spec.timeouts.firstByte: must be a duration, not the number 5 (write 5s for seconds)",
@@ -220,5 +220,44 @@ fn services_policies_and_grants() {
             "f:2: spec.to[0].group: is missing",
             "f:2: spec.to[0].kind: \"1x\" is not a kind",
         ],
+    );
+}
+
+#[test]
+fn what_shows_only_where_it_acts_is_refused_in_shadow() {
+    let reason = "cannot be tried in shadow: what comes of it shows only where it acts";
+    let tried = "timeouts, outlierDetection, connections and retries can be tried";
+    let target = "targetRefs: [{group: '', kind: Service, name: a}], mode: shadow";
+    for (field, written) in [
+        ("loadBalancer", "{policy: roundRobin}"),
+        ("locality", "{mode: sameZoneFirst}"),
+        ("slowStart", "{window: 1s}"),
+        ("healthCheck", "{path: /healthz}"),
+    ] {
+        let problem = format!("f:2: spec.{field}: {reason} ({tried})");
+        check_spec("TrafficPolicy", &format!("{target}, {field}: {written}"), &[&problem]);
+    }
+    // What is wrong in what can be tried is told as ever.
+    check_spec(
+        "TrafficPolicy",
+        &format!("{target}, timeouts: {{connect: 0s}}, retries: {{attempts: 11}}"),
+        &[
+            "f:2: spec.timeouts.connect: must be at least 1ms",
+            "f:2: spec.retries.attempts: 11 is not a number from 0 to 10",
+        ],
+    );
+    let tried = "maxConnections, timeouts, maxRequestBody, headers and path.encodedSlash: reject can be tried";
+    let target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}], mode: shadow";
+    let problems = [
+        format!("f:2: spec.clientAddress: {reason} ({tried})"),
+        format!("f:2: spec.path.encodedSlash: keep {reason} ({tried})"),
+    ];
+    let problems: Vec<&str> = problems.iter().map(String::as_str).collect();
+    let spec = format!("{target}, clientAddress: {{trustedHops: 1}}, path: {{encodedSlash: keep}}");
+    check_spec("ListenerPolicy", &spec, &problems);
+    check_spec(
+        "ListenerPolicy",
+        &format!("{target}, path: {{encodedSlash: decode}}"),
+        &[&format!("f:2: spec.path.encodedSlash: decode {reason} ({tried})")],
     );
 }
