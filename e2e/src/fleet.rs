@@ -19,7 +19,7 @@ use crate::fleet::line::Line;
 use crate::fleet::proxy::Proxy;
 use crate::fleet::server::Server;
 use crate::fleet::shop::Size;
-use crate::{Because, Failure, Outcome};
+use crate::{Because, Failure, Outcome, procfs};
 
 /// Connections that are being opened at the same time: what the kernel's queue holds.
 const OPENING_MAX: usize = 1_000;
@@ -158,16 +158,18 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
         mb(resident)
     );
 
-    let mut all = Vec::new();
+    let (mut all, mut cpu, mut own_cpu_used) = (Vec::new(), Duration::ZERO, Duration::ZERO);
     for round in 1..=changes as u64 {
-        let (begun, before) = (Instant::now(), server.cpu()?);
+        let (begun, before, own_before) = (Instant::now(), server.cpu()?, own_cpu()?);
         let revision = server.apply(&shop::service(shop::HOT, endpoints, round)).await?;
         let latencies = fleet.reach(revision, |_| true, begun).await?;
-        all.push((latencies.iter().copied().max().unwrap_or_default(), server.cpu()? - before));
+        cpu += server.cpu()? - before;
+        own_cpu_used += own_cpu()? - own_before;
+        all.push(latencies.iter().copied().max().unwrap_or_default());
     }
-    let cpu: Duration = all.iter().map(|(_, cpu)| *cpu).sum();
-    print("a change of endpoints that all use, to the last of them", all.iter().map(|(last, _)| *last).collect());
-    println!("  control: {:.1?} of CPU for each change", cpu / changes.max(1) as u32);
+    print("a change of endpoints that all use, to the last of them", all);
+    let each = |cpu: Duration| cpu / changes.max(1) as u32;
+    println!("  CPU for each change: control {:.0?}, all proxies {:.0?}", each(cpu), each(own_cpu_used));
 
     if !tls {
         some_use_it(arguments, &server, &fleet).await?;
@@ -228,6 +230,11 @@ async fn churned(arguments: &Arguments, server: &Server, fleet: &Fleet) -> Outco
         begun.elapsed(),
     );
     Ok(())
+}
+
+/// Time on a CPU of this process.
+fn own_cpu() -> Outcome<Duration> {
+    Ok(Duration::from_nanos(procfs::cpu_ns(&[std::process::id()])?))
 }
 
 fn mb(kib: u64) -> f64 {

@@ -124,7 +124,7 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
 /// Asks for all of them.
 pub fn measure(arguments: &Arguments) -> Outcome<Found> {
     let &Arguments { hosts, connections } = arguments;
-    let server = Server::start()?;
+    let server = Server::start(false)?;
     let backend = Backend::start(|served| {
         // What was asked is not kept here: it would be this process that grows.
         while served.peer.read().is_ok() && served.peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") {}
