@@ -48,7 +48,7 @@ pub(crate) fn compile(documents: &Documents, origin: Origin, kept: &mut Kept, pr
     routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
     let clusters = backends.into_clusters();
     let binds = listeners::into_binds(listeners, problems);
-    Snapshot { binds, clusters, lane_groups: lanes.groups, shadow_lane_groups: lanes.shadow_groups }
+    Snapshot { binds: binds.into(), clusters, lane_groups: lanes.groups, shadow_lane_groups: lanes.shadow_groups }
 }
 
 fn check_identities(documents: &Documents, problems: &mut Problems) {

@@ -22,8 +22,9 @@ use crate::snapshot::shadow::{ListenerShadow, TrafficShadow};
 /// One consistent configuration. It is never changed: a new revision is a new snapshot.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Snapshot {
-    /// Socket addresses to listen on, each with what is served there, sorted by address.
-    pub binds: Vec<Bind>,
+    /// Socket addresses to listen on, each with what is served there, sorted by address. Endpoints come and go without
+    /// them: they are shared.
+    pub binds: Arc<[Bind]>,
     /// Every Service port that a rule sends traffic to; rules name them by index.
     pub clusters: Vec<Arc<Cluster>>,
     /// All that lanes are known of, by namespace and name.

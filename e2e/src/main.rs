@@ -6,6 +6,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// As the gateway has: what is simulated of it costs what it costs there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Whole processes and real sockets: measures evenkeel beside its peers, and repeats what must never fail.
 #[derive(Parser)]
 #[command(name = "e2e")]

@@ -58,7 +58,7 @@ impl Process {
     pub(crate) fn apply(&mut self, snapshot: Arc<Snapshot>) -> Result<u64, String> {
         let mut opened: Vec<Vec<Opened>> = self.shared.mailboxes.iter().map(|_| Vec::new()).collect();
         let mut bound = HashMap::new();
-        for bind in &snapshot.binds {
+        for bind in snapshot.binds.iter() {
             if self.binds.contains_key(&bind.address) {
                 continue;
             }

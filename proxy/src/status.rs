@@ -179,7 +179,7 @@ impl Status {
                 "appliedAt": inner.applied_at,
                 "warnings": inner.warnings,
                 "refused": refused,
-                "listeners": inner.snapshot.iter().flat_map(|snapshot| &snapshot.binds).map(|bind| json!({
+                "listeners": inner.snapshot.iter().flat_map(|snapshot| snapshot.binds.iter()).map(|bind| json!({
                     "name": bind.name.to_string(),
                     "address": bind.address.to_string(),
                     "rules": bind.table.rules().map(|rule| rule.name.to_string()).collect::<Vec<_>>(),

@@ -92,8 +92,12 @@ pub fn resolve(snapshot: &Snapshot, before: &Snapshot, known: &impl Known) -> Sn
         };
         cluster_with(cluster, before, known, lanes)
     });
-    let clusters = clusters.collect();
-    Snapshot { clusters, ..snapshot.clone() }
+    Snapshot {
+        clusters: clusters.collect(),
+        binds: snapshot.binds.clone(),
+        lane_groups: snapshot.lane_groups.clone(),
+        shadow_lane_groups: snapshot.shadow_lane_groups.clone(),
+    }
 }
 
 fn are_same(now: &[Arc<LaneGroup>], then: &[Arc<LaneGroup>]) -> bool {
