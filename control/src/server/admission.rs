@@ -31,6 +31,7 @@ pub(crate) fn caller(guard: &Arc<Guard>, headers: &HeaderMap, link: &Link, what:
 /// A stream that was let in.
 pub(crate) struct Admission {
     caller: Caller,
+    link: Arc<Link>,
     _busy: Busy,
     _place: Place<Client>,
 }
@@ -41,7 +42,7 @@ impl Admission {
         let caller = caller(guard, headers, link, "a proxy's stream")?;
         let place = caller.enter_stream().map_err(Status::resource_exhausted)?;
         link.prove();
-        Ok(Admission { caller, _busy: link.enter(), _place: place })
+        Ok(Admission { caller, link: link.clone(), _busy: link.enter(), _place: place })
     }
 
     /// Comes when it may no longer be here, and says why.
@@ -63,11 +64,12 @@ impl Admission {
         self.caller.identity.role == Role::Proxy
     }
 
-    /// Whether it may ask for this.
+    /// Whether it may ask for this, and be whom it says it is.
     pub(crate) fn check(&self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
         if let Some(node) = &request.node {
             let introduce = Action::Introduce { id: &node.id, cluster: &node.cluster };
             self.caller.may(&introduce, "a proxy's stream").map_err(denied)?;
+            self.link.introduce(&node.id);
         }
         for name in &request.resource_names_subscribe {
             self.caller.may(&Action::Subscribe(name), "a proxy's stream").map_err(denied)?;

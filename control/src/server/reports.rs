@@ -47,6 +47,7 @@ impl Reports {
 pub(crate) struct Report {
     reports: Reports,
     caller: Caller,
+    link: Arc<Link>,
     late: Pin<Box<Sleep>>,
     is_answered: bool,
 }
@@ -55,14 +56,19 @@ impl Reports {
     /// Lets somebody tell, or says why not.
     pub(crate) fn begin(&self, headers: &HeaderMap, link: &Arc<Link>) -> Result<Report, Status> {
         let caller = admission::caller(&self.guard, headers, link, "a proxy's report")?;
-        Ok(Report { reports: self.clone(), caller, late: Box::pin(sleep(TOLD_WITHIN)), is_answered: false })
+        let late = Box::pin(sleep(TOLD_WITHIN));
+        Ok(Report { reports: self.clone(), caller, link: link.clone(), late, is_answered: false })
     }
 
     /// What is told, and when it is heard again.
-    fn take(&self, caller: &Caller, request: ReportRequest) -> Result<ReportResponse, Status> {
+    fn take(&self, caller: &Caller, link: &Link, request: ReportRequest) -> Result<ReportResponse, Status> {
         let ReportRequest { node_id, node_cluster, requests, failed } = request;
         let introduce = Action::Introduce { id: &node_id, cluster: &node_cluster };
         caller.may(&introduce, "a proxy's report").map_err(admission::denied)?;
+        // Proxies of one token could spoil what is told of each other.
+        if !link.is_of(&node_id) {
+            return Err(Status::permission_denied("each proxy tells of itself, beside its stream"));
+        }
         if node_id.len() > config::xds::NAME_BYTES_MAX || failed > requests {
             return Err(Status::invalid_argument("that cannot be"));
         }
@@ -90,7 +96,7 @@ impl Report {
         if !self.is_answered {
             match incoming.poll_next(context)? {
                 Poll::Ready(None) => return Poll::Ready(Err(Status::internal("there is no message"))),
-                Poll::Ready(Some(request)) => outgoing.say(&self.reports.take(&self.caller, request)?),
+                Poll::Ready(Some(request)) => outgoing.say(&self.reports.take(&self.caller, &self.link, request)?),
                 Poll::Pending => {
                     ready!(self.late.as_mut().poll(context));
                     return Poll::Ready(Err(Status::deadline_exceeded("it does not say what it wants")));

@@ -33,6 +33,8 @@ pub(crate) struct Link {
     busy: AtomicUsize,
     is_cut: AtomicBool,
     is_proved: AtomicBool,
+    /// The proxy whose stream is here, by what it calls itself.
+    proxy: Mutex<Option<Arc<str>>>,
     waker: AtomicWaker,
     /// Among those who have not said who they are.
     unproved: Mutex<Option<Place<std::net::IpAddr>>>,
@@ -47,6 +49,7 @@ impl Link {
             busy: AtomicUsize::new(0),
             is_cut: AtomicBool::new(false),
             is_proved: AtomicBool::new(false),
+            proxy: Mutex::default(),
             waker: AtomicWaker::new(),
             unproved: Mutex::new(Some(unproved)),
             _place: place,
@@ -64,6 +67,16 @@ impl Link {
         self.is_proved.store(true, Relaxed);
         *self.unproved.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.waker.wake();
+    }
+
+    /// A proxy's stream has begun here.
+    pub(crate) fn introduce(&self, proxy: &str) {
+        *self.proxy.lock().unwrap_or_else(PoisonError::into_inner) = Some(proxy.into());
+    }
+
+    /// Whether the last stream that has begun here is this proxy's.
+    pub(crate) fn is_of(&self, proxy: &str) -> bool {
+        self.proxy.lock().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(proxy)
     }
 
     /// Something is under way, for as long as this lives.

@@ -33,6 +33,9 @@ const REVISIONS_KEPT: u64 = 100_000;
 /// Versions of a document that are remembered, beside the one in force.
 const VERSIONS_KEPT: usize = 100;
 
+/// Of pages in memory, beside the documents: history and audit are read seldom, and redb would take 1 GiB.
+const CACHE_BYTES: usize = 32 << 20;
+
 /// Why the disk did not do as it was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskError(pub String);
@@ -273,7 +276,10 @@ impl Disk {
 
 fn open(file: &File) -> Result<Database, DiskError> {
     match file {
-        File::Path(path) => Database::create(path).map_err(|error| DiskError(format!("{}: {error}", path.display()))),
+        File::Path(path) => Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| DiskError(format!("{}: {error}", path.display()))),
         #[cfg(test)]
         File::Memory => Ok(Database::builder().create_with_backend(redb::backends::InMemoryBackend::new())?),
         #[cfg(test)]

@@ -10,8 +10,10 @@ use std::time::Duration;
 use config::wire::envoy::config::core::v3::Node;
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use config::wire::evenkeel::v1::{ReportRequest, ReportResponse};
-use e2e::kit::{Backend, Launch, Peer, Rules, Scratch, Subscriber, evenkeel, until};
+use config::xds::TYPE;
+use e2e::kit::{Backend, Launch, PATIENCE, Peer, Rules, Scratch, Subscriber, evenkeel, until};
 use prost::Message as _;
+use proxy::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -39,7 +41,7 @@ fn behind(instance: u16) -> String {
 fn first(id: &str) -> Vec<u8> {
     let request = DeltaDiscoveryRequest {
         node: Some(Node { id: id.into(), cluster: "default/g".into(), ..Node::default() }),
-        type_url: config::xds::TYPE.into(),
+        type_url: TYPE.into(),
         resource_names_subscribe: vec!["Gateway/default/g/*".into(), "Endpoints/default/a".into()],
         ..DeltaDiscoveryRequest::default()
     };
@@ -120,32 +122,49 @@ fn nobody_reports_for_another() {
     let edge = control.token(&json!({"name": "edge", "role": "proxy", "namespaces": ["shop"], "gateway": "edge"}));
     let viewer = control.token(&json!({"name": "look", "role": "viewer"}));
     let pem = std::fs::read_to_string(control.ca()).expect("a certificate");
-    let tell = |token: &str, (id, cluster): (&str, &str), requests: u64, failed: u64| -> Result<(), Status> {
-        runtime.block_on(async {
-            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&pem)).domain_name("localhost");
-            let endpoint = Endpoint::from_shared(format!("https://{}", control.xds)).expect("an address");
-            let channel = endpoint.tls_config(tls).expect("a CA").connect().await.expect("control listens");
-            let mut line = tonic::client::Grpc::new(channel);
-            line.ready().await.expect("it is connected");
-            let (node_id, node_cluster) = (id.into(), cluster.into());
-            let mut request = Request::new(ReportRequest { node_id, node_cluster, requests, failed });
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a token"));
-            let codec = tonic_prost::ProstCodec::<ReportRequest, ReportResponse>::default();
-            let path = PathAndQuery::from_static("/evenkeel.v1.Reports/Report");
-            line.unary(request, path, codec).await.map(drop)
-        })
-    };
+    // `stream` is whose stream is on the same connection.
+    let tell =
+        |token: &str, stream: &str, (id, cluster): (&str, &str), requests: u64, failed: u64| -> Result<(), Status> {
+            runtime.block_on(async {
+                let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&pem)).domain_name("localhost");
+                let endpoint = Endpoint::from_shared(format!("https://{}", control.xds)).expect("an address");
+                let channel = endpoint.tls_config(tls).expect("a CA").connect().await.expect("control listens");
+                let bearer: tonic::metadata::MetadataValue<_> = format!("Bearer {token}").parse().expect("a token");
+                let mut streams = AggregatedDiscoveryServiceClient::new(channel.clone());
+                let node = Node { id: stream.into(), cluster: "shop/edge".into(), ..Node::default() };
+                let first = DeltaDiscoveryRequest { node: Some(node), type_url: TYPE.into(), ..Default::default() };
+                let says = futures_util::stream::iter(Some(first).filter(|_| !stream.is_empty()));
+                let mut begun = Request::new(futures_util::StreamExt::chain(says, futures_util::stream::pending()));
+                begun.metadata_mut().insert("authorization", bearer.clone());
+                let mut responses = streams.delta_aggregated_resources(begun).await.map(tonic::Response::into_inner);
+                if let (Ok(responses), false) = (&mut responses, stream.is_empty()) {
+                    // It has been introduced, or refused.
+                    let _ = tokio::time::timeout(PATIENCE, responses.message()).await.expect("an answer in time");
+                }
+                let mut line = tonic::client::Grpc::new(channel);
+                line.ready().await.expect("it is connected");
+                let (node_id, node_cluster) = (id.into(), cluster.into());
+                let mut request = Request::new(ReportRequest { node_id, node_cluster, requests, failed });
+                request.metadata_mut().insert("authorization", bearer);
+                let codec = tonic_prost::ProstCodec::<ReportRequest, ReportResponse>::default();
+                let path = PathAndQuery::from_static("/evenkeel.v1.Reports/Report");
+                line.unary(request, path, codec).await.map(drop)
+            })
+        };
     let own = ("shop/edge@h:1", "shop/edge");
-    for (token, who, requests, failed, expected) in [
-        (&*edge, own, 10, 1, Ok(())),
-        (&*edge, own, 10, 1, Err((Code::ResourceExhausted, "it was heard just now"))),
-        (&*edge, ("shop/edge@h:2", "shop/edge"), 1, 2, Err((Code::InvalidArgument, "that cannot be"))),
-        (&*edge, ("shop/other@h:1", "shop/other"), 10, 10, Err((Code::PermissionDenied, "may not be proxy"))),
-        (&*edge, ("shop/other@h:1", "shop/edge"), 10, 10, Err((Code::PermissionDenied, "may not be proxy"))),
-        (&*viewer, own, 10, 10, Err((Code::PermissionDenied, "look (viewer)"))),
-        ("none", own, 10, 10, Err((Code::Unauthenticated, "this token is none"))),
+    let sibling = ("shop/edge@h:2", "shop/edge");
+    for (token, stream, who, requests, failed, expected) in [
+        (&*edge, own.0, own, 10, 1, Ok(())),
+        (&*edge, own.0, own, 10, 1, Err((Code::ResourceExhausted, "it was heard just now"))),
+        (&*edge, "", own, 10, 10, Err((Code::PermissionDenied, "each proxy tells of itself"))),
+        (&*edge, sibling.0, own, 10, 10, Err((Code::PermissionDenied, "each proxy tells of itself"))),
+        (&*edge, sibling.0, sibling, 1, 2, Err((Code::InvalidArgument, "that cannot be"))),
+        (&*edge, own.0, ("shop/other@h:1", "shop/other"), 10, 10, Err((Code::PermissionDenied, "may not be proxy"))),
+        (&*edge, own.0, ("shop/other@h:1", "shop/edge"), 10, 10, Err((Code::PermissionDenied, "may not be proxy"))),
+        (&*viewer, "", own, 10, 10, Err((Code::PermissionDenied, "look (viewer)"))),
+        ("none", "", own, 10, 10, Err((Code::Unauthenticated, "this token is none"))),
     ] {
-        match (tell(token, who, requests, failed), expected) {
+        match (tell(token, stream, who, requests, failed), expected) {
             (Ok(()), Ok(())) => {}
             (Err(status), Err((code, words))) => {
                 assert!(status.code() == code && status.message().contains(words), "{who:?}: {status:?}");
