@@ -294,6 +294,7 @@ async fn patch(
     Extension(caller): Asking,
     Path(path): Path<(String, String, String)>,
     Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
     Json(patch): Json<Value>,
 ) -> Answer {
     let key = key(path);
@@ -304,8 +305,11 @@ async fn patch(
         return Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "a patch cannot rename a document"));
     }
     documents(&patched.to_string().into())?;
-    // Whoever changed it meanwhile did not know of this.
-    let expected = Expected::Revision(object.revision);
+    let expected = match expected(&headers)? {
+        // Whoever changed it meanwhile did not know of this.
+        Expected::Anything => Expected::Revision(object.revision),
+        named => named,
+    };
     api.commit(
         &caller,
         &parameters,

@@ -161,7 +161,11 @@ impl Files {
             eprintln!("warning: {}", located(problem, &places));
         }
         let documents = if count == 1 { "document" } else { "documents" };
-        eprintln!("{} revision {}: {count} {documents} of files changed", now(), committed.revision);
+        let removed = match committed.moved.iter().filter(|moved| moved.after.is_none()).count() {
+            0 => String::new(),
+            removed => format!(", {removed} of them removed"),
+        };
+        eprintln!("{} revision {}: {count} {documents} of files changed{removed}", now(), committed.revision);
     }
 
     fn checker(&self) -> MutexGuard<'_, Checker> {
@@ -184,7 +188,16 @@ fn read(paths: &[PathBuf]) -> Result<Read, Vec<String>> {
     let error = |line: &dyn std::fmt::Display| format!("error: {line}");
     let sources = config::sources(paths).map_err(|all| all.iter().map(|line| error(line)).collect::<Vec<_>>())?;
     match document::documents(&sources) {
-        Ok(documents) => Ok(Read { sources, documents }),
+        Ok(documents) => {
+            // A full disk, or an editor at work, leaves such a file: that all of it shall go, the absence of the file says.
+            let is_empty = |source: &&Source| !documents.iter().any(|document| document.file == source.name);
+            let empty: Vec<String> = sources
+                .iter()
+                .filter(is_empty)
+                .map(|source| error(&format!("{}: holds no document (remove the file or write a rule)", source.name)))
+                .collect();
+            if empty.is_empty() { Ok(Read { sources, documents }) } else { Err(empty) }
+        }
         Err(problems) => Err(problems.iter().take(TOLD_MAX).map(|problem| error(problem)).collect()),
     }
 }

@@ -263,7 +263,10 @@ impl Disk {
                 // It was made later, unless its versions of then are forgotten.
                 None => match versions.range((&*name, revision + 1)..=(&*name, u64::MAX))?.count() > VERSIONS_KEPT {
                     true => {
-                        return Err(DiskError(format!("{name} as it was at revision {revision} is not remembered")));
+                        return Err(DiskError(format!(
+                            "{name} as it was at revision {revision} is not remembered: of each document the last \
+                             {VERSIONS_KEPT} versions are (--kind and -n roll back a part)"
+                        )));
                     }
                     false => None,
                 },

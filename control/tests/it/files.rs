@@ -74,7 +74,7 @@ fn files_are_kept_with_all_others_and_changed_nowhere_else() {
 
     // Both change at once; what is no longer there goes.
     write(&folder, "a.yaml", &format!("{}\n---\n{}\n", service("a", 81), service("c", 80)));
-    until_said(&folder, "revision 4: 3 documents of files changed");
+    until_said(&folder, "revision 4: 3 documents of files changed, 1 of them removed");
     let names = |names: &[&str]| names.iter().map(|name| format!("Service/default/{name}")).collect::<Vec<_>>();
     assert_eq!(kept(&control), (names(&["a", "c"]), ["files", "local", "local", "files"].map(String::from).into()));
 
@@ -91,6 +91,16 @@ fn files_are_kept_with_all_others_and_changed_nowhere_else() {
     );
     assert_eq!(kept(&control).0, names(&["a", "c"]));
     assert_eq!(control.ask("DELETE /api/v1/objects/Service/default/c", "", "").0, 409);
+
+    fs::remove_file(folder.path().join("rules/b.yaml")).expect("it is ours");
+    // What a full disk leaves of a file, and an editor: neither says that everything shall go.
+    for text in ["", "# nothing\n", "---\n"] {
+        let refused = log(&folder).matches("a.yaml: holds no document").count();
+        write(&folder, "a.yaml", text);
+        until("a refusal", || (log(&folder).matches("a.yaml: holds no document").count() > refused).then_some(()));
+    }
+    assert_eq!(kept(&control).0, names(&["a", "c"]));
+    write(&folder, "b.yaml", GRANTLESS);
 
     // So it is after a start; and what went meanwhile goes.
     control.kill();
