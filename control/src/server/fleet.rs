@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::server::canary::Candidate;
 use crate::server::metrics::Metrics;
 use crate::server::progress::{NEWEST, Progress};
+use crate::server::wire::Link;
 use crate::store::Store;
 
 /// Proxies that have gone, and are remembered.
@@ -67,11 +68,13 @@ pub(crate) struct Life {
     /// When the responses without an answer were sent, by nonce.
     sent: Vec<(Box<str>, Instant)>,
     refusals: u64,
+    /// The way there.
+    pub(crate) link: Option<Arc<Link>>,
 }
 
 impl Proxy {
-    pub(crate) fn new() -> Arc<Proxy> {
-        let life = Life { stream: Stream::new(Limits::default()), ..Life::default() };
+    pub(crate) fn new(link: Option<Arc<Link>>) -> Arc<Proxy> {
+        let life = Life { stream: Stream::new(Limits::default()), link, ..Life::default() };
         Arc::new(Proxy(Mutex::new(life)))
     }
 

@@ -78,7 +78,7 @@ impl Future for Connection {
                 let Some(Ok((request, respond))) = accepted else { return Poll::Ready(()) };
                 this.calls.extend(begin(&this.services, &this.link, request, respond));
             }
-            if this.alive.poll(context).is_ready() {
+            if this.alive.poll(&this.link, context).is_ready() {
                 return Poll::Ready(());
             }
             let mut has_said = false;

@@ -40,7 +40,7 @@ impl Streams {
     /// Lets a proxy in, or says why not.
     pub(crate) fn begin(&self, headers: &HeaderMap, link: &Arc<Link>) -> Result<Discovery, Status> {
         let admission = Admission::of(&self.0.guard, headers, link)?;
-        let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new());
+        let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new(Some(link.clone())));
         let place = Place { shared: self.0.clone(), number, proxy, is_bound: admission.is_bound() };
         Ok(Discovery {
             speech: admission.speech(),

@@ -147,8 +147,8 @@ impl Trials {
             *watched = None;
         }
         let watched = watched.get_or_insert_with(new);
-        let Some(seen) = self.see(watched, now) else { return Verdict::Wait };
         let bake = Duration::from_millis(terms.bake_ms);
+        let Some(seen) = self.see(watched, bake, now) else { return Verdict::Wait };
         let until = watched.in_force.map(|since| (since + bake).saturating_duration_since(now).as_millis() as u64);
         let tries: Vec<String> =
             self.feed.catalog().trial().into_iter().flat_map(|(_, ids)| ids.iter().map(ToString::to_string)).collect();
@@ -165,17 +165,26 @@ impl Trials {
         canary::judge(&seen, bake)
     }
 
-    fn see(&self, watched: &mut Watched, now: Instant) -> Option<Seen> {
+    fn see(&self, watched: &mut Watched, bake: Duration, now: Instant) -> Option<Seen> {
         let catalog = self.feed.catalog();
         let (revision, ids) = catalog.trial()?;
         let mut said: BTreeMap<&Arc<str>, Said> = BTreeMap::new();
+        // Who has baked it says once more that it is there: one that hangs tells nothing of its requests.
+        let baked = watched.in_force.map(|since| since + bake).filter(|baked| *baked <= now);
         for proxy in self.fleet.proxies() {
             let life = proxy.life();
             let Some(id) = life.stream.node().and_then(|node| ids.get(&*node.id)) else { continue };
             let is_own = |name: &str| watched.names.contains(&*document_of(name));
             let refused = life.stream.refused().iter().find(|one| one.names().any(is_own));
             let one = said.entry(id).or_default();
-            one.has |= refused.is_none() && life.settled.min(catalog.revision()) >= revision;
+            let is_there = match (baked, &life.link) {
+                (Some(baked), Some(link)) if !link.has_answered_since(baked) => {
+                    link.ask();
+                    false
+                }
+                _ => true,
+            };
+            one.has |= is_there && refused.is_none() && life.settled.min(catalog.revision()) >= revision;
             one.refused = one.refused.take().or(refused.map(|one| one.reason.clone()));
         }
         let has = said.values().filter(|one| one.has).count();

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -35,6 +35,9 @@ pub(crate) struct Link {
     is_proved: AtomicBool,
     /// The proxy whose stream is here, by what it calls itself.
     proxy: Mutex<Option<Arc<str>>>,
+    /// Whether it is to be asked at once whether it is there, and when it last said so.
+    is_asked: AtomicBool,
+    answered: Mutex<Option<Instant>>,
     waker: AtomicWaker,
     /// Among those who have not said who they are.
     unproved: Mutex<Option<Place<std::net::IpAddr>>>,
@@ -50,6 +53,8 @@ impl Link {
             is_cut: AtomicBool::new(false),
             is_proved: AtomicBool::new(false),
             proxy: Mutex::default(),
+            is_asked: AtomicBool::new(false),
+            answered: Mutex::default(),
             waker: AtomicWaker::new(),
             unproved: Mutex::new(Some(unproved)),
             _place: place,
@@ -67,6 +72,27 @@ impl Link {
         self.is_proved.store(true, Relaxed);
         *self.unproved.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.waker.wake();
+    }
+
+    /// Asks at once whether the peer is there.
+    pub(crate) fn ask(&self) {
+        self.is_asked.store(true, Relaxed);
+        self.waker.wake();
+    }
+
+    /// Whether that is to be done.
+    pub(crate) fn take_asked(&self) -> bool {
+        self.is_asked.swap(false, Relaxed)
+    }
+
+    /// The peer says that it is there.
+    pub(crate) fn note_answer(&self, now: Instant) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Whether it has said so since then.
+    pub(crate) fn has_answered_since(&self, then: Instant) -> bool {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= then)
     }
 
     /// A proxy's stream has begun here.

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use e2e::kit::{Backend, Gateway, Launch, Peer, Scratch, free_port, until};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::server::Control;
@@ -161,6 +162,19 @@ fn what_the_canary_refuses_nobody_else_sees() {
     assert_eq!(mesh.answers(), ["one"; GATEWAYS]);
     let (_, gateway) = mesh.control.ask("GET /api/v1/objects/Gateway/default/g0", "", "");
     assert_eq!(gateway["object"]["spec"]["listeners"][0]["port"], mesh.ports[0], "as it was");
+}
+
+#[test]
+fn one_that_hangs_has_not_shown_that_it_is_good() {
+    let mesh = Mesh::start();
+    let revision = mesh.try_out("1s", &mesh.route("two"));
+    let canary = mesh.canary();
+    mesh.gateways[canary].signal(Signal::STOP);
+    let waited = mesh.wait(revision);
+    mesh.gateways[canary].signal(Signal::CONT);
+    assert_eq!(waited["outcome"], "takenBack", "{waited}");
+    assert!(waited["why"].as_str().is_some_and(|why| why.contains("who tried it has gone")), "{waited}");
+    until("all as before", || (mesh.answers() == ["one"; GATEWAYS]).then_some(()));
 }
 
 #[test]

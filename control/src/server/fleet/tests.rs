@@ -71,7 +71,7 @@ impl World {
             resource_names_subscribe: vec!["Gateway/default/g/*".into()],
             ..DeltaDiscoveryRequest::default()
         };
-        self.proxies.push(Proxy::new());
+        self.proxies.push(Proxy::new(None));
         self.tell(id, request);
     }
 

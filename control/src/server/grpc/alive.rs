@@ -7,6 +7,8 @@ use std::time::Duration;
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::server::wire::Link;
+
 /// How often a peer is asked, and how long it may take to say so.
 const EVERY: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_secs(5);
@@ -24,13 +26,17 @@ impl Alive {
     }
 
     /// Ready: it has gone.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, link: &Link, context: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.is_asked && self.ping.poll_pong(context).is_ready() {
+                link.note_answer(std::time::Instant::now());
                 self.is_asked = false;
                 self.wait(EVERY);
             }
-            ready!(self.timer.as_mut().poll(context));
+            // What is under way already is asked again once it is answered.
+            if self.is_asked || !link.take_asked() {
+                ready!(self.timer.as_mut().poll(context));
+            }
             if self.is_asked {
                 return Poll::Ready(());
             }
