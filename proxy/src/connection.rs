@@ -7,7 +7,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use config::snapshot::ClientAddress;
-use smallvec::SmallVec;
 
 use crate::buffer::LentHead;
 use crate::driver::{Driver, Socket};
@@ -35,12 +34,15 @@ pub(crate) struct Client {
     /// Requests served before the current one.
     requests: u64,
     /// What a policy in shadow would have done before there was a request.
-    shadow: SmallVec<[Would; 2]>,
+    shadow: Vec<Would>,
 }
 
 impl Client {
     /// Says of a request what a policy in shadow would have done before it was one.
     pub(crate) fn tell_shadow(&mut self, settings: &ListenerView, record: &mut Record) {
+        if self.shadow.is_empty() {
+            return;
+        }
         for would in self.shadow.drain(..) {
             if let Some(trial) = &settings.trial {
                 trial.note(record, would);
@@ -52,7 +54,7 @@ impl Client {
 /// Serves a connection to its end.
 pub(crate) async fn serve(guard: ConnectionGuard, socket: Socket, peer: SocketAddr) {
     guard.enter();
-    let mut client = Client { wire: Wire::new(socket), peer, requests: 0, shadow: SmallVec::new() };
+    let mut client = Client { wire: Wire::new(socket), peer, requests: 0, shadow: Vec::new() };
     let Some(settings) = settings(&guard) else { return };
     if settings.client_address == ClientAddress::ProxyProtocolV2
         && !proxy_protocol::read(&guard.worker.driver, &mut client, settings.head_timeout).await

@@ -12,7 +12,6 @@ use config::Snapshot;
 use config::snapshot::lanes::{Isolation, LaneGroup, LaneRole};
 use filters::Head;
 use filters::lane::{self, Decision};
-use smallvec::{SmallVec, smallvec};
 
 use crate::view::ClusterView;
 
@@ -87,7 +86,7 @@ pub(crate) struct Found {
     /// Header and baggage said different things.
     pub(crate) differs: bool,
     /// What groups in shadow would have decided.
-    pub(crate) shadow: SmallVec<[Shadowed; 1]>,
+    pub(crate) shadow: Vec<Shadowed>,
 }
 
 /// What a group in shadow would have decided.
@@ -170,10 +169,10 @@ impl Lanes {
         client: IpAddr,
         dice: u64,
         ready: Ready<'_>,
-    ) -> SmallVec<[Shadowed; 1]> {
-        let Some(shadow) = &self.shadow else { return SmallVec::new() };
+    ) -> Vec<Shadowed> {
+        let Some(shadow) = &self.shadow else { return Vec::new() };
         match role {
-            LaneRole::Strip => SmallVec::new(),
+            LaneRole::Strip => Vec::new(),
             LaneRole::Inherit(groups) => {
                 let inherited = lane::inherit(groups, head).lane;
                 let decided = groups.iter().enumerate().map(|(place, group)| {
@@ -198,7 +197,7 @@ impl Lanes {
                     }
                 };
                 let lane = decision.lane.and_then(|index| shadow.find(group, index));
-                smallvec![Shadowed { group: group.name.clone(), lane }]
+                vec![Shadowed { group: group.name.clone(), lane }]
             }
         }
     }

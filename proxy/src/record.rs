@@ -10,7 +10,6 @@ use filters::Head;
 use filters::head::{Known, Span};
 use filters::rules::Outcome;
 use serde_json::json;
-use smallvec::SmallVec;
 
 use crate::attempts;
 use crate::error::{ProxyError, Side};
@@ -32,7 +31,7 @@ pub(crate) struct Record {
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) lane: Option<Rc<LaneView>>,
     /// Those that groups in shadow would have put it into.
-    shadow_lanes: SmallVec<[Rc<LaneView>; 1]>,
+    shadow_lanes: Vec<Rc<LaneView>>,
     /// The policy that answered in place of a service.
     pub(crate) policy: Option<Arc<str>>,
     /// What policies in shadow would have done with it.
@@ -66,7 +65,7 @@ impl Record {
             cluster: None,
             endpoint: None,
             lane: None,
-            shadow_lanes: SmallVec::new(),
+            shadow_lanes: Vec::new(),
             policy: None,
             shadow: Vec::new(),
             body_pause_max: Duration::ZERO,
@@ -88,7 +87,7 @@ impl Record {
     }
 
     /// Counts what groups in shadow would have decided.
-    pub(crate) fn tell_lanes(&mut self, stats: &WorkerStats, decided: SmallVec<[Shadowed; 1]>) {
+    pub(crate) fn tell_lanes(&mut self, stats: &WorkerStats, decided: Vec<Shadowed>) {
         for Shadowed { group, lane } in decided {
             stats.shadow_lane(&group, lane.as_ref().map(|lane| &lane.name));
             if let Some(lane) = lane {
