@@ -82,6 +82,8 @@ pub enum Known {
     RetryAfter,
     /// Date (RFC 9110 6.6.1).
     Date,
+    /// X-Evenkeel-Mirror: the mark of mirrored copies.
+    Mirror,
     /// A name with `_`, which many servers take for `-`: `remove_known` keeps it from passing the edge.
     Underscored,
 }

@@ -121,9 +121,9 @@ pub(crate) async fn run(
 
     let mut response = Pump::new();
     let mut answer = LentHead::lend();
-    let mut clock = Clock::new(attempt.deadlines, settings.first_byte_timeout);
+    let mut clock = Clock::new(&attempt, settings.first_byte_timeout);
     let received = receive_head(&attempt, client, &mut server, request, &mut response, &mut answer, &mut clock).await;
-    let waited = clock.end(worker.driver.now(), record);
+    let waits = clock.end(&worker.driver, record);
     if let Err(error) = &received
         && response.is_cut()
     {
@@ -141,7 +141,7 @@ pub(crate) async fn run(
             },
             reused,
             connect: connect_took,
-            answer: waited,
+            answer: waits.map_or(Duration::ZERO, |waits| waits.answer_max),
             written: request.written,
             is_answered: response.is_cut(),
         };
@@ -186,9 +186,9 @@ pub(crate) async fn run(
     }
 
     let written_before = response.written;
-    let mut clock = Clock::new(attempt.deadlines, attempt.deadlines.body_progress);
+    let mut clock = Clock::new(&attempt, attempt.deadlines.body_progress);
     let streamed = stream(&attempt, client, &mut server, request, &mut response, &mut clock).await;
-    clock.end(worker.driver.now(), record);
+    clock.end(&worker.driver, record);
     // Until the first byte of it has left, an error can still be told instead.
     record.answer_started = streamed.is_ok() || response.written > written_before;
     record.response_body_bytes = response.body_bytes;
@@ -244,7 +244,7 @@ async fn receive_head(
     request: &mut Pump,
     response: &mut Pump,
     answer: &mut LentHead,
-    clock: &mut Clock,
+    clock: &mut Clock<'_>,
 ) -> Result<ResponseMeta, ProxyError> {
     let driver = &*attempt.guard.worker.driver;
     let written_before = request.written;
@@ -327,7 +327,7 @@ async fn stream(
     server: &mut Wire,
     request: &mut Pump,
     response: &mut Pump,
-    clock: &mut Clock,
+    clock: &mut Clock<'_>,
 ) -> Result<(), ProxyError> {
     let driver = &*attempt.guard.worker.driver;
     let mut sending = !request.is_finished();
@@ -364,62 +364,69 @@ async fn stream(
 const WATCH_AFTER: Duration = Duration::from_secs(1);
 
 /// The deadlines of a wait, of which the driver knows the next. What never waits never sets one.
-struct Clock {
-    deadlines: Deadlines,
+struct Clock<'a> {
+    deadlines: &'a Deadlines,
     /// How long an answer may take when nothing is being sent.
     patience: Duration,
     /// The first that counts; None before the first wait.
     next: Option<Duration>,
     stalls: Kind,
     is_watching: bool,
+    /// Known only where a policy in shadow may have a word on it.
+    waits: Option<Box<Waits>>,
+}
+
+/// How long was waited.
+#[derive(Debug, Clone, Copy, Default)]
+struct Waits {
     /// When something last moved.
     since: Duration,
     /// The longest wait for an answer so far, and the longest pause in a body.
-    answer_wait_max: Duration,
+    answer_max: Duration,
     body_pause_max: Duration,
 }
 
-impl Clock {
-    fn new(deadlines: Deadlines, patience: Duration) -> Clock {
-        Clock {
-            deadlines,
-            patience,
-            next: None,
-            stalls: Kind::AnswerTimeout,
-            is_watching: false,
-            since: Duration::ZERO,
-            answer_wait_max: Duration::ZERO,
-            body_pause_max: Duration::ZERO,
+impl Waits {
+    /// Something moves again; it was waited `for_what`, if at all.
+    #[cold]
+    fn moves(&mut self, for_what: Option<Kind>, now: Duration) {
+        let took = now.saturating_sub(self.since);
+        match for_what {
+            None => {}
+            Some(Kind::BodyStalled) => self.body_pause_max = self.body_pause_max.max(took),
+            Some(_) => self.answer_max = self.answer_max.max(took),
         }
+        self.since = now;
+    }
+}
+
+impl<'a> Clock<'a> {
+    fn new(attempt: &'a Attempt<'_>, patience: Duration) -> Clock<'a> {
+        let is_tried = attempt.trial.is_some() || attempt.asked.settings.trial.is_some();
+        let waits = is_tried.then(Box::default);
+        let (deadlines, stalls) = (&attempt.deadlines, Kind::AnswerTimeout);
+        Clock { deadlines, patience, next: None, stalls, is_watching: false, waits }
     }
 
-    /// The wait is over: the longest for an answer. The longest pause in a body is noted.
-    fn end(&mut self, now: Duration, record: &mut Record) -> Duration {
-        self.moves(now);
-        record.body_pause_max = record.body_pause_max.max(self.body_pause_max);
-        self.answer_wait_max
-    }
-
-    /// Something moves again, if it has waited at all.
-    fn moves(&mut self, now: Duration) {
-        if self.next.is_some() {
-            let longest = match self.stalls {
-                Kind::BodyStalled => &mut self.body_pause_max,
-                _ => &mut self.answer_wait_max,
-            };
-            *longest = (*longest).max(now.saturating_sub(self.since));
-        }
+    /// The wait is over. The longest pause in a body is noted.
+    #[inline]
+    fn end(&mut self, driver: &Driver, record: &mut Record) -> Option<Waits> {
+        let waits = self.waits.as_mut()?;
+        waits.moves(self.next.map(|_| self.stalls), driver.now());
+        record.paused(waits.body_pause_max);
+        Some(**waits)
     }
 
     /// Before going to wait: the deadline that has passed, if one has. Whatever moved starts its time anew; bodies have
     /// their own pace, an answer has its patience from the end of the request on.
     fn wait(&mut self, client: &Socket, driver: &Driver, moved: bool, body: bool) -> Option<Kind> {
-        let (now, Deadlines { request, attempt, body_progress }) = (driver.now(), self.deadlines);
+        let (now, &Deadlines { request, attempt, body_progress }) = (driver.now(), self.deadlines);
         let next = match self.next {
             Some(next) if !moved => next,
             _ => {
-                self.moves(now);
-                self.since = now;
+                if let Some(waits) = &mut self.waits {
+                    waits.moves(self.next.map(|_| self.stalls), now);
+                }
                 self.stalls = if body { Kind::BodyStalled } else { Kind::AnswerTimeout };
                 let progress = now + if body { body_progress } else { self.patience };
                 let next = progress.min(attempt).min(request);

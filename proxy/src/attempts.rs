@@ -110,8 +110,9 @@ pub(crate) async fn run(
             fresh_only: again.fresh,
             trial: trial.as_ref(),
             retries_answer: &|answer, request| {
-                let retry_after = answer.known(Known::RetryAfter);
-                retry::on_status(answer.status, retry_after, as_sent(request, false, false), policy)
+                let (status, retry_after) = (answer.status, Known::RetryAfter);
+                retry::is_asked_for(status, policy)
+                    && retry::on_status(status, answer.known(retry_after), as_sent(request, false, false), policy)
                     && is_affordable(retries)
             },
         };
@@ -237,6 +238,7 @@ fn group_of(
 }
 
 /// The request as it is sent, its body still to come.
+#[inline]
 fn first_of(head: &Head, meta: &RequestMeta, settings: &ListenerSettings) -> Pump {
     let mut request = Pump::new().with_body_max(settings.request_body_bytes_max);
     encode_request(head, meta.framing, meta.te_trailers, request.out());

@@ -39,14 +39,11 @@ pub(crate) struct Client {
 
 impl Client {
     /// Says of a request what a policy in shadow would have done before it was one.
+    #[inline]
     pub(crate) fn tell_shadow(&mut self, settings: &ListenerView, record: &mut Record) {
-        if self.shadow.is_empty() {
-            return;
-        }
+        let Some(trial) = &settings.trial else { return };
         for would in self.shadow.drain(..) {
-            if let Some(trial) = &settings.trial {
-                trial.note(record, would);
-            }
+            trial.note(record, would);
         }
     }
 }

@@ -124,7 +124,7 @@ impl Request<'_> {
         let Found { lane, issue, shadow: decided_in_shadow, .. } =
             enter_lane(worker, bind, self.client, &mut self.head);
         self.record.lane = lane;
-        self.tell(decided_in_shadow.iter().map(decided));
+        self.tell(decided_in_shadow.iter().flatten().map(decided));
         self.told["lane"] = json!(self.record.lane.as_ref().map(|lane| lane.name.to_string()));
         self.issues = issue.is_some();
         check(settings, &self.head, meta)?;
@@ -159,7 +159,7 @@ impl Request<'_> {
             let asked = self.ask(&of_cluster);
             self.tell(asked);
             self.tell(cluster.trial.as_ref().map(|trial| trial.peek(cluster, worker.driver.now())));
-            for lane in decided_in_shadow.iter().filter_map(|decided| decided.lane.as_ref()) {
+            for lane in decided_in_shadow.iter().flatten().filter_map(|decided| decided.lane.as_ref()) {
                 let (now, zone) = (worker.driver.now(), worker.shared.zone.as_deref());
                 let fallback = attempts::shadow_fallback(cluster, lane, now, zone);
                 let name = format!("LaneGroup {}", lane.group());

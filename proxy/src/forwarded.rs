@@ -50,10 +50,11 @@ pub(crate) fn identify(head: &mut Head, trusted: bool, mut dice: impl FnMut() ->
         // All zero is not an id (W3C Trace Context 3.2.2.3).
         let (high, low, span) = (hex(dice()), hex(dice() | 1), hex(dice() | 1));
         // Started here and not sampled: who collects spans decides.
-        let value = [b"00-", &high[..], &low, b"-", &span, b"-00"];
-        head.add_with("traceparent", Known::Traceparent, |text| {
-            value.iter().for_each(|part| text.extend_from_slice(part))
-        });
+        let mut value = *b"00-0123456789abcdef0123456789abcdef-0123456789abcdef-00";
+        value[3..19].copy_from_slice(&high);
+        value[19..35].copy_from_slice(&low);
+        value[36..52].copy_from_slice(&span);
+        head.add_with("traceparent", Known::Traceparent, |text| text.extend_from_slice(&value));
     }
 }
 

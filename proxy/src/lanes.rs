@@ -85,8 +85,8 @@ pub(crate) struct Found {
     pub(crate) issue: Option<Box<[u8]>>,
     /// Header and baggage said different things.
     pub(crate) differs: bool,
-    /// What groups in shadow would have decided.
-    pub(crate) shadow: Vec<Shadowed>,
+    /// What groups in shadow would have decided, if there are some.
+    pub(crate) shadow: Option<Box<[Shadowed]>>,
 }
 
 /// What a group in shadow would have decided.
@@ -169,10 +169,10 @@ impl Lanes {
         client: IpAddr,
         dice: u64,
         ready: Ready<'_>,
-    ) -> Vec<Shadowed> {
-        let Some(shadow) = &self.shadow else { return Vec::new() };
-        match role {
-            LaneRole::Strip => Vec::new(),
+    ) -> Option<Box<[Shadowed]>> {
+        let shadow = self.shadow.as_ref()?;
+        Some(match role {
+            LaneRole::Strip => Box::default(),
             LaneRole::Inherit(groups) => {
                 let inherited = lane::inherit(groups, head).lane;
                 let decided = groups.iter().enumerate().map(|(place, group)| {
@@ -197,9 +197,9 @@ impl Lanes {
                     }
                 };
                 let lane = decision.lane.and_then(|index| shadow.find(group, index));
-                vec![Shadowed { group: group.name.clone(), lane }]
+                [Shadowed { group: group.name.clone(), lane }].into()
             }
-        }
+        })
     }
 
     /// Takes out of an answer what only the mesh should know.
@@ -313,7 +313,7 @@ mod tests {
             let (bind, client, before) = (&snapshot.binds[bind], IpAddr::from([10, 0, 0, 1]), head.clone());
             let name = |lane: &Option<Rc<LaneView>>| lane.as_ref().map_or("-".into(), |lane| lane.name.to_string());
             let tried = lanes.try_out(&bind.shadow_lanes, &head, client, 7, ready);
-            let tried: Vec<String> = tried.iter().map(|decided| name(&decided.lane)).collect();
+            let tried: Vec<String> = tried.iter().flatten().map(|decided| name(&decided.lane)).collect();
             assert_eq!(tried, expected, "{fields:?}");
             assert_eq!(format!("{head:?}"), format!("{before:?}"), "nothing is changed");
             assert_eq!(name(&lanes.enter(&bind.lanes, &mut head, client, 7, ready).lane), in_force, "{fields:?}");

@@ -30,14 +30,10 @@ pub(crate) struct Record {
     pub(crate) cluster: Option<Rc<ClusterView>>,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) lane: Option<Rc<LaneView>>,
-    /// Those that groups in shadow would have put it into.
-    shadow_lanes: Vec<Rc<LaneView>>,
     /// The policy that answered in place of a service.
     pub(crate) policy: Option<Arc<str>>,
-    /// What policies in shadow would have done with it.
-    pub(crate) shadow: Vec<(Arc<str>, Cow<'static, str>)>,
-    /// The longest pause in a body, its own or its answer's.
-    pub(crate) body_pause_max: Duration,
+    /// What is known for policies in shadow; of most requests nothing.
+    shadow: Option<Box<InShadow>>,
     /// When the last attempt began.
     pub(crate) departed: Duration,
     /// Attempts at endpoints.
@@ -54,6 +50,30 @@ pub(crate) struct Record {
     pub(crate) answer_started: bool,
 }
 
+/// A request under policies in shadow.
+#[derive(Default)]
+struct InShadow {
+    /// Each policy with what it would have done.
+    told: Vec<(Arc<str>, Cow<'static, str>)>,
+    /// The lanes that groups would have put it into.
+    lanes: Vec<Rc<LaneView>>,
+    /// The longest pause in a body, its own or its answer's.
+    body_pause_max: Duration,
+}
+
+impl InShadow {
+    #[cold]
+    fn tell_fallbacks(&mut self, worker: &Worker, cluster: &ClusterView) {
+        for lane in &self.lanes {
+            let (now, zone) = (worker.driver.now(), worker.shared.zone.as_deref());
+            if let Some(reason) = attempts::shadow_fallback(cluster, lane, now, zone) {
+                worker.stats().shadow_fell_back(lane.group(), &lane.name, &cluster.cluster.name, reason);
+                self.told.push((format!("LaneGroup {}", lane.group()).into(), format!("fallback {reason}").into()));
+            }
+        }
+    }
+}
+
 impl Record {
     /// A request that came in now.
     pub(crate) fn start(now: Duration) -> Record {
@@ -65,10 +85,8 @@ impl Record {
             cluster: None,
             endpoint: None,
             lane: None,
-            shadow_lanes: Vec::new(),
             policy: None,
-            shadow: Vec::new(),
-            body_pause_max: Duration::ZERO,
+            shadow: None,
             departed: now,
             attempts: 0,
             reused: false,
@@ -86,25 +104,41 @@ impl Record {
         self.asked = (head.authority, head.path);
     }
 
+    /// Notes what a policy in shadow would have done.
+    #[cold]
+    pub(crate) fn would(&mut self, policy: Arc<str>, what: impl Into<Cow<'static, str>>) {
+        self.shadow.get_or_insert_default().told.push((policy, what.into()));
+    }
+
+    /// Notes a pause in a body that a policy in shadow may have a word on.
+    #[cold]
+    pub(crate) fn paused(&mut self, longest: Duration) {
+        let shadow = self.shadow.get_or_insert_default();
+        shadow.body_pause_max = shadow.body_pause_max.max(longest);
+    }
+
+    /// The longest pause that was noted.
+    pub(crate) fn body_pause_max(&self) -> Duration {
+        self.shadow.as_ref().map_or(Duration::ZERO, |shadow| shadow.body_pause_max)
+    }
+
     /// Counts what groups in shadow would have decided.
-    pub(crate) fn tell_lanes(&mut self, stats: &WorkerStats, decided: Vec<Shadowed>) {
+    #[cold]
+    pub(crate) fn tell_lanes(&mut self, stats: &WorkerStats, decided: &[Shadowed]) {
         for Shadowed { group, lane } in decided {
-            stats.shadow_lane(&group, lane.as_ref().map(|lane| &lane.name));
+            stats.shadow_lane(group, lane.as_ref().map(|lane| &lane.name));
             if let Some(lane) = lane {
-                self.shadow.push((format!("LaneGroup {group}").into(), format!("lane {}", lane.name).into()));
-                self.shadow_lanes.push(lane);
+                self.would(format!("LaneGroup {group}").into(), format!("lane {}", lane.name));
+                self.shadow.get_or_insert_default().lanes.push(lane.clone());
             }
         }
     }
 
     /// Counts where the lanes that it would be in have nobody for it at its cluster.
+    #[inline]
     pub(crate) fn tell_fallbacks(&mut self, worker: &Worker, cluster: &ClusterView) {
-        for lane in &self.shadow_lanes {
-            let (now, zone) = (worker.driver.now(), worker.shared.zone.as_deref());
-            if let Some(reason) = attempts::shadow_fallback(cluster, lane, now, zone) {
-                worker.stats().shadow_fell_back(lane.group(), &lane.name, &cluster.cluster.name, reason);
-                self.shadow.push((format!("LaneGroup {}", lane.group()).into(), format!("fallback {reason}").into()));
-            }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.tell_fallbacks(worker, cluster);
         }
     }
 
@@ -120,7 +154,7 @@ impl Record {
     }
 
     /// Counts and logs it. `head` is None where none was understood.
-    pub(crate) fn finish(self, worker: &Worker, client: IpAddr, head: Option<&Head>) {
+    pub(crate) fn finish(&self, worker: &Worker, client: IpAddr, head: Option<&Head>) {
         let duration = worker.driver.precise_now().saturating_sub(self.started);
         let stats = worker.stats();
         let lane = self.lane.as_ref().map(|lane| &lane.name);
@@ -152,6 +186,11 @@ impl Record {
         }
     }
 
+    /// Each policy in shadow with what it would have done.
+    fn told(&self) -> impl Iterator<Item = &(Arc<str>, Cow<'static, str>)> {
+        self.shadow.iter().flat_map(|shadow| &shadow.told)
+    }
+
     fn json(&self, client: IpAddr, duration: Duration, head: Option<&Head>) -> Vec<u8> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let mut line = json!({
@@ -179,8 +218,9 @@ impl Record {
         if let Some(policy) = &self.policy {
             line["policy"] = json!(&**policy);
         }
-        if !self.shadow.is_empty() {
-            line["shadow"] = self.shadow.iter().map(|(policy, would)| json!(format!("{policy}: {would}"))).collect();
+        let shadow: Vec<_> = self.told().map(|(policy, would)| json!(format!("{policy}: {would}"))).collect();
+        if !shadow.is_empty() {
+            line["shadow"] = shadow.into();
         }
         if !self.detail.is_empty() {
             line["detail"] = json!(self.detail);
@@ -202,8 +242,7 @@ impl Record {
         let rule = self.rule.as_ref().map_or("-", |rule| &rule.name);
         let lane = self.lane.as_ref().map(|lane| format!(" lane={}", lane.name)).unwrap_or_default();
         let policy = self.policy.as_ref().map(|policy| format!(" policy={policy:?}")).unwrap_or_default();
-        let shadow =
-            self.shadow.iter().map(|(policy, would)| format!(" shadow=\"{policy}: {would}\"")).collect::<String>();
+        let shadow = self.told().map(|(policy, would)| format!(" shadow=\"{policy}: {would}\"")).collect::<String>();
         let attempts = if self.attempts > 1 { format!(" attempts={}", self.attempts) } else { String::new() };
         format!(
             "{} {client} {method} {host}{path} {} {} {}us route={rule}{lane} endpoint={endpoint}{attempts} in={} out={}\

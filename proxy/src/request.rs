@@ -20,7 +20,6 @@ use crate::first_use;
 use crate::forwarded;
 use crate::h1::{Framing, Method, RequestMeta};
 use crate::lanes::{Found, Ready};
-use crate::mirror;
 use crate::passage::{Passage, Stage};
 use crate::record::Record;
 use crate::reply::{self, Redirect};
@@ -57,7 +56,9 @@ pub(crate) async fn serve(
     let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
     let Found { lane, issue, differs, shadow } = enter_lane(worker, &guard.bind, client_address, &mut head);
     record.lane = lane;
-    record.tell_lanes(worker.stats(), shadow);
+    if let Some(decided) = shadow {
+        record.tell_lanes(worker.stats(), &decided);
+    }
     worker.stats().lanes_differ.add(u64::from(differs));
 
     let asked = Asked { client_address, settings, meta: &meta, issue };
@@ -87,9 +88,9 @@ pub(crate) fn learn(
     let trusted = forwarded::trusts(&settings.client_address, peer.ip());
     let client_address = forwarded::apply(head, &settings.client_address, peer, "http");
     forwarded::identify(head, trusted, || worker.dice());
-    if head.get(mirror::MARK).is_some() && !trusted && !is_inside(worker, bind) {
+    if head.known(Known::Mirror).is_some() && !trusted && !is_inside(worker, bind) {
         // A service must not take for a copy what a client only calls one.
-        head.remove(mirror::MARK);
+        head.remove_known(Known::Mirror);
     }
     client_address
 }
@@ -97,7 +98,7 @@ pub(crate) fn learn(
 /// What is known of a request beside its head, and stays as it is.
 pub(crate) struct Asked<'a> {
     pub(crate) client_address: IpAddr,
-    pub(crate) settings: &'a ListenerSettings,
+    pub(crate) settings: &'a ListenerView,
     pub(crate) meta: &'a RequestMeta,
     /// The value of a `Set-Cookie` that the answer gets.
     pub(crate) issue: Option<Box<[u8]>>,

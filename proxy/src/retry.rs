@@ -75,11 +75,17 @@ pub(crate) fn after(error: ProxyError, request: Request, policy: &Retries) -> Ne
     }
 }
 
+/// Whether an answer with this status is one that the policy repeats: the first question, since most are not.
+#[inline]
+pub(crate) fn is_asked_for(status: u16, policy: &Retries) -> bool {
+    policy.codes.contains(&status)
+}
+
 /// Whether an answer with this status may be followed by another attempt. `Retry-After` is the service's own word on when
 /// to come back: where it says later than now, it is the client's to know.
 pub(crate) fn on_status(status: u16, retry_after: Option<&[u8]>, request: Request, policy: &Retries) -> bool {
     let comes_later = retry_after.is_some_and(|value| value != b"0");
-    policy.codes.contains(&status) && request.is_idempotent && request.can_rewind && !comes_later
+    is_asked_for(status, policy) && request.is_idempotent && request.can_rewind && !comes_later
 }
 
 /// How long to wait before the next attempt where every endpoint was tried: up to 25 ms, then twice as much each time,

@@ -131,7 +131,7 @@ impl Tally {
     /// Once more, for a request.
     pub(crate) fn count_for(&self, record: &mut Record, would: Would) {
         self.count(would);
-        record.shadow.push((self.policy.clone(), would.word().into()));
+        record.would(self.policy.clone(), would.word());
     }
 
     /// How often, for each thing that the policy may do.

@@ -84,12 +84,12 @@ impl ListenerTrial {
 
     /// What would have come of a head is said of its request.
     pub(crate) fn note(&self, record: &mut Record, would: Would) {
-        record.shadow.push((self.settings.name.clone(), would.word().into()));
+        record.would(self.settings.name.clone(), would.word());
     }
 
     /// A request is over.
     pub(crate) fn ended(&self, record: &mut Record, framing: Framing) {
-        if self.settings.body_progress_timeout.is_some_and(|limit| record.body_pause_max >= limit) {
+        if self.settings.body_progress_timeout.is_some_and(|limit| record.body_pause_max() >= limit) {
             self.tally.count_for(record, Would::BodyProgressTimeout);
         }
         if is_too_large(&self.settings, framing, record.request_body_bytes) {
