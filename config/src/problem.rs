@@ -33,6 +33,24 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
+/// How a warning about a Gateway that is missing begins.
+const NO_GATEWAY: &str = "there is no Gateway ";
+
+/// Why a reference to a Gateway, or to one of its listeners, leads nowhere.
+pub(crate) fn no_gateway(namespace: &str, name: &str, listener: Option<&str>) -> String {
+    let of = listener.map_or_else(String::new, |listener| format!(" with a listener {listener:?}"));
+    format!("{NO_GATEWAY}{namespace}/{name}{of}")
+}
+
+impl Problem {
+    /// The Gateway, by namespace and name, that it says is missing: where only some of the Gateways are read, it may be
+    /// elsewhere.
+    pub fn missing_gateway(&self) -> Option<(&str, &str)> {
+        let name = self.reason.strip_prefix(NO_GATEWAY)?;
+        name.split(' ').next()?.split_once('/')
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.file)?;

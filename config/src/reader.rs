@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::compile::{Kept, compile};
 use crate::files::{self, Source};
 use crate::model::{self, Documents};
-use crate::problem::{Origins, Place, Problem, Problems};
+use crate::problem::{Origins, Place, Problem, Problems, Severity};
 use crate::snapshot::Snapshot;
 use crate::tree;
 
@@ -121,9 +121,13 @@ impl Reader {
             false => compile(&documents, self.origin, &mut self.kept, &mut problems),
         };
         let is_refused = problems.has_errors();
-        let (list, origins) = problems.into_sorted(sources.iter().map(|source| &source.name));
+        let (mut list, origins) = problems.into_sorted(sources.iter().map(|source| &source.name));
         self.origins = origins;
         self.forget(passing);
+        if self.origin == Origin::Control {
+            // A proxy gets its own Gateway only: others are there for others.
+            list.retain(|problem| problem.severity == Severity::Error || problem.missing_gateway().is_none());
+        }
         if is_refused { Err(list) } else { Ok(Checked { snapshot, warnings: list }) }
     }
 

@@ -43,7 +43,7 @@ use crate::server::authority::Authority;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
 use crate::server::files::Files;
-use crate::server::fleet::Fleet;
+use crate::server::fleet::{Fleet, Names};
 use crate::server::grpc::Services;
 use crate::server::guard::Guard;
 use crate::server::limits::Pace;
@@ -107,7 +107,8 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let (xds, xds_address) = Door::open(args.xds, tls("h2"), xds_max).await?;
     let pace = Pace { per_second: args.requests_per_second, burst: 2 * args.requests_per_second };
     let guard = Guard::new(store.clone(), args.plaintext, pace);
-    let fleet = Arc::new(Fleet::new(store.clone()));
+    let names = Names::of(&args.data);
+    let fleet = Arc::new(Fleet::new(store.clone(), names.load()));
     let feed = Arc::new(Feed::new(fleet.clone()));
     let streams = Streams::new(feed.clone(), fleet.clone(), guard.clone());
     if !args.plaintext {
@@ -128,7 +129,8 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let rates = Arc::new(Mutex::new(Rates::default()));
     let reports = Reports::new(guard.clone(), feed.clone(), fleet.clone(), rates.clone());
     let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone(), rates));
-    let all = api::Api { store: store.clone(), checker, feed: feed.clone(), fleet, trials: trials.clone() };
+    let all =
+        api::Api { store: store.clone(), checker, feed: feed.clone(), fleet: fleet.clone(), trials: trials.clone() };
     let router = api::router(all, guard);
     let served = async {
         tokio::select! {
@@ -136,6 +138,7 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
             () = grpc::serve(xds.start(), Services { streams, reports }) => Err("the xDS port is closed".into()),
             () = files.follow() => Err("files are no longer followed".into()),
             () = emergency::reap(store.clone()) => Err("the store has ended".into()),
+            () = fleet.keep_names(names) => Err("nobody looks after who is connected".into()),
             () = trials.keep() => Err("the store has ended".into()),
             () = feed.run(store) => Err("the store has ended".into()),
             () = renew(authority) => Err("certificates are no longer renewed".into()),

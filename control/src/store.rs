@@ -268,6 +268,7 @@ impl Answer {
 
 /// The life of the writer: whoever waits is served in one go.
 fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check>, mut number: u64) {
+    let mut is_failing = false;
     while let Ok(first) = receiver.recv() {
         let mut batch = Vec::new();
         let mut entries = Vec::new();
@@ -309,6 +310,13 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
                 false => Err(error),
             })
         };
+        if !entries.is_empty() && std::mem::replace(&mut is_failing, written.is_err()) != is_failing {
+            let now = jiff::Timestamp::now();
+            match &written {
+                Ok(()) => eprintln!("{now} changes can be written again"),
+                Err(error) => eprintln!("{now} {error}: no change can be made; proxies go on with what they have"),
+            }
+        }
         if let Err(error) = &written {
             // Nobody has heard of it, so nothing happened.
             batch.iter().rev().for_each(|committed| check.undo(committed));

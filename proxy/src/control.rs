@@ -19,6 +19,8 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
+const API_PORT: &str = "is that its REST API? Proxies go to the address of --xds, by default port 15010";
+
 /// `HOST:PORT`, a name or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ControlAddress {
@@ -65,7 +67,25 @@ impl Control {
                 endpoint.tls_config(tls).map_err(failed)?
             }
         };
-        Ok((endpoint.connect().await.map_err(failed)?, authorization))
+        Ok((endpoint.connect().await.map_err(|error| self.hinted(failed(error)))?, authorization))
+    }
+
+    /// What is behind the errors of those who speak to the wrong door, or in the wrong way.
+    pub(crate) fn hinted(&self, status: Status) -> Status {
+        let said = status.message();
+        let hint = match self.ca {
+            None if ["frame with invalid size", "FRAME_SIZE_ERROR", "broken pipe", "connection reset"]
+                .iter()
+                .any(|words| said.contains(words)) =>
+            {
+                "does it speak TLS? Then say --control-ca FILE"
+            }
+            None if said.contains("HTTP_1_1_REQUIRED") || said.contains("invalid HTTP version") => API_PORT,
+            Some(_) if said.contains("NoApplicationProtocol") => API_PORT,
+            Some(_) if said.contains("InvalidContentType") => "does it speak TLS? Without, leave --control-ca away",
+            _ => return status,
+        };
+        Status::new(status.code(), format!("{said} ({hint})"))
     }
 
     fn certificate(&self) -> Result<Option<Certificate>, String> {

@@ -172,7 +172,15 @@ impl InForce {
                 Ok(revision) => {
                     tell(&warnings);
                     self.status.applied(revision, snapshot, warnings);
-                    event("info", &format!("revision {revision} in force after {} ms", started.elapsed().as_millis()));
+                    let took = started.elapsed().as_millis();
+                    event(
+                        "info",
+                        &match answer {
+                            // Control counts its own.
+                            Some(_) => format!("in force after {took} ms, as revision {revision} of this process"),
+                            None => format!("revision {revision} in force after {took} ms"),
+                        },
+                    );
                     (self.rules, self.told, self.has_new_rules) = (rules, told, true);
                     self.dns.applied();
                     self.has_succeeded_late |= is_late;

@@ -22,6 +22,7 @@ use prost::bytes::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tonic::Code;
 
 use crate::control::Control;
 use crate::copy::{Copy, Folder, ago};
@@ -131,6 +132,7 @@ impl Subscription {
             line: Line::Down { until: Instant::now() },
             is_heard: false,
             is_told: false,
+            is_refused: false,
             keeper: Keeper::new(folder),
             reporter: Reporter::new(),
             status,
@@ -220,6 +222,8 @@ struct Life {
     is_heard: bool,
     /// That the connection is gone; again only after there was one.
     is_told: bool,
+    /// It is gone since control does not want this proxy.
+    is_refused: bool,
     keeper: Keeper,
     reporter: Reporter,
     status: Arc<Status>,
@@ -369,7 +373,7 @@ impl Life {
                 let actions = self.client.on_connected();
                 self.act(actions);
             }
-            News::Opened(Err(status)) => self.lose(status.message()),
+            News::Opened(Err(status)) => self.lose_for(&status),
             News::Response(Ok(response)) => {
                 // Before it says something it may still send us away.
                 if !std::mem::replace(&mut self.is_heard, true) {
@@ -380,7 +384,7 @@ impl Life {
                 let actions = self.client.on_response(response);
                 self.act(actions);
             }
-            News::Response(Err(status)) => self.lose(status.message()),
+            News::Response(Err(status)) => self.lose_for(&status),
         }
     }
 
@@ -405,13 +409,23 @@ impl Life {
         }
     }
 
+    /// The connection is gone, or there is none: because it is not there, or since it does not want this proxy.
+    fn lose_for(&mut self, status: &tonic::Status) {
+        self.is_refused = matches!(
+            status.code(),
+            Code::Unauthenticated | Code::PermissionDenied | Code::ResourceExhausted | Code::InvalidArgument
+        );
+        self.lose(status.message());
+    }
+
     fn lose(&mut self, reason: &str) {
         let pause = self.client.on_disconnected(RandomState::new().hash_one(&self.control.address));
         self.line = Line::Down { until: Instant::now() + pause };
         self.status.control(|control| control.is_connected = false);
         if !std::mem::replace(&mut self.is_told, true) {
             let rules = if self.is_begun { "its last rules stay in force" } else { "there are no rules so far" };
-            event("warn", &format!("control at {} is not there, {rules}: {reason}", self.control.address));
+            let what = if self.is_refused { "refuses this proxy" } else { "is not there" };
+            event("warn", &format!("control at {} {what}, {rules}: {reason}", self.control.address));
         }
         self.begin_without_control(reason);
     }

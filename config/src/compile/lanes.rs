@@ -12,7 +12,7 @@ use crate::decode::{At, Dictionary};
 use crate::model::lane_group::{Lane as WrittenLane, Spec};
 use crate::model::policy::Mode;
 use crate::model::{Documents, Object};
-use crate::problem::{Place, Problems};
+use crate::problem::{Place, Problems, no_gateway};
 use crate::route::Expressions;
 use crate::snapshot::Endpoint;
 use crate::snapshot::lanes::{LABEL, LaneGroup, LaneRole, Membership};
@@ -288,8 +288,7 @@ fn assign_roles<'d>(
                 }
             }
             if !is_there {
-                let of = section.map_or_else(String::new, |section| format!(" with a listener {section:?}"));
-                problems.warning(target.place, field, format!("there is no Gateway {namespace}/{name}{of}"), None);
+                problems.warning(target.place, field, no_gateway(namespace, name, section), None);
             }
         }
     }

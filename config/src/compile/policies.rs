@@ -8,7 +8,7 @@ use crate::compile::listeners::Listener;
 use crate::model::Documents;
 use crate::model::listener_policy::{ClientAddress as Written, EncodedSlash as WrittenSlash, ProxyProtocol, Spec};
 use crate::model::policy::Mode;
-use crate::problem::{Place, Problems};
+use crate::problem::{Place, Problems, no_gateway};
 use crate::snapshot::shadow::ListenerShadow;
 use crate::snapshot::{ClientAddress, EncodedSlash, ListenerSettings};
 
@@ -37,9 +37,7 @@ pub(crate) fn attach(documents: &Documents, listeners: &mut [Listener<'_>], prob
                     && section.is_none_or(|section| section == listener.written.name.as_str())
             };
             if !listeners.iter().any(is_there) {
-                let of = section.map_or_else(String::new, |section| format!(" with a listener {section:?}"));
-                let reason = format!("there is no Gateway {namespace}/{}{of}", key.1);
-                problems.warning(target.place, field, reason, None);
+                problems.warning(target.place, field, no_gateway(namespace, key.1, section), None);
                 continue;
             }
             if let Some((winner, _)) = winners.get(&(key, is_shadow)) {

@@ -13,7 +13,7 @@ use crate::model::http_route::{
     HeaderMatch, Match, ParentRef, PathMatch, PathMatchType, QueryParamMatch, Rule as WrittenRule, Spec, ValueMatchType,
 };
 use crate::model::{Documents, Object};
-use crate::problem::{Place, Problems};
+use crate::problem::{Place, Problems, no_gateway};
 use crate::route::{Condition, Conditions, Expressions, PathCondition, Rank, RouteEntry, ValueTest};
 use crate::snapshot::policy::Policy;
 use crate::snapshot::{Backends, Choice, Rule};
@@ -104,8 +104,7 @@ fn attach_to(
             && parent.port.is_none_or(|port| port == listener.written.port.value)
     };
     if !listeners.iter().any(is_gateway) {
-        let reason = format!("there is no Gateway {namespace}/{name}");
-        return problems.warning(parent.place, field, reason, None);
+        return problems.warning(parent.place, field, no_gateway(namespace, name, None), None);
     }
     let mut named: Vec<_> =
         listeners.iter_mut().filter(|listener| is_gateway(listener) && is_named(listener)).collect();

@@ -21,7 +21,7 @@ pub struct HistoryArgs {
     /// Its name
     name: Option<String>,
     /// Its namespace
-    #[arg(short = 'n', long, value_name = "NAMESPACE", default_value = "default")]
+    #[arg(short = 'n', long, value_name = "NAMESPACE", default_value = "default", requires = "kind")]
     namespace: String,
     /// Revisions to ask for, the newest first; 1000 at most
     #[arg(long, default_value_t = 50)]

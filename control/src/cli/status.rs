@@ -42,21 +42,26 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         if !args.output.tell_raw(&answer) {
             say(&text(&answer));
         }
-        return Ok(code(is_everywhere(&answer)));
+        return Ok(code(is_everywhere(&answer) && awaited(&answer).is_empty()));
     }
     let answer =
         client.get(&path("/api/v1/status", &[("kind", kind.as_deref()), ("namespace", args.namespace.as_deref())]))?;
     let objects = answer["objects"].as_array().map_or(&[][..], Vec::as_slice);
     let missing: Vec<&Value> = objects.iter().filter(|object| !is_everywhere(object)).collect();
+    let awaited = awaited(&answer);
     if !args.output.tell_raw(&answer) {
         let proxies = count(answer["proxies"].as_u64().unwrap_or(0) as usize, "proxy", "proxies");
         let all = count(objects.len(), "document", "documents");
         say(&match missing.len() {
+            0 if !awaited.is_empty() => {
+                format!("revision {}, {proxies}: {all} in force where it is known\n", answer["revision"])
+            }
             0 => format!("revision {}, {proxies}: {all} in force wherever they are wanted\n", answer["revision"]),
             number => {
                 format!("revision {}, {proxies}: {number} of {all} not in force everywhere\n", answer["revision"])
             }
         });
+        say(&awaited);
         if answer["canary"].is_object() {
             say(&crate::cli::canary::text(&answer["canary"]));
         }
@@ -70,7 +75,20 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
             say("evenkeel status KIND NAME says where and why\n");
         }
     }
-    Ok(code(missing.is_empty()))
+    Ok(code(missing.is_empty() && awaited.is_empty()))
+}
+
+/// Who was connected before control started, and is not back; a line each.
+fn awaited(answer: &Value) -> String {
+    let list = &answer["awaited"];
+    let named = list["proxies"].as_array().map_or(&[][..], Vec::as_slice);
+    let line = |proxy: &Value| {
+        let [id, why] = ["id", "why"].map(|name| proxy[name].as_str().unwrap_or_default());
+        format!("  not known of {id}: {why}\n")
+    };
+    let more = (list["count"].as_u64().unwrap_or(0) as usize).saturating_sub(named.len());
+    let rest = (more > 0).then(|| format!("  nor of {}\n", count(more, "more proxy", "more proxies")));
+    named.iter().map(line).chain(rest).collect()
 }
 
 fn code(is_good: bool) -> ExitCode {
@@ -110,5 +128,5 @@ fn text(object: &Value) -> String {
         let names = names(&object["notEnforced"]["proxies"], number);
         lines.push(format!("  not enforced by {names}: too old to know this kind"));
     }
-    lines.join("\n") + "\n"
+    lines.join("\n") + "\n" + &awaited(object)
 }

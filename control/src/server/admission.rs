@@ -12,7 +12,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
 use crate::access::{Action, Denied, Role};
-use crate::server::guard::{BROWSER, Caller, Client, Guard, Stranger};
+use crate::server::guard::{Caller, Client, Guard, Stranger};
 use crate::server::limits::{Pace, Place};
 use crate::server::wire::{Busy, Link};
 
@@ -106,10 +106,10 @@ pub(crate) fn denied(Denied(reason): Denied) -> Status {
 }
 
 fn refuse(stranger: Stranger) -> Status {
+    let reason = stranger.reason();
     match stranger {
-        Stranger::Unknown => Status::unauthenticated("who is it? send `authorization: Bearer TOKEN`"),
-        Stranger::Wrong => Status::unauthenticated("this token is none, or no longer"),
-        Stranger::Browser => Status::permission_denied(BROWSER),
-        Stranger::TooOften(_) => Status::resource_exhausted("too many wrong tokens"),
+        Stranger::Unknown | Stranger::Wrong | Stranger::Over(_) => Status::unauthenticated(reason),
+        Stranger::Browser => Status::permission_denied(reason),
+        Stranger::TooOften(_) => Status::resource_exhausted(reason),
     }
 }

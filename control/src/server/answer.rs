@@ -57,6 +57,19 @@ impl Fault {
     }
 }
 
+/// A body of JSON, whatever its content type says.
+pub(crate) fn from_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| {
+        let (line, reason) = (error.line(), error.to_string());
+        // Where it is is said once.
+        let reason = reason.split(" at line ").next().unwrap_or_default();
+        let problem = json!({ "where": "body", "line": line, "field": "", "reason": reason, "hint": null,
+            "text": format!("body:{line}: {reason}") });
+        let fault = Fault::new(StatusCode::UNPROCESSABLE_ENTITY, format!("refused: body:{line}: {reason}"));
+        Fault { problems: vec![problem], ..fault }
+    })
+}
+
 /// One problem; `where` is a document or a place in a body.
 pub(crate) fn problem(problem: &Problem) -> Value {
     json!({

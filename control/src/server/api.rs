@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::access::Action;
 use crate::diff::{Difference, differences};
-use crate::server::answer::{Fault, problem};
+use crate::server::answer::{Fault, from_json, problem};
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
@@ -150,6 +150,9 @@ impl Api {
         }
         let transaction = parameters.transaction(caller, changes, purpose)?;
         if !parameters.dry_run {
+            if matches!(transaction.cause.course, Course::Trial(_)) {
+                self.may_try()?;
+            }
             let committed = self.store.commit(transaction).await?;
             return Ok(Json(tell(&self.checker(), &committed, false)));
         }
@@ -163,6 +166,23 @@ impl Api {
             checker.undo(&committed);
         }
         Ok(Json(told))
+    }
+
+    /// Whether all are here of whom some may try a change.
+    fn may_try(&self) -> Result<(), Fault> {
+        let (_, missing) = self.fleet.awaited();
+        let Some(first) = missing.first() else { return Ok(()) };
+        let more = missing.len() - 1;
+        let reason = match more {
+            0 => {
+                format!("canary: control has just started, and {first} is not back to try anything; again in a moment")
+            }
+            _ => format!(
+                "canary: control has just started, and {first} and {more} more are not back to try anything; again in a \
+                 moment"
+            ),
+        };
+        Err(Fault::new(StatusCode::CONFLICT, reason).retry_after(Duration::from_secs(1)))
     }
 
     pub(crate) fn checker(&self) -> MutexGuard<'_, Checker> {
@@ -295,10 +315,15 @@ async fn patch(
     Path(path): Path<(String, String, String)>,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
-    Json(patch): Json<Value>,
+    body: Bytes,
 ) -> Answer {
+    let patch = from_json(&body)?;
     let key = key(path);
     let object = api.store.state().get(&key).cloned().ok_or_else(|| Fault::absent(&key))?;
+    if !Value::is_object(&patch) {
+        let reason = "a patch is an object of those fields that change (RFC 7396)";
+        return Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, reason));
+    }
     let mut patched = value(Some(&object));
     merge(&mut patched, &patch);
     if document::key_of(&patched).as_ref() != Some(&key) {

@@ -106,7 +106,7 @@ impl Checker {
                 return Before::new();
             }
         };
-        found.retain(|warning| !is_elsewhere(draft, warning));
+        found.retain(|warning| !is_elsewhere(draft, whole, warning));
         let names = sources.into_iter().map(|source| source.name).collect();
         let mut before = self.warnings.replace(whole, &names, found);
         if whole.is_some() {
@@ -132,10 +132,10 @@ pub(crate) fn look_at_all(store: &Store, checker: &Mutex<Checker>) {
 }
 
 /// Gateways are looked at one by one: to each of them the others seem to be missing.
-fn is_elsewhere(draft: &Draft<'_>, warning: &Problem) -> bool {
-    let name = warning.reason.strip_prefix("there is no Gateway ").and_then(|name| name.split_once('/'));
-    name.is_some_and(|(namespace, name)| {
-        draft.get(&Key { kind: "Gateway".into(), namespace: namespace.into(), name: name.into() }).is_some()
+fn is_elsewhere(draft: &Draft<'_>, whole: &Whole, warning: &Problem) -> bool {
+    warning.missing_gateway().is_some_and(|(namespace, name)| {
+        let key = Key { kind: "Gateway".into(), namespace: namespace.into(), name: name.into() };
+        whole.as_ref() != Some(&key) && draft.get(&key).is_some()
     })
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, put};
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::access::Author;
-use crate::server::answer::Fault;
+use crate::server::answer::{Fault, from_json};
 use crate::server::api::{Answer, Api, Parameters};
 use crate::server::gate::Asking;
 use crate::store::{Cause, Change, Course, Expected, Object, Refusal, Store, Transaction};
@@ -50,8 +51,9 @@ async fn begin(
     Extension(caller): Asking,
     Path((namespace, service)): Path<(String, String)>,
     Query(mut parameters): Query<Parameters>,
-    Json(limit): Json<Limit>,
+    body: Bytes,
 ) -> Answer {
+    let limit: Limit = from_json(&body)?;
     let target = Key { kind: "Service".into(), namespace: (*namespace).into(), name: (*service).into() };
     if api.store.state().get(&target).is_none() {
         return Err(Fault::absent(&target));

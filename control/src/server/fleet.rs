@@ -1,6 +1,7 @@
 //! Who is connected: the machine of each proxy's stream, how far all of them are, who refuses something, and who has gone.
 //! Streams tell what they did, waiters hear only what changes for them. Cold.
 
+mod awaited;
 #[cfg(test)]
 mod tests;
 
@@ -16,10 +17,14 @@ use config::xds::server::{Limits, Stream};
 use tokio::sync::watch;
 
 use crate::server::canary::Candidate;
+use crate::server::fleet::awaited::{Awaited, LOOK_EVERY};
 use crate::server::metrics::Metrics;
+use crate::server::now;
 use crate::server::progress::{NEWEST, Progress};
 use crate::server::wire::Link;
 use crate::store::Store;
+
+pub(crate) use awaited::Names;
 
 /// Proxies that have gone, and are remembered.
 const GONE_MAX: usize = 10_000;
@@ -38,6 +43,11 @@ pub(crate) struct Fleet {
     /// Counts refusals.
     refusals: watch::Sender<u64>,
     gone: Mutex<VecDeque<Gone>>,
+    awaited: Mutex<Awaited>,
+    /// How many of them there are.
+    awaited_count: watch::Sender<usize>,
+    /// Counts who comes and who goes.
+    moves: AtomicU64,
     /// The newest that streams have been told of.
     revision: AtomicU64,
 }
@@ -109,7 +119,8 @@ impl Life {
 }
 
 impl Fleet {
-    pub(crate) fn new(store: Store) -> Fleet {
+    /// Nobody is here; those that were before are waited for.
+    pub(crate) fn new(store: Store, before: BTreeSet<Arc<str>>) -> Fleet {
         Fleet {
             store,
             metrics: Metrics::default(),
@@ -118,6 +129,9 @@ impl Fleet {
             floor: watch::Sender::new(None),
             refusals: watch::Sender::new(0),
             gone: Mutex::default(),
+            awaited_count: watch::Sender::new(before.len()),
+            awaited: Mutex::new(Awaited::new(before, Instant::now())),
+            moves: AtomicU64::new(0),
             revision: AtomicU64::new(0),
         }
     }
@@ -150,6 +164,53 @@ impl Fleet {
     /// How many have introduced themselves.
     pub(crate) fn count(&self) -> usize {
         self.proxies.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Those that were connected before this server started, and are not back: since when they are waited for, and who.
+    pub(crate) fn awaited(&self) -> (Instant, Vec<Arc<str>>) {
+        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        (awaited.started(), awaited.missing().iter().cloned().collect())
+    }
+
+    /// Told how many of them there are, when that changes.
+    pub(crate) fn awaited_count(&self) -> watch::Receiver<usize> {
+        self.awaited_count.subscribe()
+    }
+
+    /// Keeps the names of those that are connected, or waited for, for the next start.
+    pub(crate) async fn keep_names(self: Arc<Fleet>, names: Names) {
+        let names = Arc::new(names);
+        let (mut kept, mut is_told) = (None, false);
+        loop {
+            let is_over = self.change_awaited(|awaited| awaited.on_time(Instant::now()));
+            let moves = self.moves.load(Relaxed);
+            if is_over || kept != Some(moves) {
+                let (fleet, names) = (self.clone(), names.clone());
+                let stored = tokio::task::spawn_blocking(move || names.store(&fleet.names())).await;
+                kept = Some(moves);
+                if let Ok(Err(error)) = stored
+                    && !std::mem::replace(&mut is_told, true)
+                {
+                    eprintln!("{} who is connected cannot be kept for the next start: {error}", now());
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn names(&self) -> BTreeSet<Arc<str>> {
+        let (_, missing) = self.awaited();
+        self.proxies().iter().map(|proxy| proxy.life().id.clone()).chain(missing).collect()
+    }
+
+    /// Tells those that wait for it, if it did change.
+    fn change_awaited(&self, change: impl FnOnce(&mut Awaited) -> bool) -> bool {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_changed = change(&mut awaited);
+        if has_changed {
+            self.awaited_count.send_replace(awaited.missing().len());
+        }
+        has_changed
     }
 
     /// Told what is settled everywhere, when that changes.
@@ -197,13 +258,18 @@ impl Fleet {
         life.settled = if settled == catalog.revision() { NEWEST } else { settled };
         let refusals = life.stream.refusals();
         let new_refusals = refusals - std::mem::replace(&mut life.refusals, refusals);
-        let settled = life.settled;
+        let (settled, id) = (life.settled, before.is_none().then(|| life.id.clone()));
         drop(life);
-        if before.is_none() {
+        if id.is_some() {
             self.proxies.lock().unwrap_or_else(PoisonError::into_inner).insert(number, proxy.clone());
         }
         if before != Some(settled) {
             self.on_move(before, Some(settled), now);
+        }
+        if let Some(id) = id {
+            // Not before it counts among those that are here.
+            self.moves.fetch_add(1, Relaxed);
+            self.change_awaited(|awaited| awaited.on_come(&id));
         }
         if new_refusals > 0 {
             self.metrics.refusals.inc_by(new_refusals);
@@ -214,6 +280,7 @@ impl Fleet {
     /// A stream has ended.
     pub(crate) fn forget(&self, number: u64) {
         let Some(proxy) = self.proxies.lock().unwrap_or_else(PoisonError::into_inner).remove(&number) else { return };
+        self.moves.fetch_add(1, Relaxed);
         let now = Instant::now();
         let life = proxy.life();
         let settled = life.settled;

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::access::Action;
 use crate::server::answer::Fault;
-use crate::server::guard::{BROWSER, Caller, Client, Guard, Stranger};
+use crate::server::guard::{Caller, Client, Guard, Stranger};
 use crate::server::limits::Place;
 use crate::server::wire::{Busy, Link, Wire};
 
@@ -58,10 +58,30 @@ pub(crate) async fn pass(State(guard): State<Arc<Guard>>, request: Request, next
                 response = next.run(request) => response,
                 () = over(&mut hold.ended) => return refuse(Stranger::Wrong),
             };
-            response.map(|body| Body::new(Held { body, hold }))
+            told(response).await.map(|body| Body::new(Held { body, hold }))
         }
         Err(response) => *response,
     }
+}
+
+/// Says what is wrong in the form in which everything is said, where the framework did so in words of its own, or in none.
+async fn told(response: Response) -> Response {
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if is_json || !(response.status().is_client_error() || response.status().is_server_error()) {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    // It is ours, and is there.
+    let words = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words);
+    let reason = match (parts.status, &*words) {
+        (StatusCode::METHOD_NOT_ALLOWED, "") => "there is no such method here; `allow` names those that there are",
+        (status, "") => status.canonical_reason().unwrap_or_default(),
+        (_, words) => words,
+    };
+    let mut told = Fault::new(parts.status, reason).into_response();
+    told.headers_mut().extend(parts.headers.get(header::ALLOW).map(|methods| (header::ALLOW, methods.clone())));
+    told
 }
 
 /// What an answer keeps for as long as it is under way.
@@ -140,18 +160,17 @@ fn action(request: &Request) -> Action<'static> {
 }
 
 fn refuse(stranger: Stranger) -> Response {
-    let (status, reason) = match stranger {
-        Stranger::Unknown => (StatusCode::UNAUTHORIZED, "who is it? send `authorization: Bearer TOKEN`"),
-        Stranger::Wrong => (StatusCode::UNAUTHORIZED, "this token is none, or no longer"),
-        Stranger::Browser => (StatusCode::FORBIDDEN, BROWSER),
-        Stranger::TooOften(_) => (StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens"),
+    let status = match stranger {
+        Stranger::Unknown | Stranger::Wrong | Stranger::Over(_) => StatusCode::UNAUTHORIZED,
+        Stranger::Browser => StatusCode::FORBIDDEN,
+        Stranger::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
     };
-    let fault = Fault::new(status, reason);
+    let fault = Fault::new(status, stranger.reason());
     let fault = if let Stranger::TooOften(wait) = stranger { fault.retry_after(wait) } else { fault };
     let mut response = fault.into_response();
     if status == StatusCode::UNAUTHORIZED {
         let wrong = r#"Bearer realm="evenkeel", error="invalid_token""#;
-        let challenge = if stranger == Stranger::Wrong { wrong } else { r#"Bearer realm="evenkeel""# };
+        let challenge = if stranger == Stranger::Unknown { r#"Bearer realm="evenkeel""# } else { wrong };
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     response

@@ -59,12 +59,27 @@ pub(crate) struct Caller {
 pub(crate) enum Stranger {
     /// They have no token.
     Unknown,
-    /// Theirs is nobody's, or is over.
+    /// Theirs is nobody's.
     Wrong,
+    /// It was somebody's until then, in words.
+    Over(String),
     /// They tried too often.
     TooOften(Duration),
     /// A page of a browser on this machine asks, and nobody knows whose.
     Browser,
+}
+
+impl Stranger {
+    /// Why, for whoever is sent away.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Stranger::Unknown => "who is it? send `authorization: Bearer TOKEN`",
+            Stranger::Wrong => "this token is none, or no longer",
+            Stranger::Over(reason) => reason,
+            Stranger::Browser => BROWSER,
+            Stranger::TooOften(_) => "too many wrong tokens",
+        }
+    }
 }
 
 /// What both ports share.
@@ -127,14 +142,15 @@ impl Guard {
         let secret = presented.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let tokens = self.store.tokens();
-        let token = secret.and_then(|(_, secret)| tokens.borrow().find(secret.trim(), now_ms).cloned());
-        if let Some(token) = token {
-            return Ok(known(token.identity.clone(), Some(token)));
+        let token = secret.and_then(|(_, secret)| tokens.borrow().find(secret.trim()).cloned());
+        if let Some(token) = token.as_ref().filter(|token| !token.is_over(now_ms)) {
+            return Ok(known(token.identity.clone(), Some(token.clone())));
         }
         self.wrong.admit(source(from), Instant::now()).map_err(Stranger::TooOften)?;
+        let stranger = token.map_or(Stranger::Wrong, |token| Stranger::Over(over(&token)));
         let author = Author { name: "".into(), role: None, from: Some(from) };
-        self.note(0, author, action, "its token is none, or no longer");
-        Err(Stranger::Wrong)
+        self.note(0, author, action, stranger.reason());
+        Err(stranger)
     }
 
     /// Writes down what was refused, or counts it where there is too much of that.
@@ -151,6 +167,13 @@ impl Guard {
             Err(_) => drop(notes.passed_over.fetch_add(1, Relaxed)),
         }
     }
+}
+
+/// Whoever has the secret may know what became of its token.
+fn over(token: &Token) -> String {
+    let ended = token.expires_ms.and_then(|expires_ms| jiff::Timestamp::from_millisecond(expires_ms).ok());
+    let since = ended.map_or_else(String::new, |ended| format!(" since {ended}"));
+    format!("token {} is over{since}: make another with evenkeel token create", token.identity.name)
 }
 
 /// A page of another site can send requests of some kinds to any address of this machine (Fetch, 3.2), and has a name that

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, Query, State};
 use axum::routing::get;
@@ -47,17 +47,25 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
     let state = api.store.state();
     let (revision, objects) = (state.revision(), state.objects().filter(is_meant).cloned().collect::<Vec<_>>());
     drop(state);
-    let census = Census::take(&api, Instant::now());
+    let now = Instant::now();
+    let census = Census::take(&api, now);
     let objects: Vec<Value> = objects.iter().map(|object| told(&api, &census, object)).collect();
-    Ok(Json(
-        json!({ "revision": revision, "proxies": census.proxies, "objects": objects, "canary": api.trials.told() }),
-    ))
+    Ok(Json(json!({
+        "revision": revision,
+        "proxies": census.proxies,
+        "awaited": awaited(&api.fleet, now),
+        "objects": objects,
+        "canary": api.trials.told(),
+    })))
 }
 
 async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
     let key: Key = key(path);
     let object = api.store.state().get(&key).cloned().ok_or_else(|| Fault::absent(&key))?;
-    Ok(Json(told(&api, &Census::take(&api, Instant::now()), &object)))
+    let now = Instant::now();
+    let mut told = told(&api, &Census::take(&api, now), &object);
+    told["awaited"] = awaited(&api.fleet, now);
+    Ok(Json(told))
 }
 
 fn told(api: &Api, census: &Census, object: &Object) -> Value {
@@ -127,6 +135,20 @@ pub(crate) fn behind(life: &Life, now: Instant) -> Value {
         "silentMilliseconds": since.map(|since| since.as_millis() as u64),
         "why": why,
     })
+}
+
+/// A proxy that was connected before this server started, and is not back.
+pub(crate) fn not_back(id: &str, for_so_long: Duration) -> Value {
+    let why = format!("control has started {:.1} s ago, and it is not back yet", for_so_long.as_secs_f64());
+    json!({ "id": id, "version": "", "silentMilliseconds": for_so_long.as_millis() as u64, "why": why })
+}
+
+/// Those that are not.
+fn awaited(fleet: &Fleet, now: Instant) -> Value {
+    let (started, missing) = fleet.awaited();
+    let mut named = Named::default();
+    missing.iter().for_each(|id| named.add(|| not_back(id, now.duration_since(started))));
+    named.json()
 }
 
 /// The document that a resource is a part of: a Service and its endpoints travel apart.

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use crate::access::{Bounds, Identity, Role, Workload};
-use crate::server::answer::Fault;
+use crate::server::answer::{Fault, from_json};
 use crate::server::gate::Asking;
 use crate::store::{SECRET_BYTES, Store, Token, TokenChange, hash, secret};
 
@@ -76,8 +76,7 @@ async fn create(
     Extension(caller): Asking,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), Fault> {
-    let wanted: Wanted = serde_json::from_slice(&body)
-        .map_err(|error| Fault::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body is no token: {error}")))?;
+    let wanted: Wanted = from_json(&body)?;
     let now_ms = jiff::Timestamp::now().as_millisecond();
     let (identity, expires_ms) = checked(wanted, now_ms).map_err(|problems| Fault::fields(&problems))?;
     let (token, secret) = mint(identity, expires_ms, caller.author().name, now_ms);

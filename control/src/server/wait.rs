@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::server::answer::Fault;
 use crate::server::api::{Answer, Api};
-use crate::server::status::{Named, Refused, behind, document_of, refused_json};
+use crate::server::status::{Named, Refused, behind, document_of, not_back, refused_json};
 use crate::store::Course;
 
 /// The longest wait, and the one of who does not say.
@@ -80,6 +80,7 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
     let question = Question::of(&api, revision);
     let deadline = tokio::time::Instant::now() + timeout;
     let (mut floor, mut refusals, mut revisions) = (api.fleet.floor(), api.fleet.refusals(), api.store.revisions());
+    let mut awaited = api.fleet.awaited_count();
     let mut has_waited = false;
     loop {
         refusals.borrow_and_update();
@@ -88,7 +89,9 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
             return Ok(Json(answer));
         }
         let is_on_trial = api.trials.is_on(revision);
-        let is_settled = floor.borrow_and_update().is_none_or(|floor| floor >= revision);
+        // Of those that were connected before this server started nobody knows what they have.
+        let are_all_back = *awaited.borrow_and_update() == 0;
+        let is_settled = are_all_back && floor.borrow_and_update().is_none_or(|floor| floor >= revision);
         let is_over = tokio::time::Instant::now() >= deadline;
         if is_over || !is_on_trial && (is_settled || question.is_refused(&api)) {
             return Ok(Json(question.answer(&api, has_waited)));
@@ -97,6 +100,7 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
         // The fleet lives as long as the server.
         tokio::select! {
             _ = floor.changed() => {}
+            _ = awaited.changed() => {}
             _ = refusals.changed() => tokio::time::sleep(REFUSALS_TOGETHER).await,
             _ = revisions.changed(), if is_on_trial => {}
             // Proxies get what is promoted a moment after it is.
@@ -179,6 +183,10 @@ impl Question {
             }
             here.insert(life.id.clone());
         }
+        let (started, missing) = api.fleet.awaited();
+        for id in &missing {
+            late.add(|| not_back(id, now.duration_since(started)));
+        }
         let mut gone = Named::default();
         for one in api.fleet.gone_since(self.committed.unwrap_or(self.asked)) {
             // Whoever came again is among those that are here.
@@ -189,7 +197,7 @@ impl Question {
         }
         let trial = api.trials.told();
         let is_on_trial = api.trials.is_on(self.revision);
-        let is_in_force = on == proxies.len() && !is_on_trial;
+        let is_in_force = on == proxies.len() && missing.is_empty() && !is_on_trial;
         let outcome = if is_on_trial {
             "onTrial"
         } else if is_in_force {
@@ -211,7 +219,7 @@ impl Question {
             "revision": self.revision,
             "outcome": outcome,
             "on": on,
-            "of": proxies.len(),
+            "of": proxies.len() + missing.len(),
             "milliseconds": took.filter(|_| !proxies.is_empty()).map(|took| took.as_micros().div_ceil(1_000) as u64),
             "behind": late.json(),
             "refused": refused_json(&refused, refused_count),

@@ -294,7 +294,7 @@ fn each_token_may_what_its_role_says_and_the_audit_tells() {
         (&proxy, "GET /api/v1/objects", "", 403, "edge (proxy) may not read: it is for the xDS port only"),
         (&admin, "POST /api/v1/tokens", r#"{"name": "ci", "role": "viewer"}"#, 409, "there is a token ci already"),
         (&admin, "POST /api/v1/tokens", r#"{"name": "", "role": "x"}"#, 422, "role: "),
-        (&admin, "POST /api/v1/tokens", "[", 422, "is no token"),
+        (&admin, "POST /api/v1/tokens", "[", 422, "refused: body:1: EOF"),
         (&admin, "DELETE /api/v1/tokens/none", "", 404, "there is no token none"),
         (&admin, "DELETE /api/v1/tokens/look", "", 200, "look"),
         (&viewer, "GET /api/v1/objects", "", 401, "no longer"),
@@ -413,6 +413,7 @@ fn who_is_revoked_is_cut_at_once() {
     assert!(jiff::Timestamp::now() >= soon && status.message() == "token edge is revoked, or over", "{status:?}");
     let refused = control.stream(Some(&proxy), says).err().expect("it is over");
     assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("token edge is over since 20"), "{refused:?}");
 }
 
 #[test]
@@ -433,6 +434,22 @@ fn a_gateway_shows_its_token_and_believes_one_ca() {
     let misled = launch(&stranger.ca());
     until("a gateway that believes another", || misled.stderr().contains("certificate").then_some(()));
 
+    // What is wrong is said in words of those who can mend it.
+    for (place, flags, words) in [
+        (control.xds, &[][..], "(does it speak TLS? Then say --control-ca FILE)"),
+        (
+            control.api,
+            &flags(&ca),
+            "(is that its REST API? Proxies go to the address of --xds, by default port 15010)",
+        ),
+        (control.xds, &flags(&ca)[..2], "refuses this proxy, there are no rules so far: who is it?"),
+    ] {
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let lost = Launch::under(place).flags(&flags).spawn();
+        let told = || lost.stderr().contains("there are no rules so far").then(|| lost.stderr());
+        let (told, _) = until("a gateway that is lost", told);
+        assert!(told.contains(words), "{told}");
+    }
     let gateway = launch(&ca);
     until("a gateway that waits", || gateway.stderr().contains("does not know this Gateway").then_some(()));
     let backend = Backend::canned("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none");

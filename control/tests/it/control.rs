@@ -19,6 +19,16 @@ fn documents_are_checked_kept_and_told() {
     let json = "Content-Type: application/json\r\n";
     let grantless = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: x}, \
                      spec: {parentRefs: [{name: g}], rules: [{backendRefs: [{name: a, namespace: default, port: 80}]}]}}";
+    let policy = |section: &str| {
+        let target = |name: &str, section: &str| {
+            format!("{{group: gateway.networking.k8s.io, kind: Gateway, name: {name}, sectionName: {section}}}")
+        };
+        let targets = [target("g", "http"), target("h", section)].join(", ");
+        format!(
+            "{{apiVersion: evenkeel.dev/v1alpha1, kind: ListenerPolicy, metadata: {{name: p}}, spec: {{targetRefs: \
+             [{targets}], maxConnections: 9}}}}"
+        )
+    };
     // What is asked, its status, and what the answer says somewhere.
     for (start, headers, body, status, words) in [
         ("GET /api/v1/objects", "", "", 200, r#"{"objects":[],"revision":0}"#),
@@ -47,6 +57,21 @@ fn documents_are_checked_kept_and_told() {
             200,
             "Gateway/default/h",
         ),
+        // Nor is what belongs to another of them missing.
+        (
+            "POST /api/v1/objects?dryRun=true",
+            "",
+            &[gateway("g"), gateway("h"), policy("http")].join("\n---\n"),
+            200,
+            r#""object":"ListenerPolicy/default/p","warnings":[]"#,
+        ),
+        (
+            "POST /api/v1/objects?dryRun=true",
+            "",
+            &[gateway("g"), gateway("h"), policy("none")].join("\n---\n"),
+            200,
+            r#"there is no Gateway default/h with a listener \"none\""#,
+        ),
         // Who believes what is no longer so.
         (&format!("PUT {A}"), "If-Match: \"9\"\r\n", &service("a", 81), 409, "it is at revision 1"),
         (&format!("PUT {A}"), "If-None-Match: *\r\n", &service("a", 81), 409, "it is at revision 1"),
@@ -68,7 +93,17 @@ fn documents_are_checked_kept_and_told() {
         ("DELETE /api/v1/objects/Service/default/b", "", "", 200, r#""change":"removed""#),
         ("DELETE /api/v1/objects/Service/default/b", "", "", 404, "there is no"),
         ("GET /api/v1/objects?kind=Service&namespace=other", "", "", 200, r#""objects":[]"#),
-        ("GET /api/v1/objects?kin=Service", "", "", 400, ""),
+        // In the form of all answers, whoever found it.
+        ("GET /api/v1/objects?kin=Service", "", "", 400, "unknown field `kin`"),
+        ("POST /api/v1/history", "", "", 405, "there is no such method here"),
+        (&format!("PATCH {A}"), json, "[1]", 422, "RFC 7396"),
+        (
+            &format!("PATCH {A}"),
+            "Content-Type: text/plain\r\n",
+            "{\n{",
+            422,
+            r#""text":"body:2: key must be a string""#,
+        ),
         ("GET /api/v1/history?count=1", "", "", 200, r#""objects":["Service/default/b"],"revision":4"#),
         (&format!("GET {A}/history"), "", "", 200, r#""revision":3"#),
         ("POST /api/v1/rollback?revision=1&dryRun=true", "", "", 200, r#""after":80,"before":82"#),

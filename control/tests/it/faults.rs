@@ -116,6 +116,48 @@ fn who_takes_the_name_of_another_answers_for_itself() {
 }
 
 #[test]
+fn a_control_that_has_just_started_knows_whom_it_does_not_know() {
+    let folder = Scratch::create("faults").expect("a folder");
+    let mut control = Control::start(&folder);
+    let places = [control.address, control.xds];
+    let revision = control.apply(&behind(1));
+    let mut proxies = ["one", "two"]
+        .map(|name| Subscriber::new(&format!("default/g@{name}"), &["Gateway/default/g/*", "Endpoints/default/a"]));
+    for proxy in &mut proxies {
+        proxy.connect(places[1]);
+        assert_eq!(proxy.take().revision, revision);
+    }
+    let names = folder.path().join("data/connected");
+    let kept = || std::fs::read_to_string(&names).unwrap_or_default();
+    until("both names", || (kept() == "default/g@one\ndefault/g@two\n").then_some(()));
+    // Twice: who is not back in between is still waited for.
+    for _ in 0..2 {
+        control.kill();
+        control = Control::start_at(&folder, places);
+        assert_eq!(waited(&control, revision), "\"late\" 0 of 2 default/g@one default/g@two");
+    }
+    let canary = "POST /api/v1/objects?canary=1";
+    let (status, told) = control.ask(canary, "", &behind(2));
+    assert!(status == 409 && told.to_string().contains("default/g@one and 1 more are not back"), "{status} {told}");
+    let awaited = |control: &Control, place: &str| control.ask(place, "", "").1["awaited"]["count"].clone();
+    for place in ["GET /api/v1/status", "GET /api/v1/objects/Gateway/default/g/status"] {
+        assert_eq!(awaited(&control, place), 2, "{place}");
+    }
+    let [one, two] = &mut proxies;
+    one.connect(places[1]);
+    until("the first of them", || (waited(&control, revision) == "\"late\" 1 of 2 default/g@two").then_some(()));
+    // Who waits is answered as soon as the last of them is back.
+    std::thread::scope(|scope| {
+        let wait = scope.spawn(|| control.ask("GET /api/v1/wait?timeout=60s", "", "").1);
+        two.connect(places[1]);
+        let told = wait.join().expect("an answer");
+        assert_eq!((&told["outcome"], &told["on"]), (&"inForce".into(), &2.into()), "{told}");
+    });
+    assert_eq!(awaited(&control, "GET /api/v1/status"), 0);
+    assert_eq!(control.ask(canary, "", &behind(2)).0, 200, "there are those who can try it");
+}
+
+#[test]
 fn nobody_reports_for_another() {
     let folder = Scratch::create("faults").expect("a folder");
     let (control, runtime) = (access::Control::start(&folder, &[]), runtime());

@@ -63,6 +63,7 @@ pub(super) async fn open(control: Arc<Control>) -> Opened {
     let mut service = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let responses = tokio::time::timeout(CONNECT_TIMEOUT, service.delta_aggregated_resources(request)).await;
     let responses = responses.map_err(|_| Status::deadline_exceeded("it does not answer"))?;
-    let explained = |status: Status| Status::new(status.code(), with_causes(status.message().to_owned(), &status));
+    let explained =
+        |status: Status| control.hinted(Status::new(status.code(), with_causes(status.message().to_owned(), &status)));
     Ok((sender, responses.map_err(explained)?.into_inner(), way))
 }

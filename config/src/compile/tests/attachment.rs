@@ -147,6 +147,12 @@ fn parents() {
         check_warnings(&documents, &[&format!("spec.parentRefs[0]: {expected}")]);
         check(&documents, &[("GET h/", "404")]);
     }
+    // Those that a control server sends belong to one Gateway: others are there for others.
+    let of_two = route("name: r", &format!("parentRefs: [{{name: shop}}, {{name: gone}}], rules: [{{{TO_A}}}]"));
+    check_warnings(&of_two, &["spec.parentRefs[1]: there is no Gateway default/gone"]);
+    let sent = Source { name: "control".into(), bytes: format!("{BASE}{of_two}").into_bytes() };
+    let read = crate::Reader::new(crate::Origin::Control).read(&[sent]).expect("it is right");
+    assert_eq!(read.warnings, []);
     check_warnings(
         &route("name: r", &format!("rules: [{{{TO_A}}}]")),
         &["spec.parentRefs: is attached to no Gateway and serves nothing"],

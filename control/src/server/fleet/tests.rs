@@ -29,7 +29,7 @@ impl World {
         let checker = Arc::new(Mutex::new(Checker::default()));
         let disk = Disk::open(File::Memory).expect("memory");
         let store = Store::start(disk, Box::new(checker)).expect("an empty store");
-        let fleet = Arc::new(Fleet::new(store.clone()));
+        let fleet = Arc::new(Fleet::new(store.clone(), BTreeSet::new()));
         let feed = Arc::new(Feed::new(fleet.clone()));
         tokio::spawn({
             let (feed, store) = (feed.clone(), store.clone());
