@@ -73,7 +73,12 @@ impl Input {
             line += lines(bytes);
         }
         match body.len() > BODY_BYTES_MAX {
-            true => Err(Failure::Usage(format!("more than {} MiB at once", BODY_BYTES_MAX >> 20))),
+            true => {
+                let largest = sources.iter().max_by_key(|source| source.bytes.len());
+                let name = largest.map_or_else(String::new, |largest| format!("{}: ", largest.name));
+                let of = if sources.len() > 1 { ", of which this file is the largest" } else { "" };
+                Err(Failure::Usage(format!("{name}more than {} MiB at once{of}", BODY_BYTES_MAX >> 20)))
+            }
             false => Ok(Input { body, starts, sources, places: OnceLock::new() }),
         }
     }

@@ -40,7 +40,7 @@ impl Fault {
         let told = problems.iter().map(|(field, reason)| {
             json!({ "where": "body", "field": field, "reason": reason, "text": format!("{field}: {reason}") })
         });
-        let error = format!("refused: {} problems", problems.len());
+        let error = format!("refused: {} problem{}", problems.len(), if problems.len() == 1 { "" } else { "s" });
         Fault { problems: told.collect(), ..Fault::new(StatusCode::UNPROCESSABLE_ENTITY, error) }
     }
 

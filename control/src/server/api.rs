@@ -417,6 +417,10 @@ async fn rollback(
     let Some(revision) = parameters.revision else {
         return Err(Fault::new(StatusCode::BAD_REQUEST, "which revision? ?revision=N"));
     };
+    let last = *api.store.revisions().borrow();
+    if revision > last {
+        return Err(wait::not_so_far(revision, last));
+    }
     let changes = api.store.way_back(revision, |key| parameters.means(key));
     let changes = changes.map_err(|error| Fault::new(StatusCode::NOT_FOUND, error.to_string()))?;
     parameters.message.get_or_insert_with(|| format!("back to revision {revision}"));

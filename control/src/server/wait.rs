@@ -61,12 +61,15 @@ impl Drop for Waiter {
     }
 }
 
+pub(crate) fn not_so_far(revision: u64, last: u64) -> Fault {
+    Fault::new(StatusCode::NOT_FOUND, format!("there is no revision {revision} so far; the last one is {last}"))
+}
+
 async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
     let last = *api.store.revisions().borrow();
     let revision = parameters.revision.unwrap_or(last);
     if revision > last {
-        let reason = format!("there is no revision {revision} so far; the last one is {last}");
-        return Err(Fault::new(StatusCode::NOT_FOUND, reason));
+        return Err(not_so_far(revision, last));
     }
     let timeout = parameters.timeout.as_deref().map_or(Some(WAIT_USUAL), duration).ok_or_else(|| {
         let text = parameters.timeout.as_deref().unwrap_or_default();

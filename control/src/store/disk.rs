@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use config::document::Key;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
 
 use crate::access::Author;
@@ -279,10 +279,13 @@ impl Disk {
 
 fn open(file: &File) -> Result<Database, DiskError> {
     match file {
-        File::Path(path) => Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| DiskError(format!("{}: {error}", path.display()))),
+        File::Path(path) => Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => {
+                let reason = "another process has it open: does a control server run on this folder?";
+                DiskError(format!("{}: {reason}", path.display()))
+            }
+            error => DiskError(format!("{}: {error}", path.display())),
+        }),
         #[cfg(test)]
         File::Memory => Ok(Database::builder().create_with_backend(redb::backends::InMemoryBackend::new())?),
         #[cfg(test)]

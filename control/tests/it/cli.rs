@@ -161,7 +161,7 @@ fn commands_say_what_they_did() {
             "changed  Service/default/a\nremoved  Service/n/b\na dry run: 2 documents would change, nothing did",
         ),
         ("rollback 1 -n n", 0, "removed  Service/n/b\nrevision 3: 1 document"),
-        ("rollback 9", 1, "the store: revision 9 is not remembered"),
+        ("rollback 9", 1, "there is no revision 9 so far; the last one is 3"),
         ("delete svc a -m gone", 0, "removed  Service/default/a\nrevision 4: 1 document"),
         ("delete svc a", 1, "there is no Service/default/a"),
         (

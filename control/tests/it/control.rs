@@ -108,7 +108,7 @@ fn documents_are_checked_kept_and_told() {
         (&format!("GET {A}/history"), "", "", 200, r#""revision":3"#),
         ("POST /api/v1/rollback?revision=1&dryRun=true", "", "", 200, r#""after":80,"before":82"#),
         ("POST /api/v1/rollback?revision=1", "", "", 200, r#""revision":5"#),
-        ("POST /api/v1/rollback?revision=9", "", "", 404, "revision 9 is not remembered"),
+        ("POST /api/v1/rollback?revision=9", "", "", 404, "there is no revision 9 so far; the last one is 5"),
         ("POST /api/v1/rollback", "", "", 400, "which revision"),
         // Nobody is connected: there is nothing to wait for, and nobody who could have it.
         ("GET /api/v1/wait?revision=5&timeout=1s", "", "", 200, r#""of":0,"on":0,"outcome":"inForce""#),
