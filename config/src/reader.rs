@@ -126,7 +126,15 @@ impl Reader {
         self.forget(passing);
         if self.origin == Origin::Control {
             // A proxy gets its own Gateway only: others are there for others.
-            list.retain(|problem| problem.severity == Severity::Error || problem.missing_gateway().is_none());
+            list.retain(|problem| {
+                let is_here = |name| {
+                    documents
+                        .gateways
+                        .iter()
+                        .any(|gateway| (gateway.metadata.namespace(), gateway.metadata.name()) == name)
+                };
+                problem.severity == Severity::Error || problem.missing_gateway().is_none_or(is_here)
+            });
         }
         if is_refused { Err(list) } else { Ok(Checked { snapshot, warnings: list }) }
     }

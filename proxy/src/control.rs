@@ -74,11 +74,12 @@ impl Control {
     pub(crate) fn hinted(&self, status: Status) -> Status {
         let said = status.message();
         let hint = match self.ca {
-            None if ["frame with invalid size", "FRAME_SIZE_ERROR", "broken pipe", "connection reset"]
-                .iter()
-                .any(|words| said.contains(words)) =>
-            {
+            None if ["frame with invalid size", "FRAME_SIZE_ERROR"].iter().any(|words| said.contains(words)) => {
                 "does it speak TLS? Then say --control-ca FILE"
+            }
+            // Who takes what we say for TLS may end the connection before it has told so.
+            None if ["broken pipe", "connection reset"].iter().any(|words| said.contains(words)) => {
+                "it ended the connection; does it speak TLS? Then say --control-ca FILE"
             }
             None if said.contains("HTTP_1_1_REQUIRED") || said.contains("invalid HTTP version") => API_PORT,
             Some(_) if said.contains("NoApplicationProtocol") => API_PORT,

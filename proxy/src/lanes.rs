@@ -11,7 +11,7 @@ use std::time::Duration;
 use config::Snapshot;
 use config::snapshot::lanes::{Isolation, LaneGroup, LaneRole};
 use filters::Head;
-use filters::lane::{self, Decision};
+use filters::lane;
 
 use crate::view::ClusterView;
 
@@ -185,18 +185,16 @@ impl Lanes {
             LaneRole::Decide(group) => {
                 let guard = |index: usize| shadow.bears(group, index, ready);
                 // What a client says of lanes would have been removed before.
-                let decision = match lane::is_tagged(head, &self.all) || lane::is_tagged(head, &shadow.all) {
-                    false => lane::decide(group, head, client, dice, guard),
-                    true => {
-                        let mut stripped = head.clone();
-                        lane::strip(&mut stripped, &self.all);
-                        lane::strip(&mut stripped, &shadow.all);
-                        // The cookie that it would be given is nobody's.
-                        let lane = lane::decide(group, &stripped, client, dice, guard).lane;
-                        Decision { lane, issue: None }
-                    }
-                };
-                let lane = decision.lane.and_then(|index| shadow.find(group, index));
+                let is_tagged = lane::is_tagged(head, &self.all) || lane::is_tagged(head, &shadow.all);
+                let stripped = is_tagged.then(|| {
+                    let mut stripped = head.clone();
+                    lane::strip(&mut stripped, &self.all);
+                    lane::strip(&mut stripped, &shadow.all);
+                    stripped
+                });
+                // The cookie that it would be given is nobody's.
+                let index = lane::decide(group, stripped.as_ref().unwrap_or(head), client, dice, guard).lane;
+                let lane = index.and_then(|index| shadow.find(group, index));
                 [Shadowed { group: group.name.clone(), lane }].into()
             }
         })

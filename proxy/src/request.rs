@@ -145,7 +145,6 @@ async fn forward(
         return Ok(reply::send_redirect(guard, client, meta, redirect, record).await);
     }
     let cluster = cluster.ok_or(ProxyError::here(Kind::NoCluster))?;
-    record.tell_fallbacks(worker, &cluster);
     if !cluster.protection.is_empty()
         && let Some(refused) =
             passage.enter(Stage::Cluster(cluster.clone()), asked, head, record, client, deadline).await?
@@ -157,6 +156,7 @@ async fn forward(
         true => worker.view().cluster(&cluster.cluster.name).ok_or(ProxyError::here(Kind::NoEndpoint))?,
     };
     let cluster = first_use::ensure(worker, client, cluster, deadline).await?;
+    record.tell_fallbacks(worker, &cluster);
     if head.authority.is_empty() {
         // HTTP/1.0 may come without a host; what we send must have one (RFC 9112 3.2).
         let cluster = &cluster.cluster;

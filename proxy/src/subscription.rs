@@ -36,6 +36,8 @@ pub(crate) use crate::subscription::reporter::Fare;
 
 /// A start waits for control for so long before it takes what is on disk: what control says is never older.
 const CONTROL_FIRST: Duration = Duration::from_secs(1);
+/// What is said of a control that cannot be reached.
+const ABSENT: &str = "is not there";
 /// From one look at what has to be written to the next.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -131,8 +133,7 @@ impl Subscription {
             updates,
             line: Line::Down { until: Instant::now() },
             is_heard: false,
-            is_told: false,
-            is_refused: false,
+            told: None,
             keeper: Keeper::new(folder),
             reporter: Reporter::new(),
             status,
@@ -220,10 +221,8 @@ struct Life {
     line: Line,
     /// Control has said something on this connection.
     is_heard: bool,
-    /// That the connection is gone; again only after there was one.
-    is_told: bool,
-    /// It is gone since control does not want this proxy.
-    is_refused: bool,
+    /// In which way there is no connection, as it was told last; again only after there was one, or in another way.
+    told: Option<&'static str>,
     keeper: Keeper,
     reporter: Reporter,
     status: Arc<Status>,
@@ -344,7 +343,7 @@ impl Life {
                 self.in_force.clear();
                 self.start = None;
                 event("error", "the copy of the last configuration cannot be used; waiting for control");
-                self.lose("the copy cannot be used");
+                self.lose("is asked for everything", "the copy cannot be used");
             }
         }
         if is_good {
@@ -360,7 +359,7 @@ impl Life {
         let actions = match &order {
             Order::Want(names) => self.client.want(names.iter().map(|name| &**name)),
             Order::Forget(names) => self.client.forget(names.iter().map(|name| &**name)),
-            Order::IntroduceAgain => return self.lose("what was refused is in force after all"),
+            Order::IntroduceAgain => return self.lose("hears it again", "what was refused is in force after all"),
         };
         self.act(actions);
     }
@@ -378,7 +377,7 @@ impl Life {
                 // Before it says something it may still send us away.
                 if !std::mem::replace(&mut self.is_heard, true) {
                     event("info", &format!("connected to control at {}", self.control.address));
-                    self.is_told = false;
+                    self.told = None;
                     self.status.control(|control| control.is_connected = true);
                 }
                 let actions = self.client.on_response(response);
@@ -399,7 +398,7 @@ impl Life {
                     let track = if is_urgent { &mut self.endpoints } else { &mut self.rules };
                     track.waiting.push_back(change);
                 }
-                (Action::Disconnect(reason), _) => self.lose(&reason),
+                (Action::Disconnect(reason), _) => self.lose("is not understood", &reason),
                 (Action::Send(request), Line::Up(sender, ..)) => {
                     // A stream that has just ended is noticed where it is read.
                     let _ = sender.send(*request);
@@ -411,20 +410,20 @@ impl Life {
 
     /// The connection is gone, or there is none: because it is not there, or since it does not want this proxy.
     fn lose_for(&mut self, status: &tonic::Status) {
-        self.is_refused = matches!(
+        let is_refused = matches!(
             status.code(),
             Code::Unauthenticated | Code::PermissionDenied | Code::ResourceExhausted | Code::InvalidArgument
         );
-        self.lose(status.message());
+        self.lose(if is_refused { "refuses this proxy" } else { ABSENT }, status.message());
     }
 
-    fn lose(&mut self, reason: &str) {
+    /// `what` is what control does, in words.
+    fn lose(&mut self, what: &'static str, reason: &str) {
         let pause = self.client.on_disconnected(RandomState::new().hash_one(&self.control.address));
         self.line = Line::Down { until: Instant::now() + pause };
         self.status.control(|control| control.is_connected = false);
-        if !std::mem::replace(&mut self.is_told, true) {
+        if self.told.replace(what) != Some(what) {
             let rules = if self.is_begun { "its last rules stay in force" } else { "there are no rules so far" };
-            let what = if self.is_refused { "refuses this proxy" } else { "is not there" };
             event("warn", &format!("control at {} {what}, {rules}: {reason}", self.control.address));
         }
         self.begin_without_control(reason);

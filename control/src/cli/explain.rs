@@ -218,7 +218,10 @@ fn verdict(policy: &Value) -> String {
     let mut said = match policy["verdict"].as_str().unwrap_or_default() {
         "notConcerned" => "does not look at it".to_owned(),
         "admit" => "lets it through".to_owned(),
-        "delay" => format!("holds it up for {} ms", policy["milliseconds"]),
+        "delay" => match policy["milliseconds"].as_u64() {
+            Some(time) => format!("holds it up for {time} ms"),
+            None => "lets it wait for a connection".to_owned(),
+        },
         "refuse" => match (policy["retryAfterSeconds"].as_u64(), policy["status"].as_u64()) {
             (Some(seconds), _) => format!("refuses it for {seconds} s"),
             (None, Some(status)) => format!("answers it {status}"),
@@ -251,7 +254,25 @@ fn verdict(policy: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn verdicts_are_words() {
+        for (policy, expected) in [
+            (json!({"verdict": "delay", "milliseconds": 20}), "holds it up for 20 ms"),
+            (
+                json!({"verdict": "delay", "mode": "shadow"}),
+                "lets it wait for a connection (in shadow: it only counts)",
+            ),
+            (json!({"verdict": "refuse", "status": 413}), "answers it 413"),
+            (json!({"verdict": "refuse", "retryAfterSeconds": 1}), "refuses it for 1 s"),
+            (json!({"verdict": "lane", "lane": "blue"}), "puts it into lane blue"),
+        ] {
+            assert_eq!(verdict(&policy), expected, "{policy}");
+        }
+    }
 
     #[test]
     fn addresses_have_host_port_and_path() {

@@ -69,7 +69,9 @@ impl Admission {
         if let Some(node) = &request.node {
             let introduce = Action::Introduce { id: &node.id, cluster: &node.cluster };
             self.caller.may(&introduce, "a proxy's stream").map_err(denied)?;
-            self.link.introduce(&node.id);
+            if !self.link.introduce(&node.id) {
+                return Err(Status::permission_denied("each proxy has a connection of its own"));
+            }
         }
         for name in &request.resource_names_subscribe {
             self.caller.may(&Action::Subscribe(name), "a proxy's stream").map_err(denied)?;

@@ -51,6 +51,11 @@ impl Fault {
         Fault { problems: told, ..Fault::new(StatusCode::UNPROCESSABLE_ENTITY, error) }
     }
 
+    /// There is no such revision so far.
+    pub(crate) fn not_so_far(revision: u64, last: u64) -> Fault {
+        Fault::new(StatusCode::NOT_FOUND, format!("there is no revision {revision} so far; the last one is {last}"))
+    }
+
     /// There is no such document.
     pub(crate) fn absent(name: impl std::fmt::Display) -> Fault {
         Fault::new(StatusCode::NOT_FOUND, format!("there is no {name}"))

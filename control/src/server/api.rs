@@ -419,7 +419,7 @@ async fn rollback(
     };
     let last = *api.store.revisions().borrow();
     if revision > last {
-        return Err(wait::not_so_far(revision, last));
+        return Err(Fault::not_so_far(revision, last));
     }
     let changes = api.store.way_back(revision, |key| parameters.means(key));
     let changes = changes.map_err(|error| Fault::new(StatusCode::NOT_FOUND, error.to_string()))?;

@@ -22,6 +22,7 @@ use crate::store::{Committed, Course, Missed, Object, Store, Terms};
 pub(crate) struct Feed {
     fleet: Arc<Fleet>,
     catalog: RwLock<Catalog>,
+    /// Taken before the catalog, never while that is held.
     scoped: Mutex<Scoped>,
     /// Whom to tell.
     pub(crate) followers: Followers,

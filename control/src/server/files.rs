@@ -190,10 +190,12 @@ fn read(paths: &[PathBuf]) -> Result<Read, Vec<String>> {
     match document::documents(&sources) {
         Ok(documents) => {
             // A full disk, or an editor at work, leaves such a file: that all of it shall go, the absence of the file says.
-            let is_empty = |source: &&Source| !documents.iter().any(|document| document.file == source.name);
+            let written: BTreeSet<&str> = documents.iter().map(|document| &*document.file).collect();
+            let is_empty = |source: &&Source| !written.contains(&*source.name);
             let empty: Vec<String> = sources
                 .iter()
                 .filter(is_empty)
+                .take(TOLD_MAX)
                 .map(|source| error(&format!("{}: holds no document (remove the file or write a rule)", source.name)))
                 .collect();
             if empty.is_empty() { Ok(Read { sources, documents }) } else { Err(empty) }

@@ -187,11 +187,12 @@ impl Fleet {
             if is_over || kept != Some(moves) {
                 let (fleet, names) = (self.clone(), names.clone());
                 let stored = tokio::task::spawn_blocking(move || names.store(&fleet.names())).await;
-                kept = Some(moves);
-                if let Ok(Err(error)) = stored
-                    && !std::mem::replace(&mut is_told, true)
-                {
-                    eprintln!("{} who is connected cannot be kept for the next start: {error}", now());
+                match stored {
+                    Ok(Err(error)) if !std::mem::replace(&mut is_told, true) => {
+                        eprintln!("{} who is connected cannot be kept for the next start: {error}", now());
+                    }
+                    Ok(Ok(())) => (kept, is_told) = (Some(moves), false),
+                    _ => {}
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -269,7 +270,7 @@ impl Fleet {
         if let Some(id) = id {
             // Not before it counts among those that are here.
             self.moves.fetch_add(1, Relaxed);
-            self.change_awaited(|awaited| awaited.on_come(&id));
+            self.change_awaited(|awaited| awaited.on_come(&id, now));
         }
         if new_refusals > 0 {
             self.metrics.refusals.inc_by(new_refusals);

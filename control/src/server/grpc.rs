@@ -5,7 +5,7 @@
 mod alive;
 mod messages;
 
-pub(crate) use messages::{Incoming, Outgoing};
+use messages::{Incoming, Outgoing};
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Future for Connection {
             let mut has_said = false;
             this.calls.retain_mut(|call| {
                 let ended = call.poll(&this.link, context);
-                has_said |= call.outgoing.has_said();
+                has_said |= call.exchange.outgoing.has_said();
                 ended.is_pending()
             });
             if !has_said {
@@ -94,10 +94,15 @@ impl Future for Connection {
     }
 }
 
+/// What is said on a call, in both directions.
+pub(crate) struct Exchange {
+    pub(crate) incoming: Incoming,
+    pub(crate) outgoing: Outgoing,
+}
+
 /// A call that was let in.
 struct Call {
-    incoming: Incoming,
-    outgoing: Outgoing,
+    exchange: Exchange,
     task: Task,
 }
 
@@ -109,12 +114,12 @@ enum Task {
 
 impl Call {
     fn poll(&mut self, link: &Link, context: &mut Context<'_>) -> Poll<()> {
-        let Call { incoming, outgoing, task } = self;
+        let Call { exchange, task } = self;
         let ended = match task {
-            Task::Discovery(discovery) => ready!(discovery.poll(incoming, outgoing, context)),
-            Task::Report(report) => ready!(report.poll(incoming, outgoing, context)),
+            Task::Discovery(discovery) => ready!(discovery.poll(exchange, context)),
+            Task::Report(report) => ready!(report.poll(exchange, context)),
         };
-        if outgoing.end(ended).is_err() {
+        if exchange.outgoing.end(ended).is_err() {
             // It does not listen: there is no other way to tell it.
             link.cut();
         }
@@ -131,9 +136,17 @@ fn begin(
 ) -> Option<Call> {
     let (head, body) = request.into_parts();
     let content = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    if head.method != Method::POST || !content.starts_with(b"application/grpc") {
+    // Such as application/grpc+proto, and not application/grpc-web, whose messages are others.
+    let is_grpc = content.split(|byte| b"+;".contains(byte)).next() == Some(b"application/grpc");
+    if head.method != Method::POST || !is_grpc {
         let mut response = http::Response::new(());
-        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        *response.status_mut() = match head.method {
+            Method::POST => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            _ => {
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+                StatusCode::METHOD_NOT_ALLOWED
+            }
+        };
         // Whoever has gone does not need to know.
         let _ = respond.send_response(response, true);
         return None;
@@ -144,5 +157,5 @@ fn begin(
         path => Err(Status::unimplemented(format!("there is no {path}"))),
     };
     let (outgoing, task) = Outgoing::begin(&mut respond, task)?;
-    Some(Call { incoming: Incoming::new(body), outgoing, task })
+    Some(Call { exchange: Exchange { incoming: Incoming::new(body), outgoing }, task })
 }

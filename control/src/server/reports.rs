@@ -14,7 +14,7 @@ use crate::access::Action;
 use crate::server::admission;
 use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
-use crate::server::grpc::{Incoming, Outgoing};
+use crate::server::grpc::Exchange;
 use crate::server::guard::{Caller, Guard};
 use crate::server::rates::{Counts, Rates};
 use crate::server::wire::Link;
@@ -87,12 +87,8 @@ impl Reports {
 
 impl Report {
     /// Ready: it has ended.
-    pub(crate) fn poll(
-        &mut self,
-        incoming: &mut Incoming,
-        outgoing: &mut Outgoing,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), Status>> {
+    pub(crate) fn poll(&mut self, exchange: &mut Exchange, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        let Exchange { incoming, outgoing } = exchange;
         if !self.is_answered {
             match incoming.poll_next(context)? {
                 Poll::Ready(None) => return Poll::Ready(Err(Status::internal("there is no message"))),

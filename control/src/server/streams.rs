@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use config::xds::ENDPOINTS;
@@ -17,7 +17,7 @@ use tonic::Status;
 use crate::server::admission::{Admission, Speech};
 use crate::server::feed::Feed;
 use crate::server::fleet::{Fleet, Proxy};
-use crate::server::grpc::{Incoming, Outgoing};
+use crate::server::grpc::Exchange;
 use crate::server::guard::Guard;
 use crate::server::wire::Link;
 
@@ -47,6 +47,7 @@ impl Streams {
             ended: Box::pin(admission.ended()),
             changes: self.0.feed.followers.add(number),
             waiting: VecDeque::new(),
+            is_behind: false,
             place,
             admission,
         })
@@ -57,6 +58,8 @@ impl Streams {
 enum News {
     /// There is something else to be had.
     Changed(Arc<Changed>),
+    /// There was, while it could not be told.
+    HasChanged,
     /// The proxy says something.
     Request(Box<DeltaDiscoveryRequest>),
 }
@@ -89,6 +92,7 @@ impl Place {
         let mut life = self.proxy.life();
         let (first, request) = match news {
             News::Changed(changed) => (Some(changed), None),
+            News::HasChanged => (None, None),
             News::Request(request) => (None, Some(request)),
         };
         // Whoever reads the catalog knows every change in it.
@@ -116,6 +120,18 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Tells the machine what changes, and takes nothing from it: there it is one piece of news, however much it is.
+    fn follow(&self, changes: &mut UnboundedReceiver<Arc<Changed>>, context: &mut Context<'_>) -> bool {
+        let mut has_changed = false;
+        while let Poll::Ready(Some(changed)) = changes.poll_recv(context) {
+            self.proxy.life().stream.on_change(&self.shared.feed.catalog(), &changed);
+            has_changed = true;
+        }
+        has_changed
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let followers = &self.shared.feed.followers;
@@ -135,22 +151,23 @@ pub(crate) struct Discovery {
     changes: UnboundedReceiver<Arc<Changed>>,
     /// To be said. Its bytes are everybody's: they are written down when there is room for them.
     waiting: VecDeque<DeltaDiscoveryResponse>,
+    /// There is more for it since it was told last.
+    is_behind: bool,
 }
 
 impl Discovery {
     /// The life of a stream: requests and changes in, responses out. Ready: it has ended.
-    pub(crate) fn poll(
-        &mut self,
-        incoming: &mut Incoming,
-        outgoing: &mut Outgoing,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), Status>> {
+    pub(crate) fn poll(&mut self, exchange: &mut Exchange, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        let Exchange { incoming, outgoing } = exchange;
         if let Poll::Ready(status) = self.ended.as_mut().poll(context) {
             return Poll::Ready(Err(status));
         }
         loop {
-            // Whoever does not listen is not listened to.
-            ready!(outgoing.poll_taken(context))?;
+            // Whoever does not listen is not listened to. What changes meanwhile must not pile up.
+            if outgoing.poll_taken(context)?.is_pending() {
+                self.is_behind |= self.place.follow(&mut self.changes, context);
+                return Poll::Pending;
+            }
             if let Some(response) = self.waiting.pop_front() {
                 outgoing.say(&response);
                 continue;
@@ -162,6 +179,7 @@ impl Discovery {
                     self.admission.check(&request)?;
                     News::Request(Box::new(request))
                 }
+                Poll::Pending if std::mem::take(&mut self.is_behind) => News::HasChanged,
                 Poll::Pending => match self.changes.poll_recv(context) {
                     Poll::Ready(Some(changed)) => News::Changed(changed),
                     Poll::Ready(None) | Poll::Pending => return self.speech.poll_silence(context).map(Err),

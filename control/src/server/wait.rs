@@ -1,6 +1,7 @@
 //! Whether a revision is in force on every proxy that is connected: answered as soon as it is, or as soon as one refuses
-//! something of it, or in time with the names of those that have not taken it. Waiters look again only when the last proxy
-//! has moved, or somebody refuses something, so that ten thousand answers are one look. Cold.
+//! something of it, or in time with the names of those that have not taken it. Waiters look again when the last proxy has
+//! moved, somebody refuses something, or one of those that were here before a start is back, so that ten thousand answers are
+//! one look; what is on trial is looked at all the while. Cold.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -61,15 +62,11 @@ impl Drop for Waiter {
     }
 }
 
-pub(crate) fn not_so_far(revision: u64, last: u64) -> Fault {
-    Fault::new(StatusCode::NOT_FOUND, format!("there is no revision {revision} so far; the last one is {last}"))
-}
-
 async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
     let last = *api.store.revisions().borrow();
     let revision = parameters.revision.unwrap_or(last);
     if revision > last {
-        return Err(not_so_far(revision, last));
+        return Err(Fault::not_so_far(revision, last));
     }
     let timeout = parameters.timeout.as_deref().map_or(Some(WAIT_USUAL), duration).ok_or_else(|| {
         let text = parameters.timeout.as_deref().unwrap_or_default();
@@ -186,6 +183,7 @@ impl Question {
             }
             here.insert(life.id.clone());
         }
+        drop(catalog);
         let (started, missing) = api.fleet.awaited();
         for id in &missing {
             late.add(|| not_back(id, now.duration_since(started)));

@@ -95,12 +95,13 @@ impl Link {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= then)
     }
 
-    /// A proxy's stream has begun here.
-    pub(crate) fn introduce(&self, proxy: &str) {
-        *self.proxy.lock().unwrap_or_else(PoisonError::into_inner) = Some(proxy.into());
+    /// A proxy's stream has begun here. Tells whether it may: a connection is of one proxy.
+    pub(crate) fn introduce(&self, proxy: &str) -> bool {
+        let mut known = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get_or_insert_with(|| proxy.into()).as_ref() == proxy
     }
 
-    /// Whether the last stream that has begun here is this proxy's.
+    /// Whether the streams that have begun here are this proxy's.
     pub(crate) fn is_of(&self, proxy: &str) -> bool {
         self.proxy.lock().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(proxy)
     }

@@ -22,8 +22,10 @@ pub(super) const OBJECTS: TableDefinition<'_, &str, (u64, u64, &str)> = TableDef
 pub(super) const VERSIONS: TableDefinition<'_, (&str, u64), Option<&str>> = TableDefinition::new("versions");
 /// Revisions: time, author, message, keys, as JSON.
 pub(super) const REVISIONS: TableDefinition<'_, u64, &str> = TableDefinition::new("revisions");
-/// What is on trial, under `now`, as JSON.
+/// What is on trial, under `NOW`, as JSON.
 pub(super) const TRIAL: TableDefinition<'_, &str, &str> = TableDefinition::new("trial");
+/// The only place there is in it so far.
+pub(super) const NOW: &str = "now";
 /// What is known of the store itself.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(super) const FORMAT: u64 = 1;
@@ -163,7 +165,7 @@ impl Disk {
             objects.push(Object { key: key(name.value())?, created, revision, text: text.into() });
         }
         let unread = || DiskError("what is on trial cannot be understood".into());
-        let trial = read.open_table(TRIAL)?.get("now")?;
+        let trial = read.open_table(TRIAL)?.get(NOW)?;
         let trial = trial.map(|text| Committed::parse_trial(text.value()).ok_or_else(unread)).transpose()?;
         Ok(State::new(revision, objects, trial))
     }
@@ -281,8 +283,7 @@ fn open(file: &File) -> Result<Database, DiskError> {
     match file {
         File::Path(path) => Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => {
-                let reason = "another process has it open: does a control server run on this folder?";
-                DiskError(format!("{}: {reason}", path.display()))
+                DiskError(format!("{}: it is open already (is control running there?)", path.display()))
             }
             error => DiskError(format!("{}: {error}", path.display())),
         }),
@@ -308,8 +309,8 @@ fn write(database: &Database, batch: &[Entry], number: u64) -> Result<(), DiskEr
         let mut trial = write.open_table(TRIAL)?;
         for committed in &batch {
             match (committed.trial_text(), committed.cause.course) {
-                (Some(text), _) => drop(trial.insert("now", &*text)?),
-                (None, Course::Promotes(_) | Course::TakesBack(_)) => drop(trial.remove("now")?),
+                (Some(text), _) => drop(trial.insert(NOW, &*text)?),
+                (None, Course::Promotes(_) | Course::TakesBack(_)) => drop(trial.remove(NOW)?),
                 (None, _) => {}
             }
             let mut keys = Vec::with_capacity(committed.moved.len());

@@ -2,15 +2,16 @@
 //! run by nobody at that time. Cold.
 
 use std::io::{BufRead, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use config::document::{Key, key_of};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use serde_json::{Value, json};
 
 use crate::store::begin;
-use crate::store::disk::{Disk, DiskError, FORMAT, File, META, OBJECTS, REVISIONS, TRIAL, VERSIONS};
+use crate::store::disk::{Disk, DiskError, FORMAT, File, META, NOW, OBJECTS, REVISIONS, TRIAL, VERSIONS};
 use crate::store::ledger::{AUDIT, FILES, REFUSED, TOKENS};
+use crate::store::state::Committed;
 use crate::store::token::Token;
 
 /// Of one line: a document of 32 MiB, in which every byte is escaped.
@@ -22,7 +23,7 @@ pub fn export(folder: &Path, out: &mut dyn Write) -> Result<u64, DiskError> {
     if !file.is_file() {
         return Err(DiskError(format!("there is none in {}", folder.display())));
     }
-    let disk = open(file)?;
+    let disk = Disk::open(File::Path(file))?;
     let read = disk.database()?.begin_read()?;
     let mut lines = Lines { out, count: 0 };
     let revision = read.open_table(META)?.get("revision")?.map_or(0, |revision| revision.value());
@@ -62,15 +63,11 @@ pub fn export(folder: &Path, out: &mut dyn Write) -> Result<u64, DiskError> {
     Ok(count + 1)
 }
 
-fn open(file: PathBuf) -> Result<Disk, DiskError> {
-    Disk::open(File::Path(file)).map_err(|DiskError(reason)| DiskError(format!("{reason} (is control running there?)")))
-}
-
 /// Makes the store of a folder, in which there is none so far, from what was written; all of it or nothing.
 pub fn import(folder: &Path, input: &mut dyn BufRead) -> Result<u64, DiskError> {
     let file = folder.join("store.redb");
     begin(&file)?;
-    let disk = open(file)?;
+    let disk = Disk::open(File::Path(file))?;
     take(&*disk.database()?, input)
 }
 
@@ -97,7 +94,7 @@ fn take(database: &Database, input: &mut dyn BufRead) -> Result<u64, DiskError> 
             (None, _) => revision = Some(head(&value).map_err(|reason| wrong(&reason))?),
             (Some(_), Some(end)) if end == count => break,
             (Some(_), Some(end)) => return Err(wrong(&format!("{count} lines came, and {end} were written"))),
-            (Some(revision), None) => row(&write, revision, &value).map_err(|error| wrong(&error))?,
+            (Some(revision), None) => row(&write, revision, &value).map_err(|DiskError(reason)| wrong(&reason))?,
         }
         count += 1;
     }
@@ -145,7 +142,12 @@ fn row(write: &WriteTransaction, last: u64, value: &Value) -> Result<(), DiskErr
         token.ok_or_else(|| wrong("it is no token"))?;
         write.open_table(TOKENS)?.insert(name, &*is.to_string())?;
     } else if let Some(place) = word("trial") {
-        write.open_table(TRIAL)?.insert(place, &*is.to_string())?;
+        let text = is.to_string();
+        Some(place)
+            .filter(|place| *place == NOW)
+            .and_then(|_| Committed::parse_trial(&text))
+            .ok_or_else(|| wrong("it is nothing that could be on trial"))?;
+        write.open_table(TRIAL)?.insert(place, &*text)?;
     } else if let Some(name) = word("file") {
         Key::parse(name).ok_or_else(|| wrong("it is no name of a document"))?;
         write.open_table(FILES)?.insert(name, ())?;

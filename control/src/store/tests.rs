@@ -148,7 +148,7 @@ fn reopened(folder: &Path) -> Store {
     loop {
         match Store::open(folder, anything()) {
             Ok(store) => return store,
-            Err(error) if error.0.contains("has it open") => std::thread::yield_now(),
+            Err(error) if error.0.contains("open already") => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
     }

@@ -436,7 +436,7 @@ fn a_gateway_shows_its_token_and_believes_one_ca() {
 
     // What is wrong is said in words of those who can mend it.
     for (place, flags, words) in [
-        (control.xds, &[][..], "(does it speak TLS? Then say --control-ca FILE)"),
+        (control.xds, &[][..], "does it speak TLS? Then say --control-ca FILE)"),
         (control.api, &flags(&ca), "(is that its REST API? Proxies go to the address of --xds, by default port 15010)"),
         (control.xds, &flags(&ca)[..2], "refuses this proxy, there are no rules so far: who is it?"),
     ] {

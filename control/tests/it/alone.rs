@@ -180,6 +180,13 @@ fn endpoints_come_with_the_first_request_that_needs_them() {
     let control = Control::start(&folder);
     let gateway = Launch::under(control.xds).flags(&["--preload-services", "0"]).spawn();
     let rules = Rules::to(backend.address()).yaml().replace("  rules:", "  hostnames: [a]\n  rules:");
+    // A lane in shadow, with an instance.
+    let rules = rules.replace("ports: {http", "labels: {lane: blue}, ports: {http");
+    let rules = format!(
+        "{rules}\n---\n{{apiVersion: evenkeel.dev/v1alpha1, kind: LaneGroup, metadata: {{name: next}}, spec: {{mode: shadow, \
+         entries: [{{group: gateway.networking.k8s.io, kind: Gateway, name: edge, sectionName: http}}], lanes: [{{name: blue, selector: {{lane: \
+         blue}}, match: [{{headers: [{{name: x-user, value: bob}}]}}]}}]}}}}"
+    );
     control.wait_until_in_force(control.apply(&gateway.fill(&rules)));
     let awaited = || gateway.config()["clusters"][0]["awaited"].clone();
     assert_eq!(awaited(), true);
@@ -190,8 +197,13 @@ fn endpoints_come_with_the_first_request_that_needs_them() {
         assert_eq!(ask(gateway.address(), &format!("h{host}.nowhere.test")).0, 404);
     }
     assert_eq!(awaited(), true, "nor does a Host that no route knows");
-    assert_eq!(ask(gateway.address(), "a"), (200, "one".into()));
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-User: bob\r\n\r\n");
+    assert_eq!(client.read().map(|answer| (answer.status(), answer.text())), Ok((200, "one".into())));
     assert_eq!(awaited(), false);
+    // What it would have met is judged by them, too.
+    let decided = gateway.metric("evenkeel_shadow_lanes_total{policy=\"LaneGroup default/next\",lane=\"blue\"}");
+    assert_eq!((decided, gateway.metrics().contains("evenkeel_shadow_lane_fallbacks_total{")), (1.0, false));
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn nobody_reports_for_another() {
     let edge = control.token(&json!({"name": "edge", "role": "proxy", "namespaces": ["shop"], "gateway": "edge"}));
     let viewer = control.token(&json!({"name": "look", "role": "viewer"}));
     let pem = std::fs::read_to_string(control.ca()).expect("a certificate");
-    // `stream` is whose stream is on the same connection.
+    // `stream` is whose stream is on the same connection, by the names of its requests.
     let tell =
         |token: &str, stream: &str, (id, cluster): (&str, &str), requests: u64, failed: u64| -> Result<(), Status> {
             runtime.block_on(async {
@@ -173,9 +173,12 @@ fn nobody_reports_for_another() {
                 let channel = endpoint.tls_config(tls).expect("a CA").connect().await.expect("control listens");
                 let bearer: tonic::metadata::MetadataValue<_> = format!("Bearer {token}").parse().expect("a token");
                 let mut streams = AggregatedDiscoveryServiceClient::new(channel.clone());
-                let node = Node { id: stream.into(), cluster: "shop/edge".into(), ..Node::default() };
-                let first = DeltaDiscoveryRequest { node: Some(node), type_url: TYPE.into(), ..Default::default() };
-                let says = futures_util::stream::iter(Some(first).filter(|_| !stream.is_empty()));
+                let introduction = |id: &str| {
+                    let node = Some(Node { id: id.into(), cluster: "shop/edge".into(), ..Node::default() });
+                    DeltaDiscoveryRequest { node, type_url: TYPE.into(), ..Default::default() }
+                };
+                let says: Vec<_> = stream.split_whitespace().map(introduction).collect();
+                let says = futures_util::stream::iter(says);
                 let mut begun = Request::new(futures_util::StreamExt::chain(says, futures_util::stream::pending()));
                 begun.metadata_mut().insert("authorization", bearer.clone());
                 let mut responses = streams.delta_aggregated_resources(begun).await.map(tonic::Response::into_inner);
@@ -200,6 +203,15 @@ fn nobody_reports_for_another() {
         (&*edge, own.0, own, 10, 1, Err((Code::ResourceExhausted, "it was heard just now"))),
         (&*edge, "", own, 10, 10, Err((Code::PermissionDenied, "each proxy tells of itself"))),
         (&*edge, sibling.0, own, 10, 10, Err((Code::PermissionDenied, "each proxy tells of itself"))),
+        // Who has another name from its second request on.
+        (
+            &*edge,
+            "shop/edge@h:2 shop/edge@h:1",
+            own,
+            10,
+            10,
+            Err((Code::PermissionDenied, "each proxy tells of itself")),
+        ),
         (&*edge, sibling.0, sibling, 1, 2, Err((Code::InvalidArgument, "that cannot be"))),
         (&*edge, own.0, ("shop/other@h:1", "shop/other"), 10, 10, Err((Code::PermissionDenied, "may not be proxy"))),
         (&*edge, own.0, ("shop/other@h:1", "shop/edge"), 10, 10, Err((Code::PermissionDenied, "may not be proxy"))),

@@ -216,6 +216,7 @@ fn a_store_becomes_a_file_and_a_store_again() {
         (&short, "line 4: 3 lines came, and"),
         (&text.replacen(r#""format":1"#, r#""format":9"#, 1), "line 1: its format is 9, and this build knows 1"),
         (&text.replace("Service/default/a", "Service/default/x"), "the document is not what it is called"),
+        (&text.replacen('\n', "\n{\"trial\":\"now\",\"is\":{}}\n", 1), "line 2: it is nothing that could be on trial"),
     ] {
         let output = store("import", &into, input.as_bytes());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -376,6 +376,7 @@ fn follows(life: &str, text: &str, suffix: &[u8]) {
         assert!(said.is_empty(), "{context}: {said:?} was not said then");
         said.extend(actions.into_iter().map(request));
     }
+    assert!(said.is_empty(), "{life}: {said:?} was not said then");
     let held: Vec<Arc<str>> = client.held().keys().cloned().collect();
     let expected =
         ["Endpoints/default/a", "Gateway/default/g", "Gateway/default/g/*", "HTTPRoute/default/r", "Service/default/a"];

@@ -153,6 +153,14 @@ fn parents() {
     let sent = Source { name: "control".into(), bytes: format!("{BASE}{of_two}").into_bytes() };
     let read = crate::Reader::new(crate::Origin::Control).read(&[sent]).expect("it is right");
     assert_eq!(read.warnings, []);
+    // Of its own Gateway it is told what is missing.
+    let policy = "---\n{apiVersion: evenkeel.dev/v1alpha1, kind: ListenerPolicy, metadata: {name: p}, spec: {maxConnections: 9, \
+                  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: shop, sectionName: none}, {group: \
+                  gateway.networking.k8s.io, kind: Gateway, name: gone}]}}\n";
+    let sent = Source { name: "control".into(), bytes: format!("{BASE}{policy}").into_bytes() };
+    let read = crate::Reader::new(crate::Origin::Control).read(&[sent]).expect("it is right");
+    let reasons: Vec<&str> = read.warnings.iter().map(|warning| &*warning.reason).collect();
+    assert_eq!(reasons, ["there is no Gateway default/shop with a listener \"none\""]);
     check_warnings(
         &route("name: r", &format!("rules: [{{{TO_A}}}]")),
         &["spec.parentRefs: is attached to no Gateway and serves nothing"],

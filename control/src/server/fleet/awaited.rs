@@ -4,13 +4,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// For proxies to come back: they try at least every ten seconds.
-pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(15);
+/// For proxies to come back: they try at least every ten seconds. Where there are very many it takes longer, and it is waited
+/// for as long as they keep coming.
+const BACK_WITHIN: Duration = Duration::from_secs(15);
+const NEXT_WITHIN: Duration = Duration::from_secs(5);
+/// For the last of them.
+const BACK_MAX: Duration = Duration::from_secs(60);
 /// From one look at who is connected to the next.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Names that are kept.
@@ -20,26 +25,34 @@ const NAMES_MAX: usize = 100_000;
 #[derive(Debug)]
 pub(crate) struct Awaited {
     started: Instant,
+    /// When the last of them came back.
+    came: Instant,
     missing: BTreeSet<Arc<str>>,
 }
 
 impl Awaited {
     pub(crate) fn new(connected_before: BTreeSet<Arc<str>>, started: Instant) -> Awaited {
-        Awaited { started, missing: connected_before }
+        Awaited { started, came: started, missing: connected_before }
     }
 
     /// Somebody is back, or new. Tells whether that was one of them.
-    pub(crate) fn on_come(&mut self, id: &str) -> bool {
-        self.missing.remove(id)
+    pub(crate) fn on_come(&mut self, id: &str, now: Instant) -> bool {
+        let is_one = self.missing.remove(id);
+        if is_one {
+            self.came = now;
+        }
+        is_one
     }
 
     /// Whoever is not back by now is not waited for. Tells whether that is news.
     pub(crate) fn on_time(&mut self, now: Instant) -> bool {
-        let is_over = now.saturating_duration_since(self.started) >= BACK_WITHIN && !self.missing.is_empty();
-        if is_over {
+        let [since_start, since_last] = [self.started, self.came].map(|time| now.saturating_duration_since(time));
+        let is_over = since_start >= BACK_MAX || since_start >= BACK_WITHIN && since_last >= NEXT_WITHIN;
+        let is_news = is_over && !self.missing.is_empty();
+        if is_news {
             self.missing.clear();
         }
-        is_over
+        is_news
     }
 
     pub(crate) fn missing(&self) -> &BTreeSet<Arc<str>> {
@@ -69,7 +82,10 @@ impl Names {
     pub(crate) fn store(&self, names: &BTreeSet<Arc<str>>) -> io::Result<()> {
         let next = self.0.with_extension("next");
         let text: String = names.iter().take(NAMES_MAX).flat_map(|name| [name, "\n"]).collect();
-        fs::write(&next, text)?;
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        file.write_all(text.as_bytes())?;
+        drop(file);
         fs::rename(&next, &self.0)
     }
 }
@@ -92,12 +108,31 @@ mod tests {
         let start = Instant::now();
         let mut awaited = Awaited::new(all, start);
         let left = |awaited: &Awaited| awaited.missing().iter().map(|id| &**id).collect::<Vec<_>>().join(" ");
-        for (come, is_one, expected) in [("b", true, "a c"), ("b", false, "a c"), ("new", false, "a c")] {
-            assert_eq!((awaited.on_come(come), &*left(&awaited)), (is_one, expected), "{come}");
-        }
-        for (after, is_news, expected) in [(14_999, false, "a c"), (15_000, true, ""), (16_000, false, "")] {
+        // Whoever comes, and when, in milliseconds; who is left then, and whether that is news.
+        for (after, come, is_news, expected) in [
+            (0, None, false, "a b c"),
+            (1, Some("b"), true, "a c"),
+            (2, Some("b"), false, "a c"),
+            (3, Some("new"), false, "a c"),
+            (14_000, Some("a"), true, "c"),
+            (15_000, None, false, "c"),
+            (18_999, None, false, "c"),
+            (19_000, None, true, ""),
+            (20_000, None, false, ""),
+        ] {
             let now = start + Duration::from_millis(after);
-            assert_eq!((awaited.on_time(now), &*left(&awaited)), (is_news, expected), "{after}");
+            let seen = match come {
+                None => awaited.on_time(now),
+                Some(id) => awaited.on_come(id, now),
+            };
+            assert_eq!((seen, &*left(&awaited)), (is_news, expected), "{after}");
         }
+        // However they trickle in, there is an end.
+        let mut awaited = Awaited::new((0..100).map(|number| format!("{number:02}").into()).collect(), start);
+        for second in 0..60 {
+            let now = start + Duration::from_secs(second);
+            assert!(awaited.on_come(&format!("{second:02}"), now) && !awaited.on_time(now), "{second}");
+        }
+        assert!(awaited.on_time(start + BACK_MAX) && awaited.missing().is_empty());
     }
 }
