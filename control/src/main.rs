@@ -3,6 +3,7 @@
 mod access;
 mod cli;
 mod diff;
+mod log;
 mod server;
 mod store;
 

@@ -39,6 +39,7 @@ use std::sync::{Arc, Mutex};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::{Author, Bounds, Identity, Role};
+use crate::log;
 use crate::server::authority::Authority;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
@@ -173,27 +174,24 @@ async fn give_admin(store: &Store, folder: &Path) -> Result<(), String> {
     authority::write_secret(&path, &format!("{secret}\n"))?;
     let changed = store.change_token(TokenChange::Replace(token), author).await;
     changed.map_err(|refusal| format!("the admin's token cannot be kept: {refusal:?}"))?;
-    eprintln!("{} the admin's token is in {}", now(), path.display());
+    log::tell(format_args!("the admin's token is in {}", path.display()));
     Ok(())
-}
-
-/// To the millisecond.
-fn now() -> jiff::Timestamp {
-    let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
 /// The first lines that it says.
 fn tell(authority: Option<&Authority>, revision: u64, api: SocketAddr, xds: SocketAddr) {
-    let now = now();
     let scheme = if authority.is_some() { "https" } else { "http" };
     match authority {
         Some(authority) => {
-            eprintln!("{now} the CA is in {}, its SHA-256 is {}", authority.path.display(), authority.fingerprint);
+            log::tell(format_args!(
+                "the CA is in {}, its SHA-256 is {}",
+                authority.path.display(),
+                authority.fingerprint
+            ));
         }
-        None => eprintln!("{now} without TLS, and without a token everybody on this machine is admin"),
+        None => log::tell("without TLS, and without a token everybody on this machine is admin"),
     }
-    eprintln!("{now} revision {revision}, api on {scheme}://{api}, xds on {scheme}://{xds}");
+    log::tell(format_args!("revision {revision}, api on {scheme}://{api}, xds on {scheme}://{xds}"));
 }
 
 /// Shows another certificate long before the one that is shown ends.
@@ -202,7 +200,7 @@ async fn renew(authority: Option<Arc<Authority>>) {
     loop {
         tokio::time::sleep(authority::LOOKED_AT_EVERY).await;
         if let Err(problem) = authority.renew(std::time::SystemTime::now()) {
-            eprintln!("{} {problem}", now());
+            log::tell(problem);
         }
     }
 }

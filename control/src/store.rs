@@ -29,6 +29,7 @@ use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
 use crate::access::Author;
+use crate::log;
 
 pub use audit::Attempt;
 pub use disk::{Disk, DiskError, Entry, File, Record, Version};
@@ -311,10 +312,11 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
             })
         };
         if !entries.is_empty() && std::mem::replace(&mut is_failing, written.is_err()) != is_failing {
-            let now = jiff::Timestamp::now();
             match &written {
-                Ok(()) => eprintln!("{now} changes can be written again"),
-                Err(error) => eprintln!("{now} {error}: no change can be made; proxies go on with what they have"),
+                Ok(()) => log::tell("changes can be written again"),
+                Err(error) => {
+                    log::tell(format_args!("{error}: no change can be made; proxies go on with what they have"))
+                }
             }
         }
         if let Err(error) = &written {
@@ -342,10 +344,7 @@ fn is_there(disk: &Disk, number: u64) -> bool {
             Ok(last) => return last == number,
             Err(_) if Instant::now() < deadline => std::thread::sleep(IN_DOUBT_PAUSE),
             Err(error) => {
-                eprintln!(
-                    "{} {error}: whether the last change was written is not known; ending",
-                    jiff::Timestamp::now()
-                );
+                log::tell(format_args!("{error}: whether the last change was written is not known; ending"));
                 std::process::exit(1);
             }
         }

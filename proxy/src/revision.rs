@@ -219,7 +219,10 @@ impl InForce {
         if !is_same || snapshot.clusters.len() != before.clusters.len() {
             let revision = self.process.apply(snapshot.clone())?;
             self.status.readdressed(revision, snapshot);
-            event("info", &format!("revision {revision} in force: new addresses of {}", list(names)));
+            event(
+                "info",
+                &format!("in force: new addresses of {}, as revision {revision} of this process", list(names)),
+            );
         }
         Ok(())
     }

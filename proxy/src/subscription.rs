@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::control::Control;
+use crate::control::{Control, with_causes};
 use crate::copy::{Copy, Folder, ago};
 use crate::log::event;
 use crate::status::Status;
@@ -221,8 +221,8 @@ struct Life {
     line: Line,
     /// Control has said something on this connection.
     is_heard: bool,
-    /// In which way there is no connection, as it was told last; again only after there was one, or in another way.
-    told: Option<&'static str>,
+    /// In which way and why there is no connection, as it was told last; again only after there was one, or another reason.
+    told: Option<(&'static str, Box<str>)>,
     keeper: Keeper,
     reporter: Reporter,
     status: Arc<Status>,
@@ -414,7 +414,8 @@ impl Life {
             status.code(),
             Code::Unauthenticated | Code::PermissionDenied | Code::ResourceExhausted | Code::InvalidArgument
         );
-        self.lose(if is_refused { "refuses this proxy" } else { ABSENT }, status.message());
+        let reason = with_causes(status.message().to_owned(), status);
+        self.lose(if is_refused { "refuses this proxy" } else { ABSENT }, &reason);
     }
 
     /// `what` is what control does, in words.
@@ -422,9 +423,11 @@ impl Life {
         let pause = self.client.on_disconnected(RandomState::new().hash_one(&self.control.address));
         self.line = Line::Down { until: Instant::now() + pause };
         self.status.control(|control| control.is_connected = false);
-        if self.told.replace(what) != Some(what) {
+        let told = (what, Box::from(reason));
+        if self.told.as_ref() != Some(&told) {
             let rules = if self.is_begun { "its last rules stay in force" } else { "there are no rules so far" };
             event("warn", &format!("control at {} {what}, {rules}: {reason}", self.control.address));
+            self.told = Some(told);
         }
         self.begin_without_control(reason);
     }

@@ -239,6 +239,11 @@ impl Catalog {
         self.resources.get(name)
     }
 
+    /// The members of a collection as the proxy of this id is to see it; None: there is none of that name.
+    pub fn collection_of(&self, id: &str, name: &str) -> Option<&BTreeSet<Arc<str>>> {
+        self.view(id).collection(name)
+    }
+
     /// The members of a collection; None: there is none of that name.
     pub fn collection(&self, name: &str) -> Option<&BTreeSet<Arc<str>>> {
         self.collections.get(name)

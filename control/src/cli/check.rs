@@ -1,11 +1,12 @@
 //! `evenkeel check`: the same reading of rules as a gateway does, without one. Exit code 0: they can be used;
 //! 1: they cannot, or `--strict` and there are warnings. Cold.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use config::Severity;
+
+use crate::cli::output::say;
 
 /// What to check.
 #[derive(clap::Args)]
@@ -29,8 +30,7 @@ pub fn run(args: CheckArgs) -> ExitCode {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        // A reader such as `head` may have seen enough.
-        let _ = writeln!(std::io::stdout(), "{severity}: {problem}");
+        say(&format!("{severity}: {problem}\n"));
     }
     let of = |severity: Severity| problems.iter().filter(|problem| problem.severity == severity).count();
     let (errors, warnings) = (of(Severity::Error), of(Severity::Warning));

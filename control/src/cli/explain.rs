@@ -10,6 +10,8 @@ use std::time::Duration;
 use proxy::AdminAddress;
 use serde_json::Value;
 
+use crate::cli::output::say;
+
 /// The longest that the gateway may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -45,8 +47,7 @@ pub fn run(args: ExplainArgs) -> ExitCode {
                 true => format!("{told:#}\n"),
                 false => text(&args, &told),
             };
-            // A reader such as `head` may have seen enough.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            say(&text);
             ExitCode::SUCCESS
         }
         Err(problem) => {

@@ -101,6 +101,9 @@ pub fn in_force(object: &Value) -> String {
 pub fn note(object: &Value) -> String {
     let count = |name: &str| object[name]["count"].as_u64().unwrap_or(0);
     let mut notes = Vec::new();
+    if object["onTrial"].is_u64() {
+        notes.push("on trial".to_owned());
+    }
     for (name, words) in [("refused", "refused by"), ("behind", "behind"), ("notEnforced", "not enforced by")] {
         if let number @ 1.. = count(name) {
             notes.push(format!("{words} {number}"));

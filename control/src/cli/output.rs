@@ -64,8 +64,16 @@ pub fn documents<'v>(documents: impl Iterator<Item = &'v Value>) -> String {
 
 /// On standard output.
 pub fn say(text: &str) {
-    // A reader such as `head` may have seen enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        // A reader such as `head` has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            crate::log::plain(format_args!("standard output: {error}"));
+            std::process::exit(1);
+        }
+    }
 }
 
 /// The end of a command.

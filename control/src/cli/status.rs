@@ -53,6 +53,9 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         let proxies = count(answer["proxies"].as_u64().unwrap_or(0) as usize, "proxy", "proxies");
         let all = count(objects.len(), "document", "documents");
         say(&match missing.len() {
+            0 if answer["proxies"] == 0 && awaited.is_empty() && !objects.is_empty() => {
+                format!("revision {}: {all} kept, and in force nowhere: no proxy is connected\n", answer["revision"])
+            }
             0 if !awaited.is_empty() => {
                 format!("revision {}, {proxies}: {all} in force where it is known\n", answer["revision"])
             }
@@ -96,7 +99,8 @@ fn code(is_good: bool) -> ExitCode {
 }
 
 fn is_everywhere(object: &Value) -> bool {
-    object["applied"]["on"] == object["applied"]["of"] && object["notEnforced"]["count"] == 0
+    let is_on_trial = object["onTrial"].is_u64();
+    object["applied"]["on"] == object["applied"]["of"] && object["notEnforced"]["count"] == 0 && !is_on_trial
 }
 
 /// One document, in full.
@@ -108,6 +112,9 @@ fn text(object: &Value) -> String {
         // The lines of what control keeps are nobody's.
         let hint = warning["hint"].as_str().map_or(String::new(), |hint| format!(" ({hint})"));
         lines.push(format!("  warning: {}: {}: {}{hint}", word("where"), word("field"), word("reason")));
+    }
+    if let Some(revision) = object["onTrial"].as_u64() {
+        lines.push(format!("  on trial at revision {revision}: evenkeel canary status says by whom"));
     }
     lines.push(match object["applied"]["of"].as_u64() {
         Some(0) => "  no proxy that is connected is to have it".into(),

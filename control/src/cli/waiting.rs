@@ -83,7 +83,7 @@ impl Outcome {
         let after =
             answer["milliseconds"].as_u64().map_or(String::new(), |time| format!(" after {}", milliseconds(time)));
         let mut lines = vec![match answer["outcome"].as_str() {
-            Some("inForce") if of == 0 => {
+            _ if of == 0 => {
                 format!("revision {revision} is kept, and in force nowhere: no proxy is connected")
             }
             Some("inForce") => format!("revision {revision} in force on {on} of {of} proxies{after}"),
@@ -101,6 +101,14 @@ impl Outcome {
             }
             _ => format!("revision {revision} in force on only {on} of {of} proxies{after}"),
         }];
+        let canary = &answer["canary"];
+        if answer["outcome"] != "onTrial" && canary.is_object() {
+            let (tried, tries) = (&canary["revision"], canary["tries"].as_array().map_or(0, Vec::len));
+            lines.push(format!(
+                "  revision {tried} is on trial meanwhile: in force on {} of {tries} proxies that try it",
+                canary["on"]
+            ));
+        }
         lines.extend(refused(&answer["refused"], "refused by"));
         if answer["outcome"] == "refused" {
             lines.push("  their rules from before stay in force there; mend it and apply again, or roll back".into());
@@ -114,8 +122,9 @@ impl Outcome {
         let gone = &answer["gone"];
         for proxy in gone["proxies"].as_array().into_iter().flatten() {
             let ago = milliseconds(number(&proxy["goneMilliseconds"]));
-            let id = proxy["id"].as_str().unwrap_or_default();
-            lines.push(format!("  not waited for {id}: its connection ended {ago} ago, before it had taken it"));
+            let [id, why] = ["id", "why"].map(|name| proxy[name].as_str());
+            let ended = format!("its connection ended {ago} ago, before it had taken it");
+            lines.push(format!("  not waited for {}: {}", id.unwrap_or_default(), why.unwrap_or(&ended)));
         }
         lines.extend(more(gone, "not waited for"));
         lines.extend(refused(&answer["refusedBefore"], "still refused from before by"));

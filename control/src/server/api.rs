@@ -130,6 +130,14 @@ impl Parameters {
         Ok(Course::Trial(Terms { share, bake_ms: bake.as_millis() as u64 }))
     }
 
+    /// An error: there is no such kind.
+    fn check_kind(&self) -> Result<(), Fault> {
+        match self.kind.as_deref().filter(|kind| !config::kinds().any(|known| known == *kind)) {
+            Some(kind) => Err(Fault::new(StatusCode::BAD_REQUEST, format!("kind: {kind:?} is no kind of document"))),
+            None => Ok(()),
+        }
+    }
+
     fn means(&self, key: &Key) -> bool {
         self.kind.as_ref().is_none_or(|kind| *kind == *key.kind)
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == *key.namespace)
@@ -249,6 +257,17 @@ fn expected(headers: &HeaderMap) -> Result<Expected, Fault> {
     }
 }
 
+/// What is believed of one document says nothing of several.
+fn unconditional(headers: &HeaderMap) -> Result<(), Fault> {
+    let conditions = [header::IF_MATCH, header::IF_NONE_MATCH];
+    match conditions.iter().find(|name| headers.contains_key(*name)) {
+        Some(name) => {
+            Err(Fault::new(StatusCode::BAD_REQUEST, format!("{name} is for one document: PUT, PATCH or DELETE it")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The documents of a body, YAML or JSON.
 fn documents(body: &Bytes) -> Result<Vec<document::Document>, Fault> {
     let source = Source { name: "body".into(), bytes: body.to_vec() };
@@ -256,6 +275,7 @@ fn documents(body: &Bytes) -> Result<Vec<document::Document>, Fault> {
 }
 
 async fn list(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
+    parameters.check_kind()?;
     let state = api.store.state();
     let objects: Vec<Value> = state.objects().filter(|object| parameters.means(&object.key)).map(shown).collect();
     Ok(Json(json!({ "revision": state.revision(), "objects": objects })))
@@ -271,8 +291,10 @@ async fn apply(
     State(api): State<Api>,
     Extension(caller): Asking,
     Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Answer {
+    unconditional(&headers)?;
     let change = |document: document::Document| Change {
         text: Some(document.value.to_string().into()),
         key: document.key,
@@ -413,7 +435,10 @@ async fn rollback(
     State(api): State<Api>,
     Extension(caller): Asking,
     Query(mut parameters): Query<Parameters>,
+    headers: HeaderMap,
 ) -> Answer {
+    unconditional(&headers)?;
+    parameters.check_kind()?;
     let Some(revision) = parameters.revision else {
         return Err(Fault::new(StatusCode::BAD_REQUEST, "which revision? ?revision=N"));
     };
@@ -442,10 +467,12 @@ async fn watch(
         while queue.is_empty() {
             revisions.borrow_and_update();
             match api.store.since(seen) {
-                Missed::TooMuch => {
+                // What is later than all there is was seen in another life of the store.
+                missed if matches!(missed, Missed::TooMuch) || seen > *revisions.borrow() => {
                     seen = *revisions.borrow();
                     queue.push_back(Event::default().event("reset").id(seen.to_string()).data("{}"));
                 }
+                Missed::TooMuch => {}
                 Missed::Changes(changes) => {
                     // Each is told with its differences: what one reads slowly is not made all at once.
                     for committed in changes.into_iter().take(TOLD_MAX) {

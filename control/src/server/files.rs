@@ -13,8 +13,9 @@ use config::{Problem, Source};
 use tokio::sync::Notify;
 
 use crate::access::Author;
+use crate::log;
+use crate::server::Watch;
 use crate::server::check::Checker;
-use crate::server::{Watch, now};
 use crate::store::{Cause, Change, Committed, Course, Expected, Frozen, Refusal, Store, Transaction};
 
 /// Where they could not be written, it is tried again after this.
@@ -97,8 +98,8 @@ impl Files {
     }
 
     fn tell(&mut self, Trouble { lines, again }: Trouble) {
-        lines.iter().for_each(|line| eprintln!("{line}"));
-        eprintln!("{} files are refused, and what was taken from them before stays", now());
+        lines.iter().for_each(log::plain);
+        log::tell("files are refused, and what was taken from them before stays");
         self.again = again;
     }
 
@@ -158,14 +159,14 @@ impl Files {
         let places = Places::of(sources);
         let checker = self.checker();
         for problem in committed.moved.iter().flat_map(|moved| checker.warnings(&moved.key)) {
-            eprintln!("warning: {}", located(problem, &places));
+            log::plain(format_args!("warning: {}", located(problem, &places)));
         }
         let documents = if count == 1 { "document" } else { "documents" };
         let removed = match committed.moved.iter().filter(|moved| moved.after.is_none()).count() {
             0 => String::new(),
             removed => format!(", {removed} of them removed"),
         };
-        eprintln!("{} revision {}: {count} {documents} of files changed{removed}", now(), committed.revision);
+        log::tell(format_args!("revision {}: {count} {documents} of files changed{removed}", committed.revision));
     }
 
     fn checker(&self) -> MutexGuard<'_, Checker> {

@@ -16,10 +16,10 @@ use config::xds::catalog::Catalog;
 use config::xds::server::{Limits, Stream};
 use tokio::sync::watch;
 
+use crate::log;
 use crate::server::canary::Candidate;
 use crate::server::fleet::awaited::{Awaited, LOOK_EVERY};
 use crate::server::metrics::Metrics;
-use crate::server::now;
 use crate::server::progress::{NEWEST, Progress};
 use crate::server::wire::Link;
 use crate::store::Store;
@@ -58,6 +58,8 @@ pub(crate) struct Gone {
     pub(crate) id: Arc<str>,
     pub(crate) settled: u64,
     pub(crate) at: Instant,
+    /// It was here before this server started, and did not come back.
+    pub(crate) is_lost: bool,
 }
 
 /// One proxy's stream.
@@ -182,14 +184,14 @@ impl Fleet {
         let names = Arc::new(names);
         let (mut kept, mut is_told) = (None, false);
         loop {
-            let is_over = self.change_awaited(|awaited| awaited.on_time(Instant::now()));
+            let is_over = self.give_up(Instant::now());
             let moves = self.moves.load(Relaxed);
             if is_over || kept != Some(moves) {
                 let (fleet, names) = (self.clone(), names.clone());
                 let stored = tokio::task::spawn_blocking(move || names.store(&fleet.names())).await;
                 match stored {
                     Ok(Err(error)) if !std::mem::replace(&mut is_told, true) => {
-                        eprintln!("{} who is connected cannot be kept for the next start: {error}", now());
+                        log::tell(format_args!("who is connected cannot be kept for the next start: {error}"));
                     }
                     Ok(Ok(())) => (kept, is_told) = (Some(moves), false),
                     _ => {}
@@ -197,6 +199,16 @@ impl Fleet {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Those that have not come back in time have gone.
+    fn give_up(&self, now: Instant) -> bool {
+        self.change_awaited(|awaited| {
+            let lost = awaited.on_time(now);
+            // Before whoever waits for them is told.
+            lost.iter().for_each(|id| self.remember(Gone { id: id.clone(), settled: 0, at: now, is_lost: true }));
+            !lost.is_empty()
+        })
     }
 
     fn names(&self) -> BTreeSet<Arc<str>> {
@@ -285,9 +297,14 @@ impl Fleet {
         let now = Instant::now();
         let life = proxy.life();
         let settled = life.settled;
-        let one = Gone { id: life.id.clone(), settled: settled.min(self.revision.load(Relaxed)), at: now };
+        let settled_at = settled.min(self.revision.load(Relaxed));
+        let one = Gone { id: life.id.clone(), settled: settled_at, at: now, is_lost: false };
         drop(life);
         self.on_move(Some(settled), None, now);
+        self.remember(one);
+    }
+
+    fn remember(&self, one: Gone) {
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         gone.push_back(one);
         if gone.len() > GONE_MAX {

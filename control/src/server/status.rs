@@ -72,13 +72,25 @@ fn told(api: &Api, census: &Census, object: &Object) -> Value {
     let warnings: Vec<Value> = api.checker().warnings(&object.key).into_iter().map(problem).collect();
     let name = object.key.to_string();
     let tally = census.tally(&name, &object.key.kind);
+    let state = api.store.state();
+    let trial = state.trial().filter(|trial| trial.moved.iter().any(|moved| moved.key == object.key));
+    let trial_revision = trial.map(|trial| trial.revision);
+    drop(state);
+    let mut applied = json!({ "on": tally.of - tally.behind.count - tally.refused_count, "of": tally.of });
+    if trial_revision.is_some() {
+        // All others have what was before.
+        let trial = api.trials.told().unwrap_or_default();
+        applied["on"] = trial["on"].clone();
+        applied["of"] = trial["of"].as_u64().unwrap_or(0).max(tally.of as u64).into();
+    }
     json!({
         "object": name,
         "revision": object.revision,
         // What is not accepted is not kept.
         "accepted": true,
         "warnings": warnings,
-        "applied": { "on": tally.of - tally.behind.count - tally.refused_count, "of": tally.of },
+        "applied": applied,
+        "onTrial": trial_revision,
         "behind": tally.behind.json(),
         "refused": refused_json(&tally.refused, tally.refused_count),
         "notEnforced": tally.not_enforced.json(),

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use config::xds::ENDPOINTS;
 use config::xds::catalog::{Catalog, Changed};
-use config::xds::server::Breach;
+use config::xds::server::{Breach, Limits, Stream};
+use config::xds::{ENDPOINTS, TYPE};
 use http::HeaderMap;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tonic::Status;
@@ -48,6 +48,7 @@ impl Streams {
             changes: self.0.feed.followers.add(number),
             waiting: VecDeque::new(),
             is_behind: false,
+            unseen: BTreeSet::new(),
             place,
             admission,
         })
@@ -73,12 +74,40 @@ struct Place {
     is_bound: bool,
 }
 
-/// Whether a resource belongs to one of the collections that are subscribed to, by now or in this request.
-fn sees(catalog: &Catalog, subscribed: &BTreeSet<Arc<str>>, request: &DeltaDiscoveryRequest, name: &str) -> bool {
-    let Some(service) = name.strip_prefix(ENDPOINTS) else { return true };
-    let service = format!("Service/{service}");
-    let all = subscribed.iter().map(|name| &**name).chain(request.resource_names_subscribe.iter().map(|name| &**name));
-    all.filter_map(|name| catalog.collection(name)).any(|members| members.contains(&*service))
+/// What instances a Service has is for those who send to it: what a proxy asks for beyond that waits until it belongs to one
+/// of its collections, as it sees them. It does not ask again.
+fn narrow(
+    catalog: &Catalog,
+    stream: &Stream,
+    request: Option<DeltaDiscoveryRequest>,
+    unseen: &mut BTreeSet<String>,
+) -> Result<Option<DeltaDiscoveryRequest>, Breach> {
+    if request.is_none() && unseen.is_empty() {
+        return Ok(None);
+    }
+    let begins = request.is_some();
+    let mut request = request.unwrap_or_else(|| DeltaDiscoveryRequest { type_url: TYPE.into(), ..Default::default() });
+    for name in &request.resource_names_unsubscribe {
+        unseen.remove(name);
+    }
+    unseen.extend(std::mem::take(&mut request.resource_names_subscribe));
+    if unseen.len() > Limits::default().names_max {
+        return Err(Breach(format!("more than {} resources", Limits::default().names_max)));
+    }
+    let id = stream.node().or(request.node.as_ref()).map_or("", |node| &node.id);
+    let collections = stream.subscribed().iter().map(|name| &**name).chain(unseen.iter().map(|name| &**name));
+    let collections: Vec<_> = collections.filter_map(|name| catalog.collection_of(id, name)).collect();
+    let is_seen = |name: &String| {
+        let service = name.strip_prefix(ENDPOINTS).map(|service| format!("Service/{service}"));
+        service.is_none_or(|service| collections.iter().any(|members| members.contains(&*service)))
+    };
+    let seen: Vec<String> = unseen.iter().filter(|name| is_seen(name)).cloned().collect();
+    for name in &seen {
+        unseen.remove(name);
+    }
+    let is_idle = !begins && seen.is_empty();
+    request.resource_names_subscribe = seen;
+    Ok(Some(request).filter(|_| !is_idle))
 }
 
 impl Place {
@@ -86,6 +115,7 @@ impl Place {
     fn step(
         &self,
         changes: &mut UnboundedReceiver<Arc<Changed>>,
+        unseen: &mut BTreeSet<String>,
         news: News,
     ) -> Result<Vec<DeltaDiscoveryResponse>, Breach> {
         let catalog = self.shared.feed.catalog();
@@ -93,22 +123,20 @@ impl Place {
         let (first, request) = match news {
             News::Changed(changed) => (Some(changed), None),
             News::HasChanged => (None, None),
-            News::Request(request) => (None, Some(request)),
+            News::Request(request) => (None, Some(*request)),
         };
         // Whoever reads the catalog knows every change in it.
         for changed in first.into_iter().chain(std::iter::from_fn(|| changes.try_recv().ok())) {
             life.stream.on_change(&catalog, &changed);
         }
-        if let Some(mut request) = request {
-            if self.is_bound {
-                // What instances a Service has is for those who send to it. A proxy that was away may still ask for others.
-                let is_seen = |name: &String| sees(&catalog, life.stream.subscribed(), &request, name);
-                let seen = request.resource_names_subscribe.iter().filter(|name| is_seen(name)).cloned().collect();
-                request.resource_names_subscribe = seen;
-            }
+        let request = match self.is_bound {
+            true => narrow(&catalog, &life.stream, request, unseen)?,
+            false => request,
+        };
+        if let Some(request) = request {
             let names = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect::<Vec<Arc<str>>>();
             let (gone, new) = (names(&request.resource_names_unsubscribe), names(&request.resource_names_subscribe));
-            life.stream.on_request(&catalog, *request)?;
+            life.stream.on_request(&catalog, request)?;
             // While nothing can change: what comes from here on is told.
             self.shared.feed.followers.unsubscribe(self.number, &gone);
             self.shared.feed.followers.subscribe(self.number, &new);
@@ -153,6 +181,8 @@ pub(crate) struct Discovery {
     waiting: VecDeque<DeltaDiscoveryResponse>,
     /// There is more for it since it was told last.
     is_behind: bool,
+    /// What it asked for, and is not to have so far.
+    unseen: BTreeSet<String>,
 }
 
 impl Discovery {
@@ -185,7 +215,7 @@ impl Discovery {
                     Poll::Ready(None) | Poll::Pending => return self.speech.poll_silence(context).map(Err),
                 },
             };
-            let responses = self.place.step(&mut self.changes, news);
+            let responses = self.place.step(&mut self.changes, &mut self.unseen, news);
             self.waiting = responses.map_err(|Breach(reason)| Status::invalid_argument(reason))?.into();
         }
     }

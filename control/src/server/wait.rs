@@ -193,12 +193,15 @@ impl Question {
             // Whoever came again is among those that are here.
             if one.settled < self.revision && here.insert(one.id.clone()) {
                 let ago = now.duration_since(one.at).as_millis() as u64;
-                gone.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago }));
+                let why = one.is_lost.then_some("it was here before control started, and has not come back");
+                gone.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago, "why": why }));
             }
         }
         let trial = api.trials.told();
         let is_on_trial = api.trials.is_on(self.revision);
-        let is_in_force = on == proxies.len() && missing.is_empty() && !is_on_trial;
+        // Where all that there were have gone, it is in force nowhere.
+        let is_deserted = proxies.is_empty() && gone.count > 0;
+        let is_in_force = on == proxies.len() && missing.is_empty() && !is_deserted && !is_on_trial;
         let outcome = if is_on_trial {
             "onTrial"
         } else if is_in_force {

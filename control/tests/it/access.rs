@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use config::wire::envoy::config::core::v3::Node;
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use e2e::kit::{Backend, Guard, Launch, PATIENCE, Peer, Rules, Scratch, evenkeel, free_port, until};
+use e2e::kit::{Backend, Guard, Launch, PATIENCE, Peer, Rules, Scratch, Subscriber, evenkeel, free_port, until};
 use proxy::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -414,6 +414,55 @@ fn who_is_revoked_is_cut_at_once() {
     let refused = control.stream(Some(&proxy), says).err().expect("it is over");
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(refused.message().contains("token edge is over since 20"), "{refused:?}");
+}
+
+#[test]
+fn instances_are_told_as_soon_as_they_are_its_business() {
+    let folder = Scratch::create("access").expect("a folder");
+    let control = Control::start(&folder, &[]);
+    let admin = control.admin();
+    let token = control.token(&json!({"name": "edge", "role": "proxy", "namespaces": ["default"]}));
+    let pem = std::fs::read_to_string(control.ca()).expect("a certificate");
+    let service = |name: &str| {
+        format!(
+            "{{apiVersion: evenkeel.dev/v1alpha1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{name: http, port: \
+             80}}], endpoints: [{{address: 10.0.0.1, ports: {{http: 1}}}}]}}}}"
+        )
+    };
+    let route = |to: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r}}, spec: {{parentRefs: [{{name: \
+             g}}], rules: [{{backendRefs: [{{name: {to}, port: 80}}]}}]}}}}"
+        )
+    };
+    control.apply(&[crate::server::gateway("g"), route("one"), service("one"), service("two")].join("\n---\n"));
+    let two: Arc<str> = "Endpoints/default/two".into();
+    // They ask for both at once, as those do that had both before.
+    let mut proxies = ["a", "b"].map(|name| {
+        let wanted = ["Gateway/default/g/*", "Endpoints/default/one", &two];
+        let mut proxy = Subscriber::new(&format!("default/g@{name}"), &wanted);
+        proxy.connect_with(control.xds, &pem, &token);
+        assert!(proxy.take().names.contains(&"Service/default/one".to_owned()));
+        assert!(!proxy.held().contains_key(&two), "nobody sends to it");
+        proxy
+    });
+    let (status, _, told) = control.ask(Some(&admin), "POST /api/v1/objects?canary=1&bake=10m", &route("two"));
+    assert_eq!(status, 200, "{told}");
+    let (tries, _) = until("one that tries it", || {
+        let (_, _, told) = control.ask(Some(&admin), "GET /api/v1/canary", "");
+        told["canary"]["tries"][0].as_str().map(str::to_owned)
+    });
+    let [first, second] = &mut proxies;
+    let (tries, waits) = if tries.ends_with("@a") { (first, second) } else { (second, first) };
+    let take_two = |proxy: &mut Subscriber| {
+        while !proxy.held().contains_key(&two) {
+            proxy.take();
+        }
+    };
+    take_two(tries);
+    assert!(waits.hears_nothing_for(Duration::from_millis(100)) && !waits.held().contains_key(&two));
+    assert_eq!(control.ask(Some(&admin), "POST /api/v1/canary/promote", "").0, 200);
+    take_two(waits);
 }
 
 #[test]

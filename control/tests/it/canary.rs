@@ -206,6 +206,11 @@ fn endpoints_pass_while_rules_wait() {
     let mesh = Mesh::start();
     let three = backend("200 OK", "three");
     let revision = mesh.try_out("10m", &mesh.route("two"));
+    // Where it is in force is told as it is.
+    let status = || mesh.control.ask("GET /api/v1/objects/HTTPRoute/default/r/status", "", "").1;
+    until("one that has it", || (status()["applied"]["on"] == 1).then_some(()));
+    let told = status();
+    assert_eq!((&told["applied"]["of"], &told["onTrial"]), (&3.into(), &revision.into()), "{told}");
     let canary = mesh.canary();
     // Of a Service that nobody else uses so far, and of one that they use.
     let moved = mesh.control.apply(&mesh.service("one", three.address()));

@@ -114,7 +114,7 @@ fn commands_say_what_they_did() {
              http\n    port: 1",
         ),
         ("get service zz", 1, "there is no Service/default/zz"),
-        ("status", 0, "revision 2, 0 proxies: 2 documents in force wherever they are wanted"),
+        ("status", 0, "revision 2: 2 documents kept, and in force nowhere: no proxy is connected"),
         ("status svc a", 0, "Service/default/a of revision 2: accepted\n  no proxy that is connected is to have it"),
         // What is wrong has its file and line, whoever found it.
         (
@@ -220,7 +220,7 @@ fn long_lists_are_cut_and_counted() {
     for (line, lines, last) in [
         ("get", 22, "... and 10 more of 30; --full shows all"),
         ("get --full", 31, "Service  default    s29   1         nobody's"),
-        ("status", 1, "revision 1, 0 proxies: 30 documents in force wherever they are wanted"),
+        ("status", 1, "revision 1: 30 documents kept, and in force nowhere: no proxy is connected"),
     ] {
         let (code, text) = run(&control, &folder, line);
         assert_eq!((code, text.lines().count(), text.lines().last()), (0, lines, Some(last)), "{line}:\n{text}");

@@ -75,6 +75,8 @@ fn documents_are_checked_kept_and_told() {
         // Who believes what is no longer so.
         (&format!("PUT {A}"), "If-Match: \"9\"\r\n", &service("a", 81), 409, "it is at revision 1"),
         (&format!("PUT {A}"), "If-None-Match: *\r\n", &service("a", 81), 409, "it is at revision 1"),
+        ("POST /api/v1/objects", "If-Match: \"1\"\r\n", &two, 400, "if-match is for one document"),
+        ("POST /api/v1/rollback?revision=1&kind=Foo", "", "", 400, "\\\"Foo\\\" is no kind of document"),
         (&format!("PUT {A}"), "If-Match: one\r\n", &service("a", 81), 400, "is no revision"),
         (&format!("PUT {A}"), "If-Match: \"1\"\r\n", &service("b", 81), 422, "the path says Service/default/a"),
         (

@@ -11,7 +11,7 @@ use config::wire::envoy::config::core::v3::Node;
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use config::wire::evenkeel::v1::{ReportRequest, ReportResponse};
 use config::xds::TYPE;
-use e2e::kit::{Backend, Launch, PATIENCE, Peer, Rules, Scratch, Subscriber, evenkeel, until};
+use e2e::kit::{Backend, Launch, PATIENCE, Peer, Rules, Scratch, Subscriber, evenkeel, free_port, until};
 use prost::Message as _;
 use proxy::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -155,6 +155,31 @@ fn a_control_that_has_just_started_knows_whom_it_does_not_know() {
     });
     assert_eq!(awaited(&control, "GET /api/v1/status"), 0);
     assert_eq!(control.ask(canary, "", &behind(2)).0, 200, "there are those who can try it");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let folder = Scratch::create("faults").expect("a folder");
+    let places = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full disk");
+    let mut command = Command::new(evenkeel());
+    command.args(["control", "--plaintext", "--data"]).arg(folder.path().join("data"));
+    command.args(["--listen", &places[0].to_string(), "--xds", &places[1].to_string()]);
+    let mut running =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(full).spawn().expect("evenkeel can be started");
+    let asked = until("an answer", || {
+        let mut peer = Peer::try_connect(places[0]).ok()?;
+        peer.send("GET /api/v1/objects HTTP/1.1\r\nHost: c\r\n\r\n");
+        peer.read().ok().map(|answer| answer.status())
+    });
+    let ended = running.try_wait().expect("a child");
+    running.kill().and_then(|()| running.wait()).expect("it is ours");
+    assert_eq!((asked.0, ended), (200, None));
+    // What a command says is its result: where that is lost, it has failed.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full disk");
+    let lost = Command::new(evenkeel()).arg("schema").stdout(full).output().expect("a command");
+    assert_eq!(lost.status.code(), Some(1), "{lost:?}");
+    assert!(String::from_utf8_lossy(&lost.stderr).contains("standard output: No space left"), "{lost:?}");
 }
 
 #[test]

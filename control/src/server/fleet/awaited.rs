@@ -44,15 +44,11 @@ impl Awaited {
         is_one
     }
 
-    /// Whoever is not back by now is not waited for. Tells whether that is news.
-    pub(crate) fn on_time(&mut self, now: Instant) -> bool {
+    /// Whoever is not back by now is not waited for any more, and is told, once.
+    pub(crate) fn on_time(&mut self, now: Instant) -> BTreeSet<Arc<str>> {
         let [since_start, since_last] = [self.started, self.came].map(|time| now.saturating_duration_since(time));
         let is_over = since_start >= BACK_MAX || since_start >= BACK_WITHIN && since_last >= NEXT_WITHIN;
-        let is_news = is_over && !self.missing.is_empty();
-        if is_news {
-            self.missing.clear();
-        }
-        is_news
+        if is_over { std::mem::take(&mut self.missing) } else { BTreeSet::new() }
     }
 
     pub(crate) fn missing(&self) -> &BTreeSet<Arc<str>> {
@@ -122,7 +118,7 @@ mod tests {
         ] {
             let now = start + Duration::from_millis(after);
             let seen = match come {
-                None => awaited.on_time(now),
+                None => !awaited.on_time(now).is_empty(),
                 Some(id) => awaited.on_come(id, now),
             };
             assert_eq!((seen, &*left(&awaited)), (is_news, expected), "{after}");
@@ -131,8 +127,8 @@ mod tests {
         let mut awaited = Awaited::new((0..100).map(|number| format!("{number:02}").into()).collect(), start);
         for second in 0..60 {
             let now = start + Duration::from_secs(second);
-            assert!(awaited.on_come(&format!("{second:02}"), now) && !awaited.on_time(now), "{second}");
+            assert!(awaited.on_come(&format!("{second:02}"), now) && awaited.on_time(now).is_empty(), "{second}");
         }
-        assert!(awaited.on_time(start + BACK_MAX) && awaited.missing().is_empty());
+        assert_eq!((awaited.on_time(start + BACK_MAX).len(), awaited.missing().len()), (40, 0));
     }
 }

@@ -1,6 +1,7 @@
 //! Many proxies at once, each with its real machine and no socket.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use config::Source;
 use config::document;
@@ -117,6 +118,14 @@ async fn ten_thousand_answers_are_one_piece_of_news() {
     // The machine is as slow as its owner likes; what is quadratic in the number of proxies would take minutes.
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     eprintln!("{PROXIES} proxies introduced and answered in {:?}", started.elapsed());
+
+    // Who was here before the start, and is not back in time, has gone.
+    let before = BTreeSet::from(["lost".into()]);
+    let other = Fleet::new(world.store.clone(), before);
+    assert!(!other.give_up(Instant::now()) && other.give_up(Instant::now() + Duration::from_secs(60)));
+    let lost = other.gone_since(started);
+    assert_eq!(lost.iter().map(|gone| (&*gone.id, gone.is_lost)).collect::<Vec<_>>(), [("lost", true)]);
+    assert_eq!((other.awaited().1.len(), *other.awaited_count().borrow()), (0, 0));
 
     // Who goes is remembered, and does not hold the others up.
     world.connect(PROXIES);
