@@ -4,6 +4,7 @@ use std::io::{BufReader, BufWriter};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::log;
 use crate::server;
 use crate::store::dump;
 
@@ -42,7 +43,7 @@ pub fn run(args: ControlCommand) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("{problem}");
+            log::plain(problem);
             ExitCode::FAILURE
         }
     }
@@ -68,6 +69,6 @@ fn keep(command: StoreCommand) -> Result<(), String> {
     };
     let count = count.map_err(|error| error.to_string())?;
     let word = if matches!(command, StoreCommand::Export(_)) { "exported from" } else { "imported into" };
-    eprintln!("{count} lines {word} {}", data.display());
+    log::plain(format_args!("{count} lines {word} {}", data.display()));
     Ok(())
 }

@@ -207,6 +207,17 @@ mod tests {
                 "revision 4 is kept, and in force nowhere: no proxy is connected\n",
             ),
             (
+                json!({"outcome": "late", "revision": 4, "on": 0, "of": 0, "gone": {"count": 1, "proxies": [{"id": "g",
+                    "goneMilliseconds": 5, "why": "it has not come back"}]}}),
+                "revision 4 is kept, and in force nowhere: no proxy is connected\n  not waited for g: it has not come back\n",
+            ),
+            (
+                json!({"outcome": "inForce", "revision": 42, "on": 3, "of": 3, "milliseconds": 2,
+                    "canary": {"revision": 41, "on": 1, "tries": ["p"]}}),
+                "revision 42 in force on 3 of 3 proxies after 2 ms\n  revision 41 is on trial meanwhile: in force on 1 of 1 \
+                 proxies that try it\n",
+            ),
+            (
                 json!({"outcome": "refused", "revision": 41, "on": 407, "of": 412, "milliseconds": 91, "refused": {"count": 5,
                     "reasons": [{"reason": "a\nb", "objects": ["Gateway/d/e", "Gateway/d/e/*"], "count": 5,
                     "proxies": ["a", "b", "c", "d"]}]}}),

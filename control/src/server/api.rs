@@ -130,14 +130,6 @@ impl Parameters {
         Ok(Course::Trial(Terms { share, bake_ms: bake.as_millis() as u64 }))
     }
 
-    /// An error: there is no such kind.
-    fn check_kind(&self) -> Result<(), Fault> {
-        match self.kind.as_deref().filter(|kind| !config::kinds().any(|known| known == *kind)) {
-            Some(kind) => Err(Fault::new(StatusCode::BAD_REQUEST, format!("kind: {kind:?} is no kind of document"))),
-            None => Ok(()),
-        }
-    }
-
     fn means(&self, key: &Key) -> bool {
         self.kind.as_ref().is_none_or(|kind| *kind == *key.kind)
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == *key.namespace)
@@ -268,6 +260,14 @@ fn unconditional(headers: &HeaderMap) -> Result<(), Fault> {
     }
 }
 
+/// An error: there is no such kind.
+pub(crate) fn check_kind(kind: Option<&str>) -> Result<(), Fault> {
+    match kind.filter(|kind| !config::kinds().any(|known| known == *kind)) {
+        Some(kind) => Err(Fault::new(StatusCode::BAD_REQUEST, format!("kind: {kind:?} is no kind of document"))),
+        None => Ok(()),
+    }
+}
+
 /// The documents of a body, YAML or JSON.
 fn documents(body: &Bytes) -> Result<Vec<document::Document>, Fault> {
     let source = Source { name: "body".into(), bytes: body.to_vec() };
@@ -275,7 +275,7 @@ fn documents(body: &Bytes) -> Result<Vec<document::Document>, Fault> {
 }
 
 async fn list(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
-    parameters.check_kind()?;
+    check_kind(parameters.kind.as_deref())?;
     let state = api.store.state();
     let objects: Vec<Value> = state.objects().filter(|object| parameters.means(&object.key)).map(shown).collect();
     Ok(Json(json!({ "revision": state.revision(), "objects": objects })))
@@ -438,7 +438,7 @@ async fn rollback(
     headers: HeaderMap,
 ) -> Answer {
     unconditional(&headers)?;
-    parameters.check_kind()?;
+    check_kind(parameters.kind.as_deref())?;
     let Some(revision) = parameters.revision else {
         return Err(Fault::new(StatusCode::BAD_REQUEST, "which revision? ?revision=N"));
     };

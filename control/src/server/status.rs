@@ -16,7 +16,7 @@ use config::xds::{ENDPOINTS, is_collection};
 use serde_json::{Value, json};
 
 use crate::server::answer::{Fault, problem};
-use crate::server::api::{Answer, Api, key};
+use crate::server::api::{Answer, Api, check_kind, key};
 use crate::server::fleet::{Fleet, Life};
 use crate::store::Object;
 
@@ -40,6 +40,7 @@ struct Parameters {
 }
 
 async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
+    check_kind(parameters.kind.as_deref())?;
     let is_meant = |object: &&Arc<Object>| {
         parameters.kind.as_ref().is_none_or(|kind| *kind == *object.key.kind)
             && parameters.namespace.as_ref().is_none_or(|namespace| *namespace == *object.key.namespace)
@@ -72,17 +73,12 @@ fn told(api: &Api, census: &Census, object: &Object) -> Value {
     let warnings: Vec<Value> = api.checker().warnings(&object.key).into_iter().map(problem).collect();
     let name = object.key.to_string();
     let tally = census.tally(&name, &object.key.kind);
-    let state = api.store.state();
-    let trial = state.trial().filter(|trial| trial.moved.iter().any(|moved| moved.key == object.key));
-    let trial_revision = trial.map(|trial| trial.revision);
-    drop(state);
-    let mut applied = json!({ "on": tally.of - tally.behind.count - tally.refused_count, "of": tally.of });
-    if trial_revision.is_some() {
+    let trial = census.trial.as_ref().filter(|trial| trial.names.contains(&name));
+    let applied = match trial {
+        None => json!({ "on": tally.of - tally.behind.count - tally.refused_count, "of": tally.of }),
         // All others have what was before.
-        let trial = api.trials.told().unwrap_or_default();
-        applied["on"] = trial["on"].clone();
-        applied["of"] = trial["of"].as_u64().unwrap_or(0).max(tally.of as u64).into();
-    }
+        Some(trial) => json!({ "on": trial.on, "of": trial.of.max(tally.of as u64) }),
+    };
     json!({
         "object": name,
         "revision": object.revision,
@@ -90,7 +86,7 @@ fn told(api: &Api, census: &Census, object: &Object) -> Value {
         "accepted": true,
         "warnings": warnings,
         "applied": applied,
-        "onTrial": trial_revision,
+        "onTrial": trial.map(|trial| trial.revision),
         "behind": tally.behind.json(),
         "refused": refused_json(&tally.refused, tally.refused_count),
         "notEnforced": tally.not_enforced.json(),
@@ -187,8 +183,28 @@ type Alike = BTreeMap<(Vec<Arc<str>>, Arc<str>), Named>;
 /// Who is to have a document, by the kinds that they know.
 type Wanting = HashMap<Arc<str>, Vec<(Arc<str>, Arc<Named>)>>;
 
+/// What some proxies try, and how far that is.
+struct OnTrial {
+    revision: u64,
+    names: BTreeSet<String>,
+    on: u64,
+    of: u64,
+}
+
+impl OnTrial {
+    fn of(api: &Api) -> Option<OnTrial> {
+        let told = api.trials.told()?;
+        let state = api.store.state();
+        let trial = state.trial()?;
+        let number = |name: &str| told[name].as_u64().unwrap_or(0);
+        let names = trial.moved.iter().map(|moved| moved.key.to_string()).collect();
+        Some(OnTrial { revision: trial.revision, names, on: number("on"), of: number("of") })
+    }
+}
+
 /// All proxies at one moment.
 struct Census {
+    trial: Option<OnTrial>,
     proxies: usize,
     /// By document: who is to have it.
     wanted: Wanting,
@@ -198,6 +214,7 @@ struct Census {
 
 impl Census {
     fn take(api: &Api, now: Instant) -> Census {
+        let trial = OnTrial::of(api);
         let catalog = api.feed.catalog();
         let proxies = api.fleet.proxies();
         let (mut alike, mut behind_by_name, mut refused_by_name) = (Alike::new(), HashMap::new(), HashMap::new());
@@ -220,7 +237,7 @@ impl Census {
             }
         }
         let wanted = wanted(&catalog, &alike);
-        Census { proxies: proxies.len(), wanted, behind: behind_by_name, refused: refused_by_name }
+        Census { trial, proxies: proxies.len(), wanted, behind: behind_by_name, refused: refused_by_name }
     }
 
     fn tally(&self, name: &str, kind: &str) -> Tally {

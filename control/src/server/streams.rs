@@ -120,16 +120,20 @@ impl Place {
     ) -> Result<Vec<DeltaDiscoveryResponse>, Breach> {
         let catalog = self.shared.feed.catalog();
         let mut life = self.proxy.life();
+        let has_changed = matches!(news, News::HasChanged);
         let (first, request) = match news {
             News::Changed(changed) => (Some(changed), None),
             News::HasChanged => (None, None),
             News::Request(request) => (None, Some(*request)),
         };
+        // What a proxy may have depends on what its collections have.
+        let mut may_see_more = request.is_some() || has_changed;
         // Whoever reads the catalog knows every change in it.
         for changed in first.into_iter().chain(std::iter::from_fn(|| changes.try_recv().ok())) {
+            may_see_more |= !changed.collections.is_empty();
             life.stream.on_change(&catalog, &changed);
         }
-        let request = match self.is_bound {
+        let request = match self.is_bound && may_see_more {
             true => narrow(&catalog, &life.stream, request, unseen)?,
             false => request,
         };

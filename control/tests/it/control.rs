@@ -120,7 +120,8 @@ fn documents_are_checked_kept_and_told() {
         (&format!("GET {A}/status"), "", "", 200, r#""applied":{"of":0,"on":0}"#),
         ("GET /api/v1/objects/Service/default/z/status", "", "", 404, "there is no Service/default/z"),
         ("GET /api/v1/status?namespace=other", "", "", 200, r#""objects":[],"proxies":0,"revision":5"#),
-        ("GET /api/v1/status?kin=Service", "", "", 400, ""),
+        ("GET /api/v1/status?kin=Service", "", "", 400, "unknown field `kin`"),
+        ("GET /api/v1/status?kind=svc", "", "", 400, "\\\"svc\\\" is no kind of document"),
         ("GET /api/v1/history?count=1", "", "", 200, "back to revision 1"),
     ] {
         let (seen, answer) = control.ask(start, headers, body);
