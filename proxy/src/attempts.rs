@@ -53,7 +53,7 @@ pub(crate) async fn run(
     if meta.framing != Framing::None && keeps {
         request = request.keep();
     }
-    if met.rule.is_mirrored {
+    if met.rule.is_mirrored && !std::mem::replace(&mut record.is_copied, true) {
         request = mirror::copy(worker, met, head, meta, client_address, record.lane.as_ref(), request);
     }
     cluster.state.budget.count(worker.id);
@@ -118,6 +118,7 @@ pub(crate) async fn run(
         };
         let outcome = attempt::run(attempt, client, &mut request, record).await;
         record.request_body_bytes = request.body_bytes;
+        record.has_begun = record.answer_started || request.has_begun(meta.framing);
         let error = outcome.as_ref().err();
         watch.into_iter().for_each(|watch| watch.ended(record, error));
         let error = match outcome {

@@ -72,6 +72,13 @@ pub enum Kind {
     Exhausted,
 }
 
+impl Kind {
+    /// Whether there was nobody to serve the request, so that other rules may still know somebody.
+    pub(crate) fn finds_nobody(self) -> bool {
+        matches!(self, Kind::NoEndpoint | Kind::NoLane | Kind::Vanished | Kind::Awaited)
+    }
+}
+
 /// One failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyError {

@@ -108,6 +108,11 @@ impl Pump {
         self
     }
 
+    /// Whether any of a body in `framing` has been read from the source.
+    pub(crate) fn has_begun(&self, framing: Framing) -> bool {
+        self.body_bytes > 0 || self.decoder.has_begun(framing)
+    }
+
     /// Whether the whole message has been read from the source.
     pub(crate) fn is_read(&self) -> bool {
         self.decoder.is_done() && self.direct == 0

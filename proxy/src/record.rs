@@ -48,6 +48,10 @@ pub(crate) struct Record {
     pub(crate) response_body_bytes: u64,
     /// The head of an answer is on its way to the client.
     pub(crate) answer_started: bool,
+    /// Its body is no longer as it came, or something of an answer went to the client: it cannot begin again.
+    pub(crate) has_begun: bool,
+    /// Copies of it were made.
+    pub(crate) is_copied: bool,
 }
 
 /// A request under policies in shadow.
@@ -64,9 +68,9 @@ struct InShadow {
 impl InShadow {
     #[cold]
     fn tell_fallbacks(&mut self, worker: &Worker, cluster: &ClusterView) {
-        for lane in &self.lanes {
+        for lane in std::mem::take(&mut self.lanes) {
             let (now, zone) = (worker.driver.now(), worker.shared.zone.as_deref());
-            if let Some(reason) = attempts::shadow_fallback(cluster, lane, now, zone) {
+            if let Some(reason) = attempts::shadow_fallback(cluster, &lane, now, zone) {
                 worker.stats().shadow_fell_back(lane.group(), &lane.name, &cluster.cluster.name, reason);
                 self.told.push((format!("LaneGroup {}", lane.group()).into(), format!("fallback {reason}").into()));
             }
@@ -96,7 +100,14 @@ impl Record {
             request_body_bytes: 0,
             response_body_bytes: 0,
             answer_started: false,
+            has_begun: false,
+            is_copied: false,
         }
+    }
+
+    /// Forgets what rules that are no longer in force decided; what they did, such as attempts, stays.
+    pub(crate) fn begin_again(&mut self) {
+        (self.rule, self.cluster, self.lane, self.endpoint) = (None, None, None, None);
     }
 
     /// Remembers what the client asked for.

@@ -18,13 +18,16 @@ use crate::connection::Client;
 use crate::error::{Kind, ProxyError};
 use crate::first_use;
 use crate::forwarded;
-use crate::h1::{Framing, Method, RequestMeta};
+use crate::h1::{self, Framing, HeadLimits, Method, RequestMeta};
 use crate::lanes::{Found, Ready};
 use crate::passage::{Passage, Stage};
 use crate::record::Record;
 use crate::reply::{self, Redirect};
 use crate::view::{self, ClusterView, ListenerView, RuleView};
 use crate::worker::{BindView, ConnectionGuard, Worker};
+
+/// How often a request whose rules were replaced while it waited, and that found nobody by them, meets those in force.
+const ROUNDS_MAX: u32 = 4;
 
 /// What becomes of the downstream connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,16 +56,29 @@ pub(crate) async fn serve(
     client.tell_shadow(settings, &mut record);
     let in_flight = InFlight::count(worker);
 
-    let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
-    let Found { lane, issue, differs, shadow } = enter_lane(worker, &guard.bind, client_address, &mut head);
-    record.lane = lane;
-    if let Some(decided) = shadow {
-        record.tell_lanes(worker.stats(), &decided);
-    }
-    worker.stats().lanes_differ.add(u64::from(differs));
-
-    let asked = Asked { client_address, settings, meta: &meta, issue };
-    let result = forward(guard, client, &asked, &mut head, &mut record).await;
+    let mut rounds = 0;
+    let (client_address, result) = loop {
+        let revision = worker.stats().revision.get();
+        let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
+        let Found { lane, issue, differs, shadow } = enter_lane(worker, &guard.bind, client_address, &mut head);
+        record.lane = lane;
+        if rounds == 0 {
+            if let Some(decided) = shadow {
+                record.tell_lanes(worker.stats(), &decided);
+            }
+            worker.stats().lanes_differ.add(u64::from(differs));
+        }
+        let asked = Asked { client_address, settings, meta: &meta, issue };
+        let result = forward(guard, client, &asked, &mut head, &mut record).await;
+        let meets_others = || worker.stats().revision.get() != revision && rounds < ROUNDS_MAX && !record.has_begun;
+        match result {
+            Err(error) if error.kind.finds_nobody() && meets_others() && restore(&mut head, settings) => {
+                rounds += 1;
+                record.begin_again();
+            }
+            result => break (client_address, result),
+        }
+    };
     let after = match result {
         Ok(after) => after,
         Err(error) => fail(guard, client, &meta, error, &mut record).await,
@@ -73,6 +89,16 @@ pub(crate) async fn serve(
     }
     record.finish(worker, client_address, Some(&head));
     after
+}
+
+/// Brings a head back into the form that it came in: what was received stands at the front of its text, whatever was done
+/// to it since.
+#[cold]
+fn restore(head: &mut Head, settings: &ListenerSettings) -> bool {
+    let received = head.text().to_vec();
+    let limits = HeadLimits { bytes_max: usize::MAX, fields_max: usize::MAX };
+    h1::parse_request(&received, &mut 0, limits, head).is_ok_and(|bytes| bytes.is_some())
+        && h1::check_request(head, settings.encoded_slash).is_ok()
 }
 
 /// Brings a head into the form that rules see, and tells the client's address.

@@ -3,11 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, Scratch, until};
 use rustix::process::Signal;
 
+use crate::partition::Ends;
 use crate::server::Control;
 
 /// A backend that answers with a word.
@@ -204,6 +206,49 @@ fn endpoints_come_with_the_first_request_that_needs_them() {
     // What it would have met is judged by them, too.
     let decided = gateway.metric("evenkeel_shadow_lanes_total{policy=\"LaneGroup default/next\",lane=\"blue\"}");
     assert_eq!((decided, gateway.metrics().contains("evenkeel_shadow_lane_fallbacks_total{")), (1.0, false));
+}
+
+#[test]
+fn who_waits_for_endpoints_meets_the_rules_of_then() {
+    let folder = Scratch::create("control").expect("a folder");
+    let control = Control::start(&folder);
+    let (one, two) = (saying("one"), saying("two"));
+    let gateway = Launch::under(control.xds).flags(&["--preload-services", "0"]).spawn();
+    let rules = ["one", "two"].map(|name| {
+        let rules = Rules::new().service("one", &[one.address()]).service("two", &[two.address()]);
+        let filter =
+            format!("{{type: RequestHeaderModifier, requestHeaderModifier: {{add: [{{name: way, value: {name}}}]}}}}");
+        gateway.fill(&rules.rule(&format!("filters: [{filter}]\nbackendRefs: [{{name: {name}, port: 80}}]")).yaml())
+    });
+    control.wait_until_in_force(control.apply(&rules[0]));
+    let is_over = AtomicBool::new(false);
+    let load = || {
+        let (mut client, mut served) = (gateway.connect(), 0);
+        while !is_over.load(SeqCst) {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+            let answer = client.read().map(|answer| (answer.status(), answer.text()));
+            assert!(matches!(&answer, Ok((200, word)) if word == "one" || word == "two"), "{answer:?} after {served}");
+            served += 1;
+        }
+        served
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        let ends = Ends(&is_over);
+        // Back and forth, faster than endpoints come.
+        for rules in rules.iter().cycle().skip(1).take(300) {
+            control.apply(rules);
+        }
+        drop(ends);
+        let served: u32 = clients.into_iter().map(|client| client.join().expect("no request fails")).sum();
+        assert!(served > 100, "{served}");
+    });
+    // What came of the rules of before is gone from a request that met others.
+    for (backend, name) in [(&one, "one"), (&two, "two")] {
+        for request in backend.requests() {
+            assert_eq!((request.get("way"), request.count("way"), &*request.text()), (Some(name), 1, "body"));
+        }
+    }
 }
 
 #[test]

@@ -138,6 +138,11 @@ impl BodyDecoder {
         self.state == State::Done
     }
 
+    /// Whether it stands elsewhere than at the front of a body in `framing`, or behind a chunk of it.
+    pub fn has_begun(&self, framing: Framing) -> bool {
+        self.state != BodyDecoder::new(framing).state
+    }
+
     /// The peer will send no more. Ends a body that ends with its connection; others are truncated.
     pub fn on_eof(&mut self) -> Result<(), Refusal> {
         match self.state {
