@@ -130,8 +130,14 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let rates = Arc::new(Mutex::new(Rates::default()));
     let reports = Reports::new(guard.clone(), feed.clone(), fleet.clone(), rates.clone());
     let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone(), rates));
-    let all =
-        api::Api { store: store.clone(), checker, feed: feed.clone(), fleet: fleet.clone(), trials: trials.clone() };
+    let all = api::Api {
+        store: store.clone(),
+        checker,
+        feed: feed.clone(),
+        fleet: fleet.clone(),
+        trials: trials.clone(),
+        files: files.refused(),
+    };
     let router = api::router(all, guard);
     let served = async {
         tokio::select! {

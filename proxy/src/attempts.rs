@@ -118,13 +118,13 @@ pub(crate) async fn run(
         };
         let outcome = attempt::run(attempt, client, &mut request, record).await;
         record.request_body_bytes = request.body_bytes;
-        record.has_begun = record.answer_started || request.has_begun(meta.framing);
         let error = outcome.as_ref().err();
         watch.into_iter().for_each(|watch| watch.ended(record, error));
         let error = match outcome {
             Ok(after) => return Ok(after),
             Err(error) => error,
         };
+        record.has_begun = record.answer_started || request.has_begun(meta.framing);
         worker.stats().upstream_stale.add(u64::from(error.is_stale(record.reused)));
         match retry::after(error, as_sent(&request, record.reused, record.answer_started), policy) {
             Next::Anew(_) if error.kind == Kind::Vanished && vanished == VANISHED_MAX => return Err(error),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::cli::client::{Client, Failure, Server, path};
 use crate::cli::input::{Input, Paths};
-use crate::cli::output::{Output, end, say};
+use crate::cli::output::{Output, complain, end, say};
 use crate::cli::table::{ROWS_MAX, count};
 use crate::cli::waiting::{Canary, Wait};
 use crate::cli::why::Why;
@@ -48,9 +48,6 @@ fn apply(args: &ApplyArgs) -> Result<ExitCode, Failure> {
     let parameters = [("dryRun", dry_run), message, break_glass, canary, ("bake", bake.as_deref())];
     let path = path("/api/v1/objects", &parameters);
     let answer = client.post(&path, input.body.clone()).map_err(|failure| input.located(failure))?;
-    if answer["changes"].as_array().is_some_and(Vec::is_empty) && input.is_empty() {
-        return Err(Failure::Usage("there is no document in it".into()));
-    }
     finish(&client, answer, &args.wait, &args.output, |problem| input.text(problem))
 }
 
@@ -67,14 +64,27 @@ pub fn finish(
     let people = output.form == crate::cli::output::Form::Table;
     if people {
         say(&changes(&answer, output.full));
+        for kept in answer["kept"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            say(&format!("kept     {kept}: evenkeel emergency end takes it away\n"));
+        }
         let changes = answer["changes"].as_array().into_iter().flatten();
         for problem in changes.flat_map(|change| change["warnings"].as_array().into_iter().flatten()) {
-            eprintln!("warning: {}", warning(problem));
+            complain(format_args!("warning: {}", warning(problem)));
+        }
+        let elsewhere = answer["warnings"]["first"].as_array().map_or(&[][..], Vec::as_slice);
+        elsewhere.iter().for_each(|problem| complain(format_args!("warning: {}", stored(problem))));
+        let more = (answer["warnings"]["count"].as_u64().unwrap_or(0) as usize).saturating_sub(elsewhere.len());
+        if more > 0 {
+            complain(format_args!(
+                "warning: and {} about other documents; evenkeel status names them",
+                count(more, "more", "more")
+            ));
         }
     }
+    let refusal = Failure::of_dry_run(&answer);
     let asked = if is_dry { Ok(None) } else { wait.ask(client, revision, bake) };
-    let outcome =
-        asked.inspect_err(|_| eprintln!("revision {revision} is made; where it is in force is not known:"))?;
+    let outcome = asked
+        .inspect_err(|_| complain(format_args!("revision {revision} is made; where it is in force is not known:")))?;
     if let Some(outcome) = &outcome {
         answer["wait"] = outcome.answer.clone();
     }
@@ -84,7 +94,18 @@ pub fn finish(
             None => say(&format!("{}\n", verdict(&answer, revision, is_dry))),
         }
     }
+    if let Some(refusal) = refusal {
+        complain(format_args!("and now it would be refused: {refusal}"));
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(outcome.map_or(ExitCode::SUCCESS, |outcome| outcome.exit_code()))
+}
+
+/// A warning about a document that control keeps: its lines are nobody's.
+pub fn stored(problem: &Value) -> String {
+    let word = |name: &str| problem[name].as_str().unwrap_or_default();
+    let hint = problem["hint"].as_str().map_or(String::new(), |hint| format!(" ({hint})"));
+    format!("{}: {}: {}{hint}", word("where"), word("field"), word("reason"))
 }
 
 /// A line for each document that is other than before, the first of them.

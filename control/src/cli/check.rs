@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use config::Severity;
 
-use crate::cli::output::say;
+use crate::cli::output::{complain, say};
 
 /// What to check.
 #[derive(clap::Args)]
@@ -37,15 +37,15 @@ pub fn run(args: CheckArgs) -> ExitCode {
     match &snapshot {
         Some(snapshot) => {
             let rules: usize = snapshot.binds.iter().map(|bind| bind.table.rules().count()).sum();
-            eprintln!(
+            complain(format_args!(
                 "ok: {}, {}, {}; {}",
                 count(snapshot.binds.len(), "address"),
                 count(rules, "rule"),
                 count(snapshot.clusters.len(), "backend"),
                 count(warnings, "warning")
-            );
+            ));
         }
-        None => eprintln!("refused: {}, {}", count(errors, "error"), count(warnings, "warning")),
+        None => complain(format_args!("refused: {}, {}", count(errors, "error"), count(warnings, "warning"))),
     }
     match snapshot.is_none() || (args.strict && warnings > 0) {
         true => ExitCode::FAILURE,

@@ -29,6 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Of an answer.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// Where there may be nobody.
+const ELSEWHERE: &str =
+    "\n  is evenkeel control running there? Another place: --server ADDRESS:PORT or EVENKEEL_SERVER";
 
 /// Where the control server is, and who asks.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -68,6 +71,13 @@ impl Failure {
             Failure::Usage(_) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
+    }
+
+    /// Why control would say no to what was only tried.
+    pub fn of_dry_run(answer: &Value) -> Option<Failure> {
+        let refusal = &answer["refusal"];
+        let status = u16::try_from(refusal["status"].as_u64()?).ok()?;
+        Some(Failure::Refused(status, refusal.clone()))
     }
 
     /// What is wrong with a body, one by one.
@@ -182,12 +192,15 @@ impl Client {
         let answer = self.runtime.block_on(async {
             let stream = self.stream().await?;
             let asked = self.ask(stream, method, path, body);
-            timeout(patience, asked).await.map_err(|_| format!("no answer within {} s", patience.as_secs()))?
+            let asked = timeout(patience, asked)
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {} s; its log may say more", patience.as_secs())));
+            asked.map_err(|reason| (reason, ""))
         });
-        let (status, body) = answer.map_err(|reason| self.unreachable(&reason))?;
+        let (status, body) = answer.map_err(|(reason, next)| self.failed(&reason, next))?;
         let answer: Value = match serde_json::from_slice(&body) {
             Ok(answer) => answer,
-            Err(_) if status < 300 => return Err(self.unreachable("what answers there is not a control server")),
+            Err(_) if status < 300 => return Err(self.failed("what answers there is not a control server", ELSEWHERE)),
             // Such as the words of a framework about a query.
             Err(_) => serde_json::json!({ "error": String::from_utf8_lossy(&body).trim() }),
         };
@@ -195,17 +208,18 @@ impl Client {
     }
 
     /// The way to control, with TLS if that is asked for.
-    async fn stream(&self) -> Result<Box<dyn Stream>, String> {
+    async fn stream(&self) -> Result<Box<dyn Stream>, (String, &'static str)> {
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority)).await;
-        let late = |_| format!("nobody answers within {} s", CONNECT_TIMEOUT.as_secs());
-        let stream = connected.map_err(late)?.map_err(|error| error.to_string())?;
+        let late = |_| (format!("nobody answers within {} s", CONNECT_TIMEOUT.as_secs()), ELSEWHERE);
+        let stream = connected.map_err(late)?.map_err(|error| (error.to_string(), ELSEWHERE))?;
         if let Some((connector, name)) = &self.tls {
             let shaken = timeout(CONNECT_TIMEOUT, connector.connect(name.clone(), stream)).await;
-            return Ok(Box::new(shaken.map_err(late)?.map_err(|error| trust::explained(&error))?));
+            return Ok(Box::new(shaken.map_err(late)?.map_err(|error| (trust::explained(&error), ""))?));
         }
         let is_here = stream.peer_addr().is_ok_and(|address: SocketAddr| address.ip().is_loopback());
         if self.token.is_some() && !is_here {
-            return Err("a token is not sent to another machine without TLS (--ca FILE or --fingerprint SHA256)".into());
+            let reason = "a token is not sent to another machine without TLS (--ca FILE or --fingerprint SHA256)";
+            return Err((reason.into(), ""));
         }
         Ok(Box::new(stream))
     }
@@ -246,9 +260,8 @@ impl Client {
         Ok((status, body.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes()))
     }
 
-    fn unreachable(&self, reason: &str) -> Failure {
-        let next = "is evenkeel control running there? Another place: --server ADDRESS:PORT or EVENKEEL_SERVER";
-        Failure::Unreachable(format!("cannot ask control at {}: {reason}\n  {next}", self.authority))
+    fn failed(&self, reason: &str, next: &str) -> Failure {
+        Failure::Unreachable(format!("cannot ask control at {}: {reason}{next}", self.authority))
     }
 }
 

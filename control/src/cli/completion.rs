@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::cli::output::say;
+use crate::cli::output::print;
 
 /// For which shell.
 #[derive(clap::Args)]
@@ -15,6 +15,6 @@ pub struct CompletionArgs {
 pub fn run(args: CompletionArgs, mut command: clap::Command) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "evenkeel", &mut script);
-    say(&String::from_utf8_lossy(&script));
+    print(&String::from_utf8_lossy(&script));
     ExitCode::SUCCESS
 }

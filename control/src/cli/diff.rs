@@ -1,5 +1,5 @@
 //! `evenkeel diff`: what `apply` would change, field by field, and nothing is. Exit code 0: nothing; 1: something; 2: it cannot
-//! be told, or `apply` would refuse it. Cold.
+//! be told, or is wrong. Cold.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cli::client::{Client, Failure, Server};
 use crate::cli::input::{Input, Paths};
-use crate::cli::output::{Output, end, say};
+use crate::cli::output::{Output, complain, end, say};
 
 /// What to compare.
 #[derive(clap::Args)]
@@ -44,6 +44,9 @@ fn diff(args: &DiffArgs) -> Result<ExitCode, Failure> {
     let changes = answer["changes"].as_array().map_or(&[][..], Vec::as_slice);
     if !args.output.tell_raw(&answer) {
         say(&text(changes, args.output.full));
+    }
+    if let Some(refusal) = Failure::of_dry_run(&answer) {
+        complain(format_args!("apply would be refused now: {refusal}"));
     }
     Ok(if changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

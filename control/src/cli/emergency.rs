@@ -7,7 +7,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::cli::client::{Client, Failure, PATIENCE, Server, escaped, path};
-use crate::cli::output::{Output, end as told, say};
+use crate::cli::output::{Output, complain, end as told, say};
 use crate::cli::table::Table;
 use crate::cli::waiting::{Wait, duration};
 use crate::cli::why::Why;
@@ -100,8 +100,8 @@ fn change(args: &ChangeArgs, method: Method, body: Vec<u8>, words: &str) -> Resu
     let revision = answer["revision"].as_u64().unwrap_or(0);
     let asked =
         if args.no_wait { Ok(None) } else { Wait::at_most(args.timeout).ask(&client, revision, Duration::ZERO) };
-    let outcome =
-        asked.inspect_err(|_| eprintln!("revision {revision} is made; where it is in force is not known:"))?;
+    let outcome = asked
+        .inspect_err(|_| complain(format_args!("revision {revision} is made; where it is in force is not known:")))?;
     if let Some(outcome) = &outcome {
         answer["wait"] = outcome.answer.clone();
     }
@@ -129,7 +129,7 @@ fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
         table.row(["service", "requestsPerSecond", "until", "revision"].map(word));
     }
     match table.is_empty() {
-        true => eprintln!("there is none"),
+        true => complain("there is none"),
         false => args.output.tell(&table),
     }
     Ok(ExitCode::SUCCESS)

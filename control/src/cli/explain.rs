@@ -10,7 +10,7 @@ use std::time::Duration;
 use proxy::AdminAddress;
 use serde_json::Value;
 
-use crate::cli::output::say;
+use crate::cli::output::{complain, say};
 
 /// The longest that the gateway may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub fn run(args: ExplainArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problem) => {
-            eprintln!("{problem}");
+            complain(format_args!("{problem}"));
             ExitCode::FAILURE
         }
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::cli::client::{Client, Failure, Server};
-use crate::cli::output::{Form, Output, documents, end, say};
+use crate::cli::output::{Form, Output, documents, end, print};
 
 /// From where.
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
         Form::Json => drop(args.output.tell_raw(&answer)),
         _ => {
             let all = answer["objects"].as_array().map_or(&[][..], Vec::as_slice);
-            say(&documents(all.iter().map(|one| &one["object"])));
+            print(&documents(all.iter().map(|one| &one["object"])));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cli::client::{Client, Failure, Server, escaped, path};
 use crate::cli::kinds::kind;
-use crate::cli::output::{Form, Output, documents, end, say};
+use crate::cli::output::{Form, Output, complain, documents, end, print};
 use crate::cli::scope::Scope;
 use crate::cli::table::{Table, milliseconds};
 use crate::cli::waiting::names;
@@ -58,7 +58,7 @@ fn get(args: &GetArgs) -> Result<ExitCode, Failure> {
                 Form::Yaml => {
                     let alone = std::slice::from_ref(&answer);
                     let all = answer["objects"].as_array().map_or(alone, Vec::as_slice);
-                    say(&documents(all.iter().map(|one| &one["object"])));
+                    print(&documents(all.iter().map(|one| &one["object"])));
                 }
                 _ => drop(args.output.tell_raw(&answer)),
             }
@@ -76,7 +76,7 @@ fn tell(objects: &[Value], args: &GetArgs) {
     if objects.is_empty() {
         let place = args.scope.namespace().map_or(String::new(), |namespace| format!(" in namespace {namespace}"));
         let other = if place.is_empty() { "" } else { "; -A looks at all namespaces" };
-        eprintln!("there is none{place}{other}");
+        complain(format_args!("there is none{place}{other}"));
         return;
     }
     let mut table = Table::new(&["KIND", "NAMESPACE", "NAME", "REVISION", "IN FORCE", "NOTE"]);
@@ -125,7 +125,7 @@ fn proxies(client: &Client, args: &GetArgs) -> Result<(), Failure> {
     }
     let list = answer["proxies"].as_array().map_or(&[][..], Vec::as_slice);
     if list.is_empty() {
-        eprintln!("{}", if args.name.is_some() { "it is not connected" } else { "no proxy is connected" });
+        complain(format_args!("{}", if args.name.is_some() { "it is not connected" } else { "no proxy is connected" }));
         return Ok(());
     }
     let revision = answer["revision"].as_u64().unwrap_or(0);

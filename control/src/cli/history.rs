@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::cli::client::{Client, Failure, Server, path};
 use crate::cli::get::object;
 use crate::cli::kinds::kind;
-use crate::cli::output::{Output, end};
+use crate::cli::output::{Output, complain, end};
 use crate::cli::table::{Table, cut, cut_start};
 use crate::diff::differences;
 
@@ -74,7 +74,7 @@ fn all(client: &Client, args: &HistoryArgs) -> Result<(), Failure> {
         table.row([record["revision"].to_string(), second(time), who.into(), shown, fitting(why, args)]);
     }
     match table.is_empty() {
-        true => eprintln!("nothing has been changed so far"),
+        true => complain("nothing has been changed so far"),
         false => args.output.tell(&table),
     }
     Ok(())

@@ -84,13 +84,14 @@ impl Input {
     }
 
     /// Whether there is no document in it.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.places.get_or_init(|| Places::of(&self.sources)).is_empty()
     }
 
     /// Control's failure, with its problems where the user finds them.
     pub fn located(&self, failure: Failure) -> Failure {
         match failure {
+            Failure::Refused(422, _) if self.is_empty() => Failure::Usage("there is no document in it".into()),
             Failure::Refused(status, mut answer) => {
                 for problem in answer["problems"].as_array_mut().into_iter().flatten() {
                     problem["text"] = self.text(problem).into();

@@ -27,9 +27,12 @@ pub fn kind(word: &str) -> Result<String, Failure> {
     match short.or_else(|| config::kinds().find(is_meant)) {
         Some(kind) => Ok(kind.to_owned()),
         None if word.starts_with(|letter: char| letter.is_ascii_uppercase()) => Ok(word.to_owned()),
+        None if ["proxy", "proxies"].contains(&&*lower) => {
+            Err(Failure::Usage("proxies are no documents: evenkeel get proxies lists them".into()))
+        }
         None => {
             let known: Vec<&str> = config::kinds().collect();
-            Err(Failure::Usage(format!("{word:?} is no kind of document; there are {}, and proxies", known.join(", "))))
+            Err(Failure::Usage(format!("{word:?} is no kind of document; there are {}", known.join(", "))))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! In which form a command answers: a table for people, or what control answered as JSON or YAML. Cold.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -35,8 +36,8 @@ impl Output {
     pub fn tell_raw(&self, answer: &Value) -> bool {
         match self.form {
             Form::Table => return false,
-            Form::Json => say(&format!("{answer:#}\n")),
-            Form::Yaml => say(&yaml(answer)),
+            Form::Json => print(&format!("{answer:#}\n")),
+            Form::Yaml => print(&yaml(answer)),
         }
         true
     }
@@ -46,7 +47,7 @@ impl Output {
         let (text, more) = table.text(self.full);
         say(&text);
         if let Some(more) = more {
-            eprintln!("{more}");
+            complain(format_args!("{more}"));
         }
     }
 }
@@ -62,8 +63,13 @@ pub fn documents<'v>(documents: impl Iterator<Item = &'v Value>) -> String {
     texts.join("---\n")
 }
 
-/// On standard output.
+/// On standard output, for people.
 pub fn say(text: &str) {
+    print(&visible(text));
+}
+
+/// On standard output, as it is.
+pub fn print(text: &str) {
     let mut out = std::io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => {}
@@ -76,13 +82,31 @@ pub fn say(text: &str) {
     }
 }
 
+/// On standard error.
+pub fn complain(text: impl std::fmt::Display) {
+    crate::log::plain(visible(&text.to_string()));
+}
+
+/// A text in which nothing moves a terminal: what others wrote, such as why they changed something, is shown, not done.
+fn visible(text: &str) -> Cow<'_, str> {
+    let is_plain = |letter: char| !letter.is_control() || letter == '\n' || letter == '\t';
+    match text.chars().all(is_plain) {
+        true => Cow::Borrowed(text),
+        false => {
+            let shown =
+                |letter: char| if is_plain(letter) { letter.to_string() } else { letter.escape_default().to_string() };
+            Cow::Owned(text.chars().map(shown).collect())
+        }
+    }
+}
+
 /// The end of a command.
 pub fn end(result: Result<ExitCode, Failure>) -> ExitCode {
     result.unwrap_or_else(|failure| {
         for problem in failure.problems() {
-            eprintln!("error: {}", problem["text"].as_str().unwrap_or_default());
+            complain(format_args!("error: {}", problem["text"].as_str().unwrap_or_default()));
         }
-        eprintln!("{failure}");
+        complain(format_args!("{failure}"));
         failure.exit_code()
     })
 }
@@ -93,6 +117,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn nothing_moves_a_terminal() {
+        for (text, expected) in
+            [("a\tb\nü", "a\tb\nü"), ("\u{1b}[2Jx", "\\u{1b}[2Jx"), ("a\rb\u{7}\u{9b}1m", "a\\rb\\u{7}\\u{9b}1m")]
+        {
+            assert_eq!(visible(text), expected);
+        }
+    }
 
     #[test]
     fn documents_are_read_as_they_were_written() {

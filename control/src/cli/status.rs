@@ -5,12 +5,18 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use crate::cli::apply::stored;
 use crate::cli::client::{Client, Failure, Server, path};
 use crate::cli::get::{in_force, note, object};
 use crate::cli::kinds::kind;
 use crate::cli::output::{Output, end, say};
-use crate::cli::table::{Table, count};
+use crate::cli::table::{Table, count, milliseconds};
 use crate::cli::waiting::{names, refused};
+
+/// Warnings that are shown unless all are asked for.
+const WARNINGS_MAX: usize = 5;
+/// And proxies that have gone.
+const GONE_MAX: usize = 3;
 
 /// Of what.
 #[derive(clap::Args)]
@@ -47,6 +53,12 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let answer =
         client.get(&path("/api/v1/status", &[("kind", kind.as_deref()), ("namespace", args.namespace.as_deref())]))?;
     let objects = answer["objects"].as_array().map_or(&[][..], Vec::as_slice);
+    if objects.is_empty() && (kind.is_some() || args.namespace.is_some()) {
+        // That nothing is in force everywhere would be no answer to a name that was mistyped.
+        let place = args.namespace.as_ref().map_or(String::new(), |namespace| format!(" in namespace {namespace}"));
+        return Err(Failure::Usage(format!("there is no {}{place}", kind.as_deref().unwrap_or("document"))));
+    }
+    let files = files(&answer["files"]);
     let missing: Vec<&Value> = objects.iter().filter(|object| !is_everywhere(object)).collect();
     let awaited = awaited(&answer);
     if !args.output.tell_raw(&answer) {
@@ -65,6 +77,8 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
             }
         });
         say(&awaited);
+        say(&gone(&answer["gone"]));
+        say(&files);
         if answer["canary"].is_object() {
             say(&crate::cli::canary::text(&answer["canary"]));
         }
@@ -77,8 +91,44 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
             args.output.tell(&table);
             say("evenkeel status KIND NAME says where and why\n");
         }
+        say(&warnings(objects, args.output.full));
     }
-    Ok(code(missing.is_empty() && awaited.is_empty()))
+    Ok(code(missing.is_empty() && awaited.is_empty() && files.is_empty()))
+}
+
+/// Files that control reads by itself, if it refuses what they say; a line each.
+fn files(refused: &Value) -> String {
+    let lines: Vec<&str> = refused["first"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let Some(since) = refused["since"].as_str() else { return String::new() };
+    let more = (refused["count"].as_u64().unwrap_or(0) as usize).saturating_sub(lines.len());
+    let rest = (more > 0).then(|| format!("    and {more} more; the log of control has them all\n"));
+    let head = format!("  files are refused since {since}, and what they said before is kept:\n");
+    std::iter::once(head).chain(lines.iter().map(|line| format!("    {line}\n"))).chain(rest).collect()
+}
+
+/// Whose connection broke not long ago; a line each.
+fn gone(list: &Value) -> String {
+    let named = list["proxies"].as_array().map_or(&[][..], Vec::as_slice);
+    let named = &named[..named.len().min(GONE_MAX)];
+    let line = |proxy: &Value| {
+        let [id, why] = ["id", "why"].map(|name| proxy[name].as_str().unwrap_or_default());
+        format!("  gone: {id}: {why} {} ago\n", milliseconds(proxy["goneMilliseconds"].as_u64().unwrap_or(0)))
+    };
+    let more = (list["count"].as_u64().unwrap_or(0) as usize).saturating_sub(named.len());
+    let rest = (more > 0).then(|| format!("  gone: {}\n", count(more, "more proxy", "more proxies")));
+    named.iter().map(line).chain(rest).collect()
+}
+
+/// What is hardly meant as it stands, the first of it; a line each.
+fn warnings(objects: &[Value], is_full: bool) -> String {
+    let all = objects.iter().flat_map(|object| object["warnings"].as_array().into_iter().flatten());
+    let all: Vec<String> = all.map(|warning| format!("  warning: {}\n", stored(warning))).collect();
+    let shown = if is_full { all.len() } else { all.len().min(WARNINGS_MAX) };
+    let more = match all.len() - shown {
+        0 => String::new(),
+        more => format!("  and {}; --full shows all\n", count(more, "more warning", "more warnings")),
+    };
+    all[..shown].concat() + &more
 }
 
 /// Who was connected before control started, and is not back; a line each.
@@ -108,10 +158,7 @@ fn text(object: &Value) -> String {
     let name = object["object"].as_str().unwrap_or_default();
     let mut lines = vec![format!("{name} of revision {}: accepted", object["revision"])];
     for warning in object["warnings"].as_array().into_iter().flatten() {
-        let word = |name: &str| warning[name].as_str().unwrap_or_default();
-        // The lines of what control keeps are nobody's.
-        let hint = warning["hint"].as_str().map_or(String::new(), |hint| format!(" ({hint})"));
-        lines.push(format!("  warning: {}: {}: {}{hint}", word("where"), word("field"), word("reason")));
+        lines.push(format!("  warning: {}", stored(warning)));
     }
     if let Some(revision) = object["onTrial"].as_u64() {
         lines.push(format!("  on trial at revision {revision}: evenkeel canary status says by whom"));

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::client::{Client, Failure, PATIENCE, Server, escaped};
-use crate::cli::output::{Output, end, say};
+use crate::cli::output::{Output, complain, end, say};
 use crate::cli::table::Table;
 
 /// What about tokens.
@@ -92,7 +92,7 @@ fn create(args: &CreateArgs) -> Result<ExitCode, Failure> {
             place if place.is_empty() => String::new(),
             place => format!(" of {place}"),
         };
-        eprintln!("token {} for role {}{place}{until}; it is not shown again", word("name"), word("role"));
+        complain(format_args!("token {} for role {}{place}{until}; it is not shown again", word("name"), word("role")));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -185,7 +185,7 @@ fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
         table.row([word("name"), word("role"), place, expires, word("author")]);
     }
     match table.is_empty() {
-        true => eprintln!("there is none"),
+        true => complain("there is none"),
         false => args.output.tell(&table),
     }
     Ok(ExitCode::SUCCESS)

@@ -16,7 +16,7 @@ const TIME_MAX: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, clap::Args)]
 pub struct Canary {
     /// So many proxies try it first, a number such as 2 or a share such as 10%
-    #[arg(long, value_name = "PROXIES")]
+    #[arg(long, value_name = "PROXIES", value_parser = share)]
     pub canary: Option<String>,
     /// For how long they try it, such as 10s, which is usual
     #[arg(long, value_name = "TIME", requires = "canary", value_parser = duration)]
@@ -122,9 +122,8 @@ impl Outcome {
         let gone = &answer["gone"];
         for proxy in gone["proxies"].as_array().into_iter().flatten() {
             let ago = milliseconds(number(&proxy["goneMilliseconds"]));
-            let [id, why] = ["id", "why"].map(|name| proxy[name].as_str());
-            let ended = format!("its connection ended {ago} ago, before it had taken it");
-            lines.push(format!("  not waited for {}: {}", id.unwrap_or_default(), why.unwrap_or(&ended)));
+            let [id, why] = ["id", "why"].map(|name| proxy[name].as_str().unwrap_or_default());
+            lines.push(format!("  not waited for {id}: {why} {ago} ago, before it had taken it"));
         }
         lines.extend(more(gone, "not waited for"));
         lines.extend(refused(&answer["refusedBefore"], "still refused from before by"));
@@ -184,6 +183,17 @@ fn more(list: &Value, words: &str) -> Option<String> {
     (more > 0).then(|| format!("  {words} {}", count(more as usize, "more proxy", "more proxies")))
 }
 
+/// Who tries something first, as control reads it.
+fn share(text: &str) -> Result<String, String> {
+    let number = text
+        .strip_suffix('%')
+        .map_or_else(|| text.parse().ok(), |percent| percent.parse::<u64>().ok().filter(|percent| *percent <= 100));
+    match number {
+        Some(1..) => Ok(text.to_owned()),
+        _ => Err("a number of proxies such as 2, or 10%".to_owned()),
+    }
+}
+
 /// How long to wait, as it is typed.
 pub fn duration(text: &str) -> Result<Duration, String> {
     crate::server::duration(text).ok_or_else(|| "a time such as 500ms, 30s or 2m, 10m at most".to_owned())
@@ -208,8 +218,9 @@ mod tests {
             ),
             (
                 json!({"outcome": "late", "revision": 4, "on": 0, "of": 0, "gone": {"count": 1, "proxies": [{"id": "g",
-                    "goneMilliseconds": 5, "why": "it has not come back"}]}}),
-                "revision 4 is kept, and in force nowhere: no proxy is connected\n  not waited for g: it has not come back\n",
+                    "goneMilliseconds": 5, "why": "it ended by itself"}]}}),
+                "revision 4 is kept, and in force nowhere: no proxy is connected\n  not waited for g: it ended by itself 5 ms ago, \
+                 before it had taken it\n",
             ),
             (
                 json!({"outcome": "inForce", "revision": 42, "on": 3, "of": 3, "milliseconds": 2,
@@ -228,11 +239,11 @@ mod tests {
             (
                 json!({"outcome": "late", "revision": 41, "on": 1, "of": 3, "milliseconds": 30_000,
                     "behind": {"count": 2, "proxies": [{"id": "p", "why": "it sleeps"}]},
-                    "gone": {"count": 1, "proxies": [{"id": "g", "goneMilliseconds": 5}]},
+                    "gone": {"count": 1, "proxies": [{"id": "g", "goneMilliseconds": 5, "why": "its connection broke"}]},
                     "notEnforced": {"count": 1, "proxies": ["old"]}}),
                 "revision 41 in force on only 1 of 3 proxies after 30.0 s\n  not on p: it sleeps\n  not on 1 more proxy\n  \
-                 not waited for g: its connection ended 5 ms ago, before it had taken it\n  not enforced by old: too old \
-                 to know a kind of document in it\n",
+                 not waited for g: its connection broke 5 ms ago, before it had taken it\n  not enforced by old: too old to \
+                 know a kind of document in it\n",
             ),
             (
                 json!({"outcome": "takenBack", "revision": 41, "by": "control", "why": "canary: p refused it: a\nb", "backAt": 42,

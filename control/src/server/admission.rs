@@ -110,7 +110,11 @@ pub(crate) fn denied(Denied(reason): Denied) -> Status {
 fn refuse(stranger: Stranger) -> Status {
     let reason = stranger.reason();
     match stranger {
-        Stranger::Unknown | Stranger::Wrong | Stranger::Over(_) => Status::unauthenticated(reason),
+        // Proxies speak here, and their operators read it.
+        Stranger::Unknown => Status::unauthenticated(
+            "who is it? It has no token: start it with --token-file FILE (evenkeel token create --role proxy makes one)",
+        ),
+        Stranger::Wrong | Stranger::Over(_) => Status::unauthenticated(reason),
         Stranger::Browser => Status::permission_denied(reason),
         Stranger::TooOften(_) => Status::resource_exhausted(reason),
     }

@@ -30,6 +30,11 @@ impl Fault {
         Fault { status, error: error.into(), problems: Vec::new(), retry_after }
     }
 
+    /// What it would be, for who only asks.
+    pub(crate) fn told(&self) -> Value {
+        json!({ "status": self.status.as_u16(), "error": self.error })
+    }
+
     /// When it may be tried again.
     pub(crate) fn retry_after(self, wait: Duration) -> Fault {
         Fault { retry_after: Some(wait), ..self }

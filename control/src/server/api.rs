@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 use crate::access::Action;
 use crate::diff::{Difference, differences};
 use crate::server::answer::{Fault, from_json, problem};
-use crate::server::check::Checker;
+use crate::server::check::{Checker, Dry};
 use crate::server::feed::Feed;
+use crate::server::files::Refused;
 use crate::server::fleet::Fleet;
 use crate::server::gate::{self, Asking, BODY_BYTES_MAX};
 use crate::server::guard::{Caller, Guard};
@@ -49,6 +50,7 @@ pub(crate) struct Api {
     pub(crate) feed: Arc<Feed>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) trials: Arc<Trials>,
+    pub(crate) files: Arc<Refused>,
 }
 
 pub(crate) type Answer = Result<Json<Value>, Fault>;
@@ -160,10 +162,15 @@ impl Api {
         let mut draft = Draft::of(&state);
         let committed = draft.decide(transaction, jiff::Timestamp::now().as_millisecond())?;
         let mut checker = self.checker();
-        let committed = draft.take(committed, &mut *checker)?;
-        let told = tell(&checker, &committed, true);
+        let mut dry = Dry { checker: &mut checker, refusal: None };
+        let committed = draft.take(committed, &mut dry)?;
+        let refusal = dry.refusal;
+        let mut told = tell(&checker, &committed, true);
         if !committed.moved.is_empty() {
             checker.undo(&committed);
+        }
+        if let Some(refusal) = refusal {
+            told["refusal"] = Fault::from(refusal).told();
         }
         Ok(Json(told))
     }
@@ -190,7 +197,7 @@ impl Api {
     }
 }
 
-/// A transaction, with the warnings about what it changed.
+/// A transaction, with the warnings about what it changed, and those that it brought upon others.
 fn tell(checker: &Checker, committed: &Committed, is_dry: bool) -> Value {
     let changes = committed.moved.iter().map(|moved| {
         let warnings: Vec<Value> = checker.warnings(&moved.key).into_iter().map(problem).collect();
@@ -198,7 +205,14 @@ fn tell(checker: &Checker, committed: &Committed, is_dry: bool) -> Value {
         let differences: Vec<Value> = differences.iter().map(Difference::json).collect();
         json!({ "object": moved.key.to_string(), "change": word(moved), "differences": differences, "warnings": warnings })
     });
-    let mut told = json!({ "revision": committed.revision, "dryRun": is_dry, "changes": changes.collect::<Vec<_>>() });
+    // What changes nothing has the revision of what was before it.
+    let (count, first) = if committed.moved.is_empty() { (0, &[][..]) } else { checker.elsewhere(committed.revision) };
+    let mut told = json!({
+        "revision": committed.revision,
+        "dryRun": is_dry,
+        "changes": changes.collect::<Vec<_>>(),
+        "warnings": { "count": count, "first": first.iter().map(problem).collect::<Vec<_>>() },
+    });
     match committed.cause.course {
         Course::Straight => {}
         Course::Trial(terms) => told["canary"] = json!({ "bakeMilliseconds": terms.bake_ms }),
@@ -295,12 +309,16 @@ async fn apply(
     body: Bytes,
 ) -> Answer {
     unconditional(&headers)?;
+    let documents = documents(&body)?;
+    if documents.is_empty() {
+        return Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "there is no document in it"));
+    }
     let change = |document: document::Document| Change {
         text: Some(document.value.to_string().into()),
         key: document.key,
         expected: Expected::Anything,
     };
-    api.commit(&caller, &parameters, documents(&body)?.into_iter().map(change).collect(), Purpose::Change).await
+    api.commit(&caller, &parameters, documents.into_iter().map(change).collect(), Purpose::Change).await
 }
 
 async fn put(
@@ -449,7 +467,14 @@ async fn rollback(
     let changes = api.store.way_back(revision, |key| parameters.means(key));
     let changes = changes.map_err(|error| Fault::new(StatusCode::NOT_FOUND, error.to_string()))?;
     parameters.message.get_or_insert_with(|| format!("back to revision {revision}"));
-    api.commit(&caller, &parameters, changes, Purpose::Rollback).await
+    // They have an end of their own, and whoever goes back in an emergency needs them.
+    let (kept, changes) = changes.into_iter().partition(|change| emergency::is_about(&api.store.state(), change));
+    let kept: Vec<Change> = kept;
+    let Json(mut answer) = api.commit(&caller, &parameters, changes, Purpose::Rollback).await?;
+    if !kept.is_empty() {
+        answer["kept"] = kept.iter().map(|change| change.key.to_string()).collect();
+    }
+    Ok(Json(answer))
 }
 
 /// What changes from a revision on, or from now, as server-sent events whose id is the revision. `reset`: more than is

@@ -15,6 +15,8 @@ use crate::store::{Cause, Check, Committed, Course, Draft, Frozen, Moved, Object
 
 /// Transactions that may be undone: more are not written at the same time.
 const UNDONE_MAX: u64 = 1_000;
+/// Warnings about other documents that are told of one transaction.
+const ELSEWHERE_MAX: usize = 20;
 
 /// What is remembered from one change to the next.
 #[derive(Debug)]
@@ -25,8 +27,16 @@ pub(crate) struct Checker {
     of_files: BTreeMap<Key, String>,
     reader: Reader,
     warnings: Warnings,
-    /// The warnings that a transaction replaced, by its revision.
-    replaced: BTreeMap<u64, Before>,
+    /// What a transaction did to warnings, by its revision.
+    stirred: BTreeMap<u64, Stirred>,
+}
+
+/// What a transaction did to warnings.
+#[derive(Debug, Default)]
+struct Stirred {
+    before: Before,
+    /// About documents that it did not touch: how many are new, and the first of them.
+    elsewhere: (usize, Vec<Problem>),
 }
 
 impl Default for Checker {
@@ -37,7 +47,7 @@ impl Default for Checker {
             of_files: BTreeMap::new(),
             reader: Reader::of_parts(),
             warnings: Warnings::default(),
-            replaced: BTreeMap::new(),
+            stirred: BTreeMap::new(),
         }
     }
 }
@@ -46,6 +56,11 @@ impl Checker {
     /// Warnings about a document.
     pub(crate) fn warnings(&self, key: &Key) -> Vec<&Problem> {
         self.warnings.about(&key.to_string())
+    }
+
+    /// How many warnings about other documents a transaction brought, and the first of them; as long as it is recent.
+    pub(crate) fn elsewhere(&self, revision: u64) -> (usize, &[Problem]) {
+        self.stirred.get(&revision).map_or((0, &[]), |stirred| (stirred.elsewhere.0, &stirred.elsewhere.1))
     }
 
     /// These stand in files from now on, and are changed nowhere else; tells which did.
@@ -146,8 +161,44 @@ impl Check for Checker {
         }
     }
 
-    /// Problems name a document where they name a file elsewhere.
     fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
+        self.permit(draft, committed)?;
+        self.judge(draft, committed)
+    }
+
+    fn undo(&mut self, committed: &Committed) {
+        for moved in &committed.moved {
+            self.set(&moved.key, moved.before.as_ref());
+        }
+        self.warnings.restore(self.stirred.remove(&committed.revision).unwrap_or_default().before);
+    }
+}
+
+/// A look at what a transaction would come to, also where it would not be permitted now.
+pub(crate) struct Dry<'c> {
+    pub(crate) checker: &'c mut Checker,
+    /// Why not.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+impl Check for Dry<'_> {
+    fn begin(&mut self, state: &State) {
+        self.checker.begin(state);
+    }
+
+    fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
+        self.refusal = self.checker.permit(draft, committed).err();
+        self.checker.judge(draft, committed)
+    }
+
+    fn undo(&mut self, committed: &Committed) {
+        self.checker.undo(committed);
+    }
+}
+
+impl Checker {
+    /// Whether it may be made at all, here and now.
+    fn permit(&self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
         if committed.author != Author::files() {
             let place = |moved: &Moved| Some((moved.key.clone(), self.of_files.get(&moved.key)?.clone()));
             let of_files: Vec<(Key, String)> = committed.moved.iter().filter_map(place).collect();
@@ -156,7 +207,6 @@ impl Check for Checker {
             }
         }
         if committed.moved.iter().all(Moved::is_only_endpoints) {
-            // Nothing refers to them, and each is right by itself.
             return Ok(());
         }
         let Cause { purpose, course, .. } = committed.cause;
@@ -167,9 +217,16 @@ impl Check for Checker {
         }
         // What is taken back was right when it was made, and is what most proxies have.
         let frozen = if is_return { Vec::new() } else { self.frozen(committed) };
-        if !frozen.is_empty() {
-            return Err(Refusal::Frozen(frozen));
+        if frozen.is_empty() { Ok(()) } else { Err(Refusal::Frozen(frozen)) }
+    }
+
+    /// Whether it is right. Problems name a document where they name a file elsewhere.
+    fn judge(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
+        if committed.moved.iter().all(Moved::is_only_endpoints) {
+            // Nothing refers to them, and each is right by itself.
+            return Ok(());
         }
+        let is_return = matches!(committed.cause.course, Course::TakesBack(_));
         let mut gateways = BTreeSet::new();
         for moved in &committed.moved {
             gateways.extend(self.scopes.gateways(&moved.key));
@@ -191,8 +248,12 @@ impl Check for Checker {
         if !rest.is_empty() {
             before.extend(self.read(draft, &None, &rest, &mut problems));
         }
-        self.replaced.insert(committed.revision, before);
-        self.replaced.retain(|revision, _| revision + UNDONE_MAX > committed.revision);
+        let touched = committed.moved.iter().map(|moved| moved.key.to_string().into()).collect();
+        let mut news = self.warnings.news(&before, &touched);
+        let count = news.len();
+        news.truncate(ELSEWHERE_MAX);
+        self.stirred.insert(committed.revision, Stirred { before, elsewhere: (count, news) });
+        self.stirred.retain(|revision, _| revision + UNDONE_MAX > committed.revision);
         if problems.is_empty() || is_return {
             return Ok(());
         }
@@ -200,12 +261,5 @@ impl Check for Checker {
         let mut seen = BTreeSet::new();
         problems.retain(|problem| seen.insert(problem.to_string()));
         Err(Refusal::Wrong(problems))
-    }
-
-    fn undo(&mut self, committed: &Committed) {
-        for moved in &committed.moved {
-            self.set(&moved.key, moved.before.as_ref());
-        }
-        self.warnings.restore(self.replaced.remove(&committed.revision).unwrap_or_default());
     }
 }

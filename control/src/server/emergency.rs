@@ -130,12 +130,22 @@ fn document(namespace: &str, service: &str, requests: u64, until: Timestamp) -> 
     })
 }
 
+/// Whether what a change replaces, or what it makes, is a limit for an emergency.
+pub(crate) fn is_about(state: &crate::store::State, change: &Change) -> bool {
+    let is_one = |text: &str| *change.key.kind == *"RateLimit" && until(&change.key, text).is_some();
+    state.get(&change.key).is_some_and(|object| is_one(&object.text)) || change.text.as_deref().is_some_and(is_one)
+}
+
 /// A RateLimit that ends, and when.
 fn temporary(object: &Object) -> Option<(Value, Timestamp)> {
-    if !object.key.name.starts_with(NAME) {
+    until(&object.key, &object.text)
+}
+
+fn until(key: &Key, text: &str) -> Option<(Value, Timestamp)> {
+    if !key.name.starts_with(NAME) {
         return None;
     }
-    let value: Value = serde_json::from_str(&object.text).ok()?;
+    let value: Value = serde_json::from_str(text).ok()?;
     let until = value["metadata"]["annotations"][UNTIL].as_str()?.parse().ok()?;
     Some((value, until))
 }

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use config::document::{self, Document, Key};
 use config::freeze::Purpose;
 use config::place::Places;
 use config::{Problem, Source};
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::access::Author;
@@ -24,6 +25,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const FREEZE_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// Problems of one reading that are told.
 const TOLD_MAX: usize = 1_000;
+/// And of those, shown to whoever asks.
+const SHOWN_MAX: usize = 20;
 
 /// What is read, and where it goes.
 pub(crate) struct Files {
@@ -33,6 +36,31 @@ pub(crate) struct Files {
     changed: Arc<Notify>,
     /// When they are to be read again though nothing has changed.
     again: Option<Duration>,
+    refused: Arc<Refused>,
+}
+
+/// What is wrong with files, for whoever asks; as long as something is.
+#[derive(Debug, Default)]
+pub(crate) struct Refused(Mutex<Option<(SystemTime, Vec<String>)>>);
+
+impl Refused {
+    /// Since when they are refused, and all that is wrong, the first of it. None: what they say is kept.
+    pub(crate) fn told(&self) -> Option<Value> {
+        let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, lines) = refused.as_ref()?;
+        let since = jiff::Timestamp::try_from(*since).map(|time| time.to_string()).unwrap_or_default();
+        let first: Vec<&str> =
+            lines.iter().take(SHOWN_MAX).map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
+        Some(json!({ "since": since, "count": lines.len(), "first": first }))
+    }
+
+    /// Tells whether they were refused before.
+    fn set(&self, lines: Option<Vec<String>>) -> bool {
+        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = refused.as_ref().map(|(since, _)| *since);
+        *refused = lines.map(|lines| (since.unwrap_or_else(SystemTime::now), lines));
+        since.is_some()
+    }
 }
 
 /// Why files were not taken. What was there before stays.
@@ -59,7 +87,8 @@ impl Files {
         watch: Watch,
     ) -> Result<Files, String> {
         let changed = Arc::new(Notify::new());
-        let mut files = Files { paths, store, checker, changed: changed.clone(), again: None };
+        let refused = Arc::default();
+        let mut files = Files { paths, store, checker, changed: changed.clone(), again: None, refused };
         let known = files.store.of_files().map_err(|error| error.to_string())?;
         if files.paths.is_empty() {
             let released = if known.is_empty() { Ok(()) } else { files.store.set_of_files(BTreeSet::new()).await };
@@ -83,6 +112,11 @@ impl Files {
         }
     }
 
+    /// What is wrong with them.
+    pub(crate) fn refused(&self) -> Arc<Refused> {
+        self.refused.clone()
+    }
+
     /// Takes what changes, for as long as it runs.
     pub(crate) async fn follow(mut self) {
         loop {
@@ -91,8 +125,10 @@ impl Files {
                 () = nap(self.again) => {}
             }
             self.again = None;
-            if let Err(trouble) = self.take().await {
-                self.tell(trouble);
+            match self.take().await {
+                Ok(()) if self.refused.set(None) => log::tell("files are taken again: what they say is kept"),
+                Ok(()) => {}
+                Err(trouble) => self.tell(trouble),
             }
         }
     }
@@ -100,6 +136,7 @@ impl Files {
     fn tell(&mut self, Trouble { lines, again }: Trouble) {
         lines.iter().for_each(log::plain);
         log::tell("files are refused, and what was taken from them before stays");
+        self.refused.set(Some(lines));
         self.again = again;
     }
 

@@ -58,8 +58,29 @@ pub(crate) struct Gone {
     pub(crate) id: Arc<str>,
     pub(crate) settled: u64,
     pub(crate) at: Instant,
+    pub(crate) how: Leave,
+}
+
+/// How one went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It said so: it has ended.
+    Orderly,
+    /// Its connection broke.
+    Broken,
     /// It was here before this server started, and did not come back.
-    pub(crate) is_lost: bool,
+    Lost,
+}
+
+impl Leave {
+    /// What became of one that has gone so.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Leave::Orderly => "it ended by itself",
+            Leave::Broken => "its connection broke",
+            Leave::Lost => "it was here before control started, and was given up",
+        }
+    }
 }
 
 /// One proxy's stream.
@@ -206,7 +227,7 @@ impl Fleet {
         self.change_awaited(|awaited| {
             let lost = awaited.on_time(now);
             // Before whoever waits for them is told.
-            lost.iter().for_each(|id| self.remember(Gone { id: id.clone(), settled: 0, at: now, is_lost: true }));
+            lost.iter().for_each(|id| self.remember(Gone { id: id.clone(), settled: 0, at: now, how: Leave::Lost }));
             !lost.is_empty()
         })
     }
@@ -291,14 +312,14 @@ impl Fleet {
     }
 
     /// A stream has ended.
-    pub(crate) fn forget(&self, number: u64) {
+    pub(crate) fn forget(&self, number: u64, how: Leave) {
         let Some(proxy) = self.proxies.lock().unwrap_or_else(PoisonError::into_inner).remove(&number) else { return };
         self.moves.fetch_add(1, Relaxed);
         let now = Instant::now();
         let life = proxy.life();
         let settled = life.settled;
         let settled_at = settled.min(self.revision.load(Relaxed));
-        let one = Gone { id: life.id.clone(), settled: settled_at, at: now, is_lost: false };
+        let one = Gone { id: life.id.clone(), settled: settled_at, at: now, how };
         drop(life);
         self.on_move(Some(settled), None, now);
         self.remember(one);

@@ -18,13 +18,13 @@ pub(crate) struct Metrics {
     pub(crate) refusing: Gauge,
     pub(crate) refusals: Counter,
     pub(crate) settled_after: Histogram,
+    pub(crate) files_refused: Gauge,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let mut registry = Registry::default();
-        let (revision, settled, proxies, refusing) =
-            (Gauge::default(), Gauge::default(), Gauge::default(), Gauge::default());
+        let [revision, settled, proxies, refusing, files_refused] = std::array::from_fn(|_| Gauge::default());
         let (refusals, settled_after) = (Counter::default(), Histogram::new(BOUNDS));
         registry.register("evenkeel_control_revision", "The last revision", revision.clone());
         let about = "The revision up to which nothing is on its way to any connected proxy";
@@ -34,7 +34,9 @@ impl Default for Metrics {
         registry.register("evenkeel_control_refusals", "Changes that a proxy refused", refusals.clone());
         let about = "Seconds from a revision on disk to the last proxy that has taken or refused it";
         registry.register("evenkeel_control_revision_settled_seconds", about, settled_after.clone());
-        Metrics { registry, revision, settled, proxies, refusing, refusals, settled_after }
+        let about = "Whether rule files are refused, and what they said before is kept";
+        registry.register("evenkeel_control_files_refused", about, files_refused.clone());
+        Metrics { registry, revision, settled, proxies, refusing, refusals, settled_after, files_refused }
     }
 }
 

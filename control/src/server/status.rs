@@ -17,11 +17,13 @@ use serde_json::{Value, json};
 
 use crate::server::answer::{Fault, problem};
 use crate::server::api::{Answer, Api, check_kind, key};
-use crate::server::fleet::{Fleet, Life};
+use crate::server::fleet::{Fleet, Leave, Life};
 use crate::store::Object;
 
 /// Proxies that are named in one list; all are counted.
 pub(crate) const NAMED_MAX: usize = 20;
+/// Who is gone is told for so long.
+const GONE_TOLD: Duration = Duration::from_secs(600);
 
 pub(crate) fn routes() -> Router<Api> {
     Router::new()
@@ -57,7 +59,22 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
         "awaited": awaited(&api.fleet, now),
         "objects": objects,
         "canary": api.trials.told(),
+        "gone": gone(&api.fleet, now),
+        "files": api.files.told(),
     })))
+}
+
+/// Those whose connection broke not long ago, and that are not back.
+fn gone(fleet: &Fleet, now: Instant) -> Value {
+    let mut here: BTreeSet<Arc<str>> = fleet.proxies().iter().map(|proxy| proxy.life().id.clone()).collect();
+    let mut named = Named::default();
+    for one in fleet.gone_since(now.checked_sub(GONE_TOLD).unwrap_or(now)) {
+        if here.insert(one.id.clone()) && one.how != Leave::Orderly {
+            let ago = now.duration_since(one.at).as_millis() as u64;
+            named.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago, "why": one.how.words() }));
+        }
+    }
+    named.json()
 }
 
 async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
@@ -303,6 +320,7 @@ async fn metrics(State(api): State<Api>) -> ([(&'static str, &'static str); 1], 
     let proxies = api.fleet.proxies();
     metrics.proxies.set(gauge(proxies.len() as u64));
     metrics.refusing.set(gauge(refusing(&api.fleet)));
+    metrics.files_refused.set(i64::from(api.files.told().is_some()));
     ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text())
 }
 

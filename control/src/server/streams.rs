@@ -16,7 +16,7 @@ use tonic::Status;
 
 use crate::server::admission::{Admission, Speech};
 use crate::server::feed::Feed;
-use crate::server::fleet::{Fleet, Proxy};
+use crate::server::fleet::{Fleet, Leave, Proxy};
 use crate::server::grpc::Exchange;
 use crate::server::guard::Guard;
 use crate::server::wire::Link;
@@ -41,7 +41,8 @@ impl Streams {
     pub(crate) fn begin(&self, headers: &HeaderMap, link: &Arc<Link>) -> Result<Discovery, Status> {
         let admission = Admission::of(&self.0.guard, headers, link)?;
         let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new(Some(link.clone())));
-        let place = Place { shared: self.0.clone(), number, proxy, is_bound: admission.is_bound() };
+        let place =
+            Place { shared: self.0.clone(), number, proxy, is_bound: admission.is_bound(), leave: Leave::Broken };
         Ok(Discovery {
             speech: admission.speech(),
             ended: Box::pin(admission.ended()),
@@ -72,6 +73,8 @@ struct Place {
     proxy: Arc<Proxy>,
     /// It sees only what belongs to it.
     is_bound: bool,
+    /// How it leaves, if it did now.
+    leave: Leave,
 }
 
 /// What instances a Service has is for those who send to it: what a proxy asks for beyond that waits until it belongs to one
@@ -169,7 +172,7 @@ impl Drop for Place {
         let followers = &self.shared.feed.followers;
         followers.unsubscribe(self.number, self.proxy.life().stream.subscribed());
         followers.remove(self.number);
-        self.shared.fleet.forget(self.number);
+        self.shared.fleet.forget(self.number, self.leave);
     }
 }
 
@@ -207,7 +210,10 @@ impl Discovery {
                 continue;
             }
             let news = match incoming.poll_next(context)? {
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(None) => {
+                    self.place.leave = Leave::Orderly;
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Ready(Some(request)) => {
                     self.speech.heard()?;
                     self.admission.check(&request)?;

@@ -4,6 +4,7 @@
 //! one look; what is on trial is looked at all the while. Cold.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::server::answer::Fault;
 use crate::server::api::{Answer, Api};
+use crate::server::fleet::{Gone, Leave};
 use crate::server::status::{Named, Refused, behind, document_of, not_back, refused_json};
 use crate::store::Course;
 
@@ -27,6 +29,8 @@ const WAITERS_MAX: usize = 1_000;
 /// Refusals that come in this time are looked at together.
 const REFUSALS_TOGETHER: Duration = Duration::from_millis(10);
 
+/// For a proxy whose connection broke before it had taken what is waited for, to come back.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
 /// From one look at a trial to the next.
 const TRIAL_LOOK: Duration = Duration::from_millis(20);
 
@@ -91,7 +95,9 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
         let is_on_trial = api.trials.is_on(revision);
         // Of those that were connected before this server started nobody knows what they have.
         let are_all_back = *awaited.borrow_and_update() == 0;
-        let is_settled = are_all_back && floor.borrow_and_update().is_none_or(|floor| floor >= revision);
+        let is_everywhere = floor.borrow_and_update().is_none_or(|floor| floor >= revision);
+        let returns_by = question.returns_by(&api).filter(|_| is_everywhere);
+        let is_settled = are_all_back && is_everywhere && returns_by.is_none();
         let is_over = tokio::time::Instant::now() >= deadline;
         if is_over || !is_on_trial && (is_settled || question.is_refused(&api)) {
             return Ok(Json(question.answer(&api, has_waited)));
@@ -105,7 +111,7 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
             _ = revisions.changed(), if is_on_trial => {}
             // Proxies get what is promoted a moment after it is.
             () = tokio::time::sleep(TRIAL_LOOK), if is_on_trial => {}
-            () = tokio::time::sleep_until(deadline) => {}
+            () = tokio::time::sleep_until(returns_by.map_or(deadline, |until| deadline.min(until.into()))) => {}
         }
     }
 }
@@ -149,6 +155,29 @@ impl Question {
         })
     }
 
+    /// Those whose connection broke before they had taken it, and that are not back: late, as everybody who has not taken
+    /// it. Of what broke long before anybody asked nothing is expected.
+    fn broken<'g>(&self, gone: &'g [Gone], here: &BTreeSet<Arc<str>>) -> impl Iterator<Item = &'g Gone> {
+        let since = self.asked.checked_sub(BACK_WITHIN).unwrap_or(self.asked);
+        let is_late = move |one: &Gone| one.how == Leave::Broken && one.settled < self.revision && one.at >= since;
+        gone.iter().filter(move |one| is_late(one) && !here.contains(&one.id))
+    }
+
+    /// Until when one of them is waited for; None: of nobody.
+    fn returns_by(&self, api: &Api) -> Option<Instant> {
+        let gone = api.fleet.gone_since(self.since());
+        if gone.is_empty() {
+            return None;
+        }
+        let here = api.fleet.proxies().iter().map(|proxy| proxy.life().id.clone()).collect();
+        let until = self.broken(&gone, &here).map(|one| one.at + BACK_WITHIN).max();
+        until.filter(|until| *until > Instant::now())
+    }
+
+    fn since(&self) -> Instant {
+        self.committed.unwrap_or(self.asked)
+    }
+
     fn is_refused(&self, api: &Api) -> bool {
         api.fleet.proxies().iter().any(|proxy| proxy.life().stream.refused().iter().any(|one| self.concerns(one)))
     }
@@ -188,20 +217,25 @@ impl Question {
         for id in &missing {
             late.add(|| not_back(id, now.duration_since(started)));
         }
+        let all_gone = api.fleet.gone_since(self.since());
+        let broken: BTreeSet<&Arc<str>> = self.broken(&all_gone, &here).map(|one| &one.id).collect();
         let mut gone = Named::default();
-        for one in api.fleet.gone_since(self.committed.unwrap_or(self.asked)) {
+        for one in &all_gone {
             // Whoever came again is among those that are here.
             if one.settled < self.revision && here.insert(one.id.clone()) {
                 let ago = now.duration_since(one.at).as_millis() as u64;
-                let why = one.is_lost.then_some("it was here before control started, and has not come back");
-                gone.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago, "why": why }));
+                match broken.contains(&one.id) {
+                    true => late.add(|| broke(&one.id, ago)),
+                    false => gone.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago, "why": one.how.words() })),
+                }
             }
         }
         let trial = api.trials.told();
         let is_on_trial = api.trials.is_on(self.revision);
         // Where all that there were have gone, it is in force nowhere.
         let is_deserted = proxies.is_empty() && gone.count > 0;
-        let is_in_force = on == proxies.len() && missing.is_empty() && !is_deserted && !is_on_trial;
+        let lacks_nobody = on == proxies.len() && missing.is_empty() && broken.is_empty();
+        let is_in_force = lacks_nobody && !is_deserted && !is_on_trial;
         let outcome = if is_on_trial {
             "onTrial"
         } else if is_in_force {
@@ -223,7 +257,7 @@ impl Question {
             "revision": self.revision,
             "outcome": outcome,
             "on": on,
-            "of": proxies.len() + missing.len(),
+            "of": proxies.len() + missing.len() + broken.len(),
             "milliseconds": took.filter(|_| !proxies.is_empty()).map(|took| took.as_micros().div_ceil(1_000) as u64),
             "behind": late.json(),
             "refused": refused_json(&refused, refused_count),
@@ -233,6 +267,14 @@ impl Question {
             "canary": trial,
         })
     }
+}
+
+/// A proxy that may have ended because of the very change.
+fn broke(id: &str, milliseconds: u64) -> Value {
+    let ago = milliseconds as f64 / 1_000.0;
+    let why =
+        format!("its connection broke {ago:.1} s ago, before it had taken it, and it is not back (is it running?)");
+    json!({ "id": id, "version": "", "silentMilliseconds": milliseconds, "why": why })
 }
 
 fn ended_after(api: &Api, committed: Option<Instant>, ended: u64) -> Option<u64> {

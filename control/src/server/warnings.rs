@@ -44,6 +44,21 @@ impl Warnings {
         now.into_iter().map(|(document, problems)| self.set(whole.clone(), document, problems)).collect()
     }
 
+    /// Those about other documents than these that were not there before.
+    pub(crate) fn news(&self, before: &Before, except: &BTreeSet<Arc<str>>) -> Vec<Problem> {
+        let documents: BTreeSet<&Arc<str>> =
+            before.iter().map(|(_, document, _)| document).filter(|document| !except.contains(*document)).collect();
+        let mut news = Vec::new();
+        for document in documents {
+            let replaced = |whole: &Whole| before.iter().any(|(one, about, _)| one == whole && about == document);
+            let kept = self.by_document.get(document).into_iter().flatten().filter(|(whole, _)| !replaced(whole));
+            let old = before.iter().filter(|(_, about, _)| about == document).flat_map(|(.., problems)| problems);
+            let old: Vec<&Problem> = old.chain(kept.flat_map(|(_, problems)| problems)).collect();
+            news.extend(self.about(document).into_iter().filter(|problem| !old.contains(problem)).cloned());
+        }
+        news
+    }
+
     /// What was replaced is so again.
     pub(crate) fn restore(&mut self, before: Before) {
         for (whole, document, problems) in before.into_iter().rev() {
@@ -99,20 +114,22 @@ mod tests {
         let documents = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect::<BTreeSet<Arc<str>>>();
         let mut warnings = Warnings::default();
         let mut undo = Vec::new();
-        for (whole, looked_at, found, expected) in [
-            (gateway("g"), &["a", "b"][..], &[("a", "odd"), ("b", "odd")][..], "a: odd b: odd"),
-            (gateway("h"), &["a"], &[("a", "odd"), ("a", "vain")], "a: odd,vain b: odd"),
+        for (whole, looked_at, found, expected, of_a) in [
+            (gateway("g"), &["a", "b"][..], &[("a", "odd"), ("b", "odd")][..], "a: odd b: odd", "odd"),
+            (gateway("h"), &["a"], &[("a", "odd"), ("a", "vain")], "a: odd,vain b: odd", "vain"),
             // What has left a Gateway is none of its business any more.
-            (gateway("g"), &["a"], &[], "a: odd,vain b: "),
-            (None, &["b"], &[("b", "alone")], "a: odd,vain b: alone"),
-            (None, &["a"], &[], "a: odd,vain b: alone"),
-            (gateway("h"), &[], &[], "a:  b: alone"),
+            (gateway("g"), &["a"], &[], "a: odd,vain b: ", ""),
+            (None, &["b"], &[("b", "alone")], "a: odd,vain b: alone", ""),
+            (None, &["a"], &[], "a: odd,vain b: alone", ""),
+            (gateway("h"), &[], &[], "a:  b: alone", ""),
         ] {
-            undo.push((shown(&warnings), {
-                let found = found.iter().map(|(document, reason)| warning(document, reason)).collect();
-                warnings.replace(&whole, &documents(looked_at), found)
-            }));
-            assert_eq!(shown(&warnings), expected);
+            let before = shown(&warnings);
+            let found = found.iter().map(|(document, reason)| warning(document, reason)).collect();
+            let replaced = warnings.replace(&whole, &documents(looked_at), found);
+            let news = warnings.news(&replaced, &documents(&["b"]));
+            let told: Vec<&str> = news.iter().map(|problem| &*problem.reason).collect();
+            assert_eq!((&*shown(&warnings), &*told.join(",")), (expected, of_a));
+            undo.push((before, replaced));
         }
         for (expected, before) in undo.into_iter().rev() {
             warnings.restore(before);

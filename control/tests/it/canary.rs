@@ -232,7 +232,7 @@ fn endpoints_pass_while_rules_wait() {
         (&*late, "", "", 200, r#""outcome":"onTrial""#),
         ("POST /api/v1/objects", "", &*route, 409, "revision 2 of local is on trial: promote it"),
         ("POST /api/v1/objects?canary=1", "", &route, 409, "evenkeel canary end"),
-        ("POST /api/v1/objects?dryRun=true", "", &route, 409, "is on trial"),
+        ("POST /api/v1/objects?dryRun=true", "", &route, 200, "is on trial"),
         ("POST /api/v1/rollback?revision=1", "", "", 409, "is on trial"),
         ("DELETE /api/v1/objects/HTTPRoute/default/r", "", "", 409, "is on trial"),
         ("POST /api/v1/objects?canary=some", "", &route, 400, "is not a number of proxies such as 2, or 10%"),

@@ -48,7 +48,7 @@ fn documents_are_checked_kept_and_told() {
         ),
         ("GET /api/v1/objects/Service/default/c", "", "", 404, "there is no"),
         ("POST /api/v1/objects", "", grantless, 422, "ReferenceGrant"),
-        ("POST /api/v1/objects", "", "", 200, r#""changes":[]"#),
+        ("POST /api/v1/objects", "", "", 422, "there is no document in it"),
         // Gateways are processes of their own, and may listen on the same port.
         (
             "POST /api/v1/objects?dryRun=true",
@@ -252,6 +252,48 @@ fn proxies_get_what_belongs_to_their_gateway() {
     assert_eq!(proxy.take(), took(7, &gone));
     drop(proxy);
     until("nobody connected", || told()["proxies"].as_array().is_some_and(Vec::is_empty).then_some(()));
+}
+
+#[test]
+fn who_goes_before_a_change_has_come_is_told_by_how_it_went() {
+    let folder = Scratch::create("control").expect("a folder");
+    let control = Control::start(&folder);
+    let wait = |revision: u64, time: &str| {
+        let (status, answer) = control.ask(&format!("GET /api/v1/wait?revision={revision}&timeout={time}"), "", "");
+        assert_eq!(status, 200, "{answer}");
+        let why = |list: &str| answer[list]["proxies"][0]["why"].as_str().unwrap_or_default().to_owned();
+        let why = why("behind") + &why("gone");
+        (format!("{} {} {}", answer["outcome"], answer["on"], answer["of"]), why)
+    };
+    let connected = |id: &str| {
+        let mut proxy = Subscriber::new(id, &["Gateway/default/g/*"]);
+        proxy.connect(control.xds);
+        proxy.take();
+        proxy
+    };
+    assert_eq!(control.apply(&gateway("g")), 1);
+    let (mut one, mut two) = (connected("one"), connected("two"));
+    let change = |one: &mut Subscriber, port: u16| {
+        let revision = control.apply(&gateway("g").replace("80", &port.to_string()));
+        one.take();
+        revision
+    };
+    // It has ended: nobody expects more of it.
+    let revision = change(&mut one, 81);
+    two.leave();
+    let (told, why) = wait(revision, "10s");
+    assert_eq!((&*told, &*why), ("\"inForce\" 1 1", "it ended by itself"));
+    // It may have ended because of the very change, or be back in a moment.
+    let two = connected("two");
+    let revision = change(&mut one, 82);
+    drop(two);
+    let (told, why) = wait(revision, "100ms");
+    assert!(told == "\"late\" 1 2" && why.starts_with("its connection broke"), "{told} {why}");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| wait(revision, "10s").0);
+        let _two = connected("two");
+        assert_eq!(waiting.join().expect("an answer"), "\"inForce\" 2 2");
+    });
 }
 
 #[test]

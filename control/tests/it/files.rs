@@ -59,7 +59,7 @@ fn files_are_kept_with_all_others_and_changed_nowhere_else() {
     let of_file = format!("Service/default/a is from {place}: change it there");
     for (start, body, status, words) in [
         ("POST /api/v1/objects", service("a", 81), 409, &*of_file),
-        ("POST /api/v1/objects?dryRun=true", service("a", 81), 409, &of_file),
+        ("POST /api/v1/objects?dryRun=true", service("a", 81), 200, &of_file),
         ("DELETE /api/v1/objects/Service/default/a", String::new(), 409, &of_file),
         ("PUT /api/v1/objects/Service/default/a", service("a", 81), 409, &of_file),
         ("POST /api/v1/rollback?revision=0", String::new(), 409, "a.yaml:4: change them there"),
@@ -91,6 +91,17 @@ fn files_are_kept_with_all_others_and_changed_nowhere_else() {
     );
     assert_eq!(kept(&control).0, names(&["a", "c"]));
     assert_eq!(control.ask("DELETE /api/v1/objects/Service/default/c", "", "").0, 409);
+    // Whoever asks hears it, too, for as long as it is so.
+    let refused = || control.ask("GET /api/v1/status", "", "").1["files"].clone();
+    let told = refused();
+    assert_eq!(told["count"], 1);
+    assert!(told["first"][0].as_str().is_some_and(|line| line.contains("b.yaml:8: spec.rules[0]")), "{told}");
+    write(&folder, "b.yaml", &service("d", 80));
+    until_said(&folder, "files are taken again");
+    assert!(refused().is_null());
+    fs::remove_file(folder.path().join("rules/b.yaml")).expect("it is ours");
+    until("one less", || (kept(&control).0 == names(&["a", "c"])).then_some(()));
+    write(&folder, "b.yaml", GRANTLESS);
 
     fs::remove_file(folder.path().join("rules/b.yaml")).expect("it is ours");
     // What a full disk leaves of a file, and an editor: neither says that everything shall go.

@@ -96,6 +96,14 @@ impl Subscriber {
         self.act(actions);
     }
 
+    /// Ends its stream as a proxy that ends does.
+    pub fn leave(&mut self) {
+        let (sender, mut responses) = self.stream.take().expect("it is connected");
+        drop(sender);
+        // Whatever is still under way.
+        self.runtime.block_on(async { while let Ok(Some(_)) = responses.message().await {} });
+    }
+
     /// Waits for the next change, takes or refuses it, and tells which it was.
     pub fn take(&mut self) -> Took {
         while self.waiting.is_empty() {
