@@ -67,7 +67,8 @@ struct Fleet {
     behind: Cell<usize>,
     reached: Notify,
     resource_bytes: Cell<u64>,
-    /// Resources that were sent, by name, and to how many.
+    is_restarted: Cell<bool>,
+    /// Resources that were sent after that, by name, and to how many.
     sent: RefCell<BTreeMap<String, usize>>,
     /// Of those that are waited for, when each came.
     latencies: RefCell<Vec<Duration>>,
@@ -133,6 +134,7 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
         behind: Cell::new(0),
         reached: Notify::new(),
         resource_bytes: Cell::new(0),
+        is_restarted: Cell::new(false),
         sent: RefCell::default(),
         latencies: RefCell::default(),
         since: Cell::new(Instant::now()),
@@ -179,7 +181,7 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
     let revision = server.apply_and_wait(&shop::service(shop::HOT, endpoints, 2 + changes as u64)).await?;
     fleet.reach(revision, |_| true, Instant::now()).await?;
     fleet.resource_bytes.set(0);
-    fleet.sent.borrow_mut().clear();
+    fleet.is_restarted.set(true);
     fleet.revisions.borrow_mut().fill(0);
     let begun = Instant::now();
     server.restart()?;
@@ -267,7 +269,7 @@ async fn follow(fleet: &Fleet, number: usize, proxy: &mut Proxy) -> Outcome<std:
         let response = line.next().await?;
         let bytes = response.resources.iter().filter_map(|one| one.resource.as_ref()).map(|any| any.value.len() as u64);
         fleet.resource_bytes.set(fleet.resource_bytes.get() + bytes.sum::<u64>());
-        for resource in &response.resources {
+        for resource in response.resources.iter().filter(|_| fleet.is_restarted.get()) {
             *fleet.sent.borrow_mut().entry(format!("{} {}", resource.name, resource.version)).or_default() += 1;
         }
         let mut said = Ok(());

@@ -1,7 +1,7 @@
 //! One simulated proxy: the real machine of a proxy's end, the real reading of rules and the real change of endpoints, and
 //! no data plane behind them. Machine.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,7 +23,9 @@ pub struct Proxy {
     told: Told,
     rules: Snapshot,
     snapshot: Snapshot,
-    wanted: Vec<Arc<str>>,
+    /// Endpoints that its rules need, and how many of them are not known so far.
+    wanted: BTreeSet<Arc<str>>,
+    missing: usize,
     /// The newest of what is in force.
     newest: u64,
 }
@@ -59,7 +61,8 @@ impl Proxy {
             told: Told::default(),
             rules,
             snapshot,
-            wanted: Vec::new(),
+            wanted: BTreeSet::new(),
+            missing: 0,
             newest: 0,
         }
     }
@@ -79,7 +82,7 @@ impl Proxy {
 
     /// The newest revision of which something is in force, once all endpoints are known.
     pub fn revision(&self) -> u64 {
-        match self.wanted.iter().all(|name| self.client.is_known(name)) && !self.wanted.is_empty() {
+        match self.missing == 0 && !self.wanted.is_empty() {
             true => self.newest.max(self.client.revision()),
             false => 0,
         }
@@ -97,19 +100,28 @@ impl Proxy {
                 Action::Send(request) => say(*request),
                 Action::Disconnect(reason) => return Err(Failure(reason)),
                 Action::Apply(change) => {
-                    let result = self.apply(&change);
+                    let (result, has_rules) = match self.apply(&change) {
+                        Ok(has_rules) => (Ok(()), has_rules),
+                        Err(problems) => (Err(problems), false),
+                    };
                     actions.extend(self.client.on_applied(&change, result));
-                    let new: Vec<Arc<str>> =
-                        discovery::resources(&self.rules).filter(|name| !self.wanted.contains(name)).cloned().collect();
-                    actions.extend(self.client.want(new.iter().map(|name| &**name)));
-                    self.wanted.extend(new);
+                    if has_rules {
+                        let all = discovery::resources(&self.rules);
+                        let new: Vec<Arc<str>> = all.filter(|name| !self.wanted.contains(*name)).cloned().collect();
+                        actions.extend(self.client.want(new.iter().map(|name| &**name)));
+                        self.wanted.extend(new);
+                    }
                 }
             }
+        }
+        if self.missing > 0 || self.told.0.len() < self.wanted.len() {
+            self.missing = self.wanted.iter().filter(|name| !self.client.is_known(name)).count();
         }
         Ok(())
     }
 
-    fn apply(&mut self, change: &Change) -> Result<(), Vec<String>> {
+    /// Tells whether rules have changed.
+    fn apply(&mut self, change: &Change) -> Result<bool, Vec<String>> {
         let mut has_rules = false;
         for (name, held) in &change.resources {
             let version = held.as_ref().and_then(|held| held.version.parse::<Version>().ok());
@@ -138,6 +150,6 @@ impl Proxy {
             self.rules = read.map_err(lines)?.snapshot;
         }
         self.snapshot = discovery::resolve(&self.rules, &self.snapshot, &self.told);
-        Ok(())
+        Ok(has_rules)
     }
 }
