@@ -56,29 +56,22 @@ pub(crate) async fn serve(
     client.tell_shadow(settings, &mut record);
     let in_flight = InFlight::count(worker);
 
-    let mut rounds = 0;
-    let (client_address, result) = loop {
-        let revision = worker.stats().revision.get();
-        let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
-        let Found { lane, issue, differs, shadow } = enter_lane(worker, &guard.bind, client_address, &mut head);
-        record.lane = lane;
-        if rounds == 0 {
-            if let Some(decided) = shadow {
-                record.tell_lanes(worker.stats(), &decided);
-            }
-            worker.stats().lanes_differ.add(u64::from(differs));
-        }
-        let asked = Asked { client_address, settings, meta: &meta, issue };
-        let result = forward(guard, client, &asked, &mut head, &mut record).await;
-        let meets_others = || worker.stats().revision.get() != revision && rounds < ROUNDS_MAX && !record.has_begun;
-        match result {
-            Err(error) if error.kind.finds_nobody() && meets_others() && restore(&mut head, settings) => {
-                rounds += 1;
-                record.begin_again();
-            }
-            result => break (client_address, result),
-        }
-    };
+    let revision = worker.stats().revision.get();
+    let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
+    let Found { lane, issue, differs, shadow } = enter_lane(worker, &guard.bind, client_address, &mut head);
+    record.lane = lane;
+    if let Some(decided) = shadow {
+        record.tell_lanes(worker.stats(), &decided);
+    }
+    worker.stats().lanes_differ.add(u64::from(differs));
+
+    let asked = Asked { client_address, settings, meta: &meta, issue };
+    let mut result = forward(guard, client, &asked, &mut head, &mut record).await;
+    if let Err(error) = result
+        && error.kind.finds_nobody()
+    {
+        result = Box::pin(meet_others(guard, client, asked, &mut head, &mut record, revision, error)).await;
+    }
     let after = match result {
         Ok(after) => after,
         Err(error) => fail(guard, client, &meta, error, &mut record).await,
@@ -91,9 +84,39 @@ pub(crate) async fn serve(
     after
 }
 
+/// Serves a request that found nobody by rules which were replaced while it waited: by those in force now, if nothing has been
+/// done with it so far.
+#[cold]
+async fn meet_others(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    mut asked: Asked<'_>,
+    head: &mut Head,
+    record: &mut Record,
+    mut revision: u64,
+    mut error: ProxyError,
+) -> Result<After, ProxyError> {
+    let worker = &guard.worker;
+    for _ in 0..ROUNDS_MAX {
+        let before = std::mem::replace(&mut revision, worker.stats().revision.get());
+        if revision == before || record.has_begun || !restore(head, asked.settings) {
+            break;
+        }
+        record.begin_again();
+        learn(worker, &guard.bind, asked.settings, client.peer, head);
+        // What groups in shadow would have done has been counted.
+        let Found { lane, issue, .. } = enter_lane(worker, &guard.bind, asked.client_address, head);
+        (record.lane, asked.issue) = (lane, issue);
+        match forward(guard, client, &asked, head, record).await {
+            Err(again) if again.kind.finds_nobody() => error = again,
+            result => return result,
+        }
+    }
+    Err(error)
+}
+
 /// Brings a head back into the form that it came in: what was received stands at the front of its text, whatever was done
 /// to it since.
-#[cold]
 fn restore(head: &mut Head, settings: &ListenerSettings) -> bool {
     let received = head.text().to_vec();
     let limits = HeadLimits { bytes_max: usize::MAX, fields_max: usize::MAX };
