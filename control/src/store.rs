@@ -10,6 +10,7 @@ mod disk;
 pub mod dump;
 #[cfg(test)]
 mod faulty;
+mod folder;
 mod ledger;
 mod state;
 #[cfg(test)]
@@ -18,7 +19,6 @@ mod token;
 mod trial;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -32,7 +32,9 @@ use crate::access::Author;
 use crate::log;
 
 pub use audit::Attempt;
-pub use disk::{Disk, DiskError, Entry, File, Record, Version};
+#[cfg(test)]
+pub use disk::File;
+pub use disk::{Disk, DiskError, Entry, Record, Version};
 pub use state::{Cause, Change, Committed, Draft, Expected, Frozen, Moved, Object, Refusal, State, Transaction};
 pub use token::{SECRET_BYTES, Token, TokenChange, TokenRefusal, Tokens, hash, secret};
 pub use trial::{Course, Share, Terms};
@@ -102,6 +104,20 @@ struct Shared {
     disk: Arc<Disk>,
 }
 
+/// What lies on a disk at the start.
+struct Found {
+    state: State,
+    tokens: Tokens,
+    /// Of the last write.
+    number: u64,
+}
+
+impl Found {
+    fn on(disk: &Disk) -> Result<Found, DiskError> {
+        Ok(Found { state: disk.load()?, tokens: disk.tokens()?, number: disk.last()? })
+    }
+}
+
 /// What a watcher missed.
 #[derive(Debug)]
 pub enum Missed {
@@ -112,27 +128,32 @@ pub enum Missed {
 }
 
 impl Store {
-    /// Opens the store in this folder, or begins one.
+    /// Opens the store in this folder; begins one, if nothing in it says that there was one.
     pub fn open(folder: &Path, check: Box<dyn Check>) -> Result<Store, DiskError> {
-        std::fs::create_dir_all(folder).map_err(|error| DiskError(format!("{}: {error}", folder.display())))?;
-        let file = folder.join("store.redb");
-        begin(&file)?;
-        Store::start(Disk::open(File::Path(file))?, check)
+        let disk = folder::open_or_begin(folder)?;
+        let found = || Found::on(&disk).map_err(|DiskError(reason)| folder::damaged(folder, &reason));
+        let found = folder::read(folder, found)?;
+        Store::run(disk, found, check)
     }
 
     /// Runs the store that lies on a disk.
-    pub fn start(disk: Disk, mut check: Box<dyn Check>) -> Result<Store, DiskError> {
-        let state = disk.load()?;
+    #[cfg(test)]
+    pub fn start(disk: Disk, check: Box<dyn Check>) -> Result<Store, DiskError> {
+        let found = Found::on(&disk)?;
+        Store::run(disk, found, check)
+    }
+
+    fn run(disk: Disk, found: Found, mut check: Box<dyn Check>) -> Result<Store, DiskError> {
+        let Found { state, tokens, number } = found;
         check.begin(&state);
         let (commands, receiver) = sync_channel(LINE_MAX);
         let shared = Arc::new(Shared {
             revision: watch::Sender::new(state.revision()),
             state: RwLock::new(state),
             recent: Mutex::new(VecDeque::new()),
-            tokens: watch::Sender::new(Arc::new(disk.tokens()?)),
+            tokens: watch::Sender::new(Arc::new(tokens)),
             disk: Arc::new(disk),
         });
-        let number = shared.disk.last()?;
         let writer = shared.clone();
         let thread = std::thread::Builder::new().name("store".into());
         thread.spawn(move || write(&writer, &receiver, check, number)).map_err(|error| DiskError(error.to_string()))?;
@@ -225,14 +246,6 @@ impl Store {
     pub fn way_back(&self, revision: u64, is_meant: impl Fn(&Key) -> bool) -> Result<Vec<Change>, DiskError> {
         self.shared.disk.way_back(revision, is_meant)
     }
-}
-
-/// Makes the file of a store, if it is not there: readable for nobody else. An empty one is a store that begins.
-fn begin(file: &Path) -> Result<(), DiskError> {
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true).mode(0o600);
-    let opened = options.open(file).map_err(|error| DiskError(format!("{}: {error}", file.display())));
-    opened.map(drop)
 }
 
 /// Whom to tell what became of a command.

@@ -1,7 +1,7 @@
 //! `evenkeel control`: the control server; and what its store becomes without it: lines of JSON, and back. Cold.
 
 use std::io::{BufReader, BufWriter};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::log;
@@ -24,6 +24,8 @@ enum StoreCommand {
     Export(StoreArgs),
     /// Make what a control server shall keep of that, where there is nothing so far: evenkeel control import --data DIR < backup
     Import(StoreArgs),
+    /// Begin with nothing where a store was lost and nobody has a backup: proxies are told that there are no rules
+    New(StoreArgs),
 }
 
 #[derive(clap::Args)]
@@ -56,19 +58,25 @@ fn serve(args: server::ControlArgs) -> Result<(), String> {
 }
 
 fn keep(command: StoreCommand) -> Result<(), String> {
-    let (count, data) = match &command {
-        StoreCommand::Export(args) => {
+    let told =
+        |count: u64, word: &str, data: &Path| log::plain(format_args!("{count} lines {word} {}", data.display()));
+    match command {
+        StoreCommand::Export(StoreArgs { data }) => {
             let mut out = BufWriter::new(std::io::stdout().lock());
-            (dump::export(&args.data, &mut out), &args.data)
+            let count = dump::export(&data, &mut out).map_err(|error| error.to_string())?;
+            told(count, "exported from", &data);
         }
-        StoreCommand::Import(args) => {
-            server::make_folder(&args.data)?;
+        StoreCommand::Import(StoreArgs { data }) => {
+            server::make_folder(&data)?;
             let mut input = BufReader::new(std::io::stdin().lock());
-            (dump::import(&args.data, &mut input), &args.data)
+            let count = dump::import(&data, &mut input).map_err(|error| error.to_string())?;
+            told(count, "imported into", &data);
         }
-    };
-    let count = count.map_err(|error| error.to_string())?;
-    let word = if matches!(command, StoreCommand::Export(_)) { "exported from" } else { "imported into" };
-    log::plain(format_args!("{count} lines {word} {}", data.display()));
+        StoreCommand::New(StoreArgs { data }) => {
+            server::make_folder(&data)?;
+            dump::begin(&data).map_err(|error| error.to_string())?;
+            log::plain(format_args!("an empty store is in {}", data.display()));
+        }
+    }
     Ok(())
 }

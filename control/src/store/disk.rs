@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use config::document::Key;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
 
 use crate::access::Author;
@@ -57,7 +58,7 @@ impl<E: Into<redb::Error>> From<E> for DiskError {
 /// Where the store lies.
 #[derive(Debug, Clone)]
 pub enum File {
-    /// A file; made if it is not there.
+    /// A file.
     Path(PathBuf),
     /// Nowhere.
     #[cfg(test)]
@@ -126,21 +127,14 @@ impl Disk {
     /// Opens it; a file that another process has open is an error.
     pub fn open(file: File) -> Result<Disk, DiskError> {
         let database = open(&file)?;
-        let write = database.begin_write()?;
-        {
-            let mut meta = write.open_table(META)?;
-            let format = meta.get("format")?.map_or(FORMAT, |format| format.value());
-            if format != FORMAT {
-                return Err(DiskError(format!("its format is {format}, and this build knows {FORMAT}")));
-            }
-            meta.insert("format", FORMAT)?;
-            write.open_table(OBJECTS)?;
-            write.open_table(VERSIONS)?;
-            write.open_table(REVISIONS)?;
-            write.open_table(TRIAL)?;
-            ledger::begin(&write)?;
+        let format = begin(&database).map_err(|error| match &file {
+            File::Path(path) => told(path, error),
+            #[cfg(test)]
+            _ => error.into(),
+        })?;
+        if format != FORMAT {
+            return Err(DiskError(format!("its format is {format}, and this build knows {FORMAT}")));
         }
-        write.commit()?;
         Ok(Disk { file, database: Mutex::new(Some(Arc::new(database))) })
     }
 
@@ -281,17 +275,63 @@ impl Disk {
 
 fn open(file: &File) -> Result<Database, DiskError> {
     match file {
-        File::Path(path) => Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => {
-                DiskError(format!("{}: it is open already (is control running there?)", path.display()))
-            }
-            error => DiskError(format!("{}: {error}", path.display())),
-        }),
+        // One that has gone while it was in use is not begun anew.
+        File::Path(path) => builder().open(path).map_err(|error| told(path, error.into())),
         #[cfg(test)]
         File::Memory => Ok(Database::builder().create_with_backend(redb::backends::InMemoryBackend::new())?),
         #[cfg(test)]
         File::Faulty(disk) => Ok(Database::builder().create_with_backend(disk.clone())?),
     }
+}
+
+/// Makes the tables that are not there, and tells the format. Of another one nothing is touched.
+fn begin(database: &Database) -> Result<u64, redb::Error> {
+    let write = database.begin_write()?;
+    let format = write.open_table(META)?.get("format")?.map_or(FORMAT, |format| format.value());
+    if format == FORMAT {
+        write.open_table(META)?.insert("format", FORMAT)?;
+        write.open_table(OBJECTS)?;
+        write.open_table(VERSIONS)?;
+        write.open_table(REVISIONS)?;
+        write.open_table(TRIAL)?;
+        ledger::begin(&write)?;
+        write.commit()?;
+    }
+    Ok(format)
+}
+
+/// Makes an empty file one that can be opened.
+pub(super) fn create(path: &Path) -> Result<(), DiskError> {
+    builder().create(path).map(drop).map_err(|error| told(path, error.into()))
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn told(path: &Path, error: redb::Error) -> DiskError {
+    use ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::DatabaseAlreadyOpen => {
+            DiskError(format!("{}: it is open already (is control running there?)", path.display()))
+        }
+        redb::Error::Corrupted(reason) => damaged(path, &reason),
+        redb::Error::Io(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => {
+            damaged(path, &error.to_string())
+        }
+        error => DiskError(format!("{}: {error}", path.display())),
+    }
+}
+
+/// That a file is no store any more, and what to do.
+pub(super) fn damaged(path: &Path, reason: &str) -> DiskError {
+    DiskError(format!(
+        "{} is damaged, or is none: {reason}. Bring it back from a backup, or make another from an export, in a new folder: \
+         `evenkeel control import --data FOLDER < EXPORT`",
+        path.display()
+    ))
 }
 
 fn write(database: &Database, batch: &[Entry], number: u64) -> Result<(), DiskError> {

@@ -8,8 +8,8 @@ use config::document::{Key, key_of};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use serde_json::{Value, json};
 
-use crate::store::begin;
-use crate::store::disk::{Disk, DiskError, FORMAT, File, META, NOW, OBJECTS, REVISIONS, TRIAL, VERSIONS};
+use crate::store::disk::{Disk, DiskError, FORMAT, META, NOW, OBJECTS, REVISIONS, TRIAL, VERSIONS};
+use crate::store::folder;
 use crate::store::ledger::{AUDIT, FILES, REFUSED, TOKENS};
 use crate::store::state::Committed;
 use crate::store::token::Token;
@@ -19,11 +19,25 @@ const LINE_BYTES_MAX: u64 = 256 << 20;
 
 /// Writes everything that is in the store of a folder, and tells how many lines that were.
 pub fn export(folder: &Path, out: &mut dyn Write) -> Result<u64, DiskError> {
-    let file = folder.join("store.redb");
-    if !file.is_file() {
-        return Err(DiskError(format!("there is none in {}", folder.display())));
+    let disk = folder::open(folder)?;
+    folder::read(folder, || put(&disk, out))
+}
+
+/// Makes the store of a folder, in which there is none so far or one without anything in it, from what was written; all of
+/// it or nothing.
+pub fn import(folder: &Path, input: &mut dyn BufRead) -> Result<u64, DiskError> {
+    match folder::is_there(folder)? {
+        true => take(&*folder::open(folder)?.database()?, input),
+        false => folder::begin(folder, |disk| take(&*disk.database()?, input)),
     }
-    let disk = Disk::open(File::Path(file))?;
+}
+
+/// Makes an empty store in a folder that has none.
+pub fn begin(folder: &Path) -> Result<(), DiskError> {
+    folder::begin(folder, |_| Ok(()))
+}
+
+fn put(disk: &Disk, out: &mut dyn Write) -> Result<u64, DiskError> {
     let read = disk.database()?.begin_read()?;
     let mut lines = Lines { out, count: 0 };
     let revision = read.open_table(META)?.get("revision")?.map_or(0, |revision| revision.value());
@@ -61,14 +75,6 @@ pub fn export(folder: &Path, out: &mut dyn Write) -> Result<u64, DiskError> {
     lines.add(&json!({ "end": count }))?;
     lines.out.flush().map_err(|error| DiskError(error.to_string()))?;
     Ok(count + 1)
-}
-
-/// Makes the store of a folder, in which there is none so far, from what was written; all of it or nothing.
-pub fn import(folder: &Path, input: &mut dyn BufRead) -> Result<u64, DiskError> {
-    let file = folder.join("store.redb");
-    begin(&file)?;
-    let disk = Disk::open(File::Path(file))?;
-    take(&*disk.database()?, input)
 }
 
 fn take(database: &Database, input: &mut dyn BufRead) -> Result<u64, DiskError> {

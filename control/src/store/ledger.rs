@@ -27,7 +27,7 @@ const AUDIT_KEPT: u64 = 100_000;
 const REFUSED_KEPT: u64 = 10_000;
 
 /// Makes the tables.
-pub(super) fn begin(write: &WriteTransaction) -> Result<(), DiskError> {
+pub(super) fn begin(write: &WriteTransaction) -> Result<(), redb::Error> {
     write.open_table(TOKENS)?;
     write.open_table(AUDIT)?;
     write.open_table(REFUSED)?;

@@ -46,7 +46,7 @@ impl Control {
         control
     }
 
-    fn log(&self, folder: &Scratch) -> String {
+    pub(super) fn log(&self, folder: &Scratch) -> String {
         fs::read_to_string(folder.path().join("log")).unwrap_or_default()
     }
 
@@ -73,7 +73,7 @@ impl Control {
     }
 
     /// An answer: its status, its head and its body.
-    fn ask(&self, token: Option<&str>, start: &str, body: &str) -> (u16, String, Value) {
+    pub(super) fn ask(&self, token: Option<&str>, start: &str, body: &str) -> (u16, String, Value) {
         let mut stream = self.connect("localhost").expect("a connection");
         send(&mut stream, token, start, body);
         let mut answer = Vec::new();

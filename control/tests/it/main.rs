@@ -37,6 +37,7 @@ mod server;
 mod service_faults;
 mod shadow;
 mod skew;
+mod starts;
 mod tidy;
 mod up;
 mod usage;
