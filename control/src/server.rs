@@ -1,5 +1,6 @@
 //! The life of the control server: its store, the check that every change passes, and the doors. Cold.
 
+mod admin;
 mod admission;
 mod answer;
 mod api;
@@ -29,16 +30,16 @@ mod wait;
 mod warnings;
 mod wire;
 
+pub(crate) use admin::reset_admin;
 pub(crate) use authority::make_folder;
 pub(crate) use wait::duration;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::access::{Author, Bounds, Identity, Role};
 use crate::log;
 use crate::server::authority::Authority;
 use crate::server::check::Checker;
@@ -53,7 +54,7 @@ use crate::server::rates::Rates;
 use crate::server::reports::Reports;
 use crate::server::streams::Streams;
 use crate::server::trials::Trials;
-use crate::store::{Store, TokenChange};
+use crate::store::Store;
 
 /// Connections to the REST API.
 const API_CONNECTIONS_MAX: usize = 1_024;
@@ -113,7 +114,7 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let feed = Arc::new(Feed::new(fleet.clone()));
     let streams = Streams::new(feed.clone(), fleet.clone(), guard.clone());
     if !args.plaintext {
-        give_admin(&store, &args.data).await?;
+        admin::give(&store, &args.data).await?;
     }
     tell(authority.as_deref(), store.state().revision(), api_address, xds_address);
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
@@ -164,31 +165,18 @@ fn open_authority(args: &ControlArgs) -> Result<Authority, String> {
     Authority::open(&args.data, authority::names(&host, &addresses, &args.names))
 }
 
-/// Somebody must be able to let others in: whoever can read the folder can.
-async fn give_admin(store: &Store, folder: &Path) -> Result<(), String> {
-    let now_ms = jiff::Timestamp::now().as_millisecond();
-    let tokens = store.tokens();
-    let is_there = tokens.borrow().iter().any(|token| token.identity.role == Role::Admin && !token.is_over(now_ms));
-    if is_there {
-        return Ok(());
-    }
-    let identity = Identity { name: "admin".into(), role: Role::Admin, bounds: Bounds::default() };
-    let author = Author::control();
-    let (token, secret) = tokens::mint(identity, None, author.name.clone(), now_ms);
-    let path = folder.join("admin.token");
-    // First the file: a token that nobody has would be taken for one that somebody has.
-    authority::write_secret(&path, &format!("{secret}\n"))?;
-    let changed = store.change_token(TokenChange::Replace(token), author).await;
-    changed.map_err(|refusal| format!("the admin's token cannot be kept: {refusal:?}"))?;
-    log::tell(format_args!("the admin's token is in {}", path.display()));
-    Ok(())
-}
-
 /// The first lines that it says.
 fn tell(authority: Option<&Authority>, revision: u64, api: SocketAddr, xds: SocketAddr) {
     let scheme = if authority.is_some() { "https" } else { "http" };
     match authority {
         Some(authority) => {
+            if authority.is_remade {
+                log::tell(format_args!(
+                    "{} was not there, and is made anew from ca.key: whoever has the old file still believes control, \
+                     whoever has its fingerprint needs the new one",
+                    authority.path.display()
+                ));
+            }
             log::tell(format_args!(
                 "the CA is in {}, its SHA-256 is {}",
                 authority.path.display(),

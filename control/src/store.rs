@@ -130,7 +130,15 @@ pub enum Missed {
 impl Store {
     /// Opens the store in this folder; begins one, if nothing in it says that there was one.
     pub fn open(folder: &Path, check: Box<dyn Check>) -> Result<Store, DiskError> {
-        let disk = folder::open_or_begin(folder)?;
+        Store::read(folder, folder::open_or_begin(folder)?, check)
+    }
+
+    /// Opens the store in this folder, which has one.
+    pub fn open_existing(folder: &Path, check: Box<dyn Check>) -> Result<Store, DiskError> {
+        Store::read(folder, folder::open(folder)?, check)
+    }
+
+    fn read(folder: &Path, disk: Disk, check: Box<dyn Check>) -> Result<Store, DiskError> {
         let found = || Found::on(&disk).map_err(|DiskError(reason)| folder::damaged(folder, &reason));
         let found = folder::read(folder, found)?;
         Store::run(disk, found, check)

@@ -26,6 +26,8 @@ enum StoreCommand {
     Import(StoreArgs),
     /// Begin with nothing where a store was lost and nobody has a backup: proxies are told that there are no rules
     New(StoreArgs),
+    /// Make another secret of the token `admin` of a control server that is not running, where nobody has the old one
+    ResetAdmin(StoreArgs),
 }
 
 #[derive(clap::Args)]
@@ -52,9 +54,12 @@ pub fn run(args: ControlCommand) -> ExitCode {
 }
 
 fn serve(args: server::ControlArgs) -> Result<(), String> {
+    runtime()?.block_on(server::run(args, proxy::watch::start))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(server::run(args, proxy::watch::start))
+    runtime.map_err(|error| format!("cannot start: {error}"))
 }
 
 fn keep(command: StoreCommand) -> Result<(), String> {
@@ -77,6 +82,7 @@ fn keep(command: StoreCommand) -> Result<(), String> {
             dump::begin(&data).map_err(|error| error.to_string())?;
             log::plain(format_args!("an empty store is in {}", data.display()));
         }
+        StoreCommand::ResetAdmin(StoreArgs { data }) => runtime()?.block_on(server::reset_admin(&data))?,
     }
     Ok(())
 }

@@ -14,12 +14,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, date_time_ymd,
 };
-use rustls::ServerConfig;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, Error, ServerConfig};
 
 /// How long a certificate is good for, and how often there is a new one.
 const VALID_FOR: Duration = Duration::from_secs(90 * 86_400);
@@ -29,6 +30,12 @@ pub(crate) const LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 /// Clocks that are behind shall not refuse what is new.
 const VALID_BEFORE: Duration = Duration::from_secs(86_400);
 
+/// What to do without them.
+const MEND_KEY: &str = "bring ca.key back from a backup; or remove ca.crt and ca.key, control makes another CA, and \
+                        everybody who connects needs its ca.crt";
+const MEND_CERTIFICATE: &str = "bring ca.crt back from a backup; or remove it, it is made anew from ca.key, and \
+                                whoever has the old file still believes control";
+
 /// The CA, and the certificate of this process. That one's key is on no disk: whoever starts gets another.
 #[derive(Debug)]
 pub(crate) struct Authority {
@@ -37,6 +44,8 @@ pub(crate) struct Authority {
     pub(crate) path: PathBuf,
     /// SHA-256 of it, as `openssl x509 -fingerprint -sha256` shows it.
     pub(crate) fingerprint: String,
+    /// The key was there, and the certificate is made anew.
+    pub(crate) is_remade: bool,
     certificate: CertificateDer<'static>,
     names: Vec<String>,
     /// And when it was made.
@@ -47,33 +56,19 @@ impl Authority {
     /// Takes the CA in this folder, or makes one there.
     pub(crate) fn open(folder: &Path, names: Vec<String>) -> Result<Authority, String> {
         let (path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
-        let key = match fs::read_to_string(&key_path) {
-            Ok(text) => KeyPair::from_pem(&text).map_err(|error| format!("{}: {error}", key_path.display()))?,
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(format!("{}: {error}", key_path.display()));
-            }
-            // Others would trust a CA that nobody has.
-            Err(_) if path.exists() => {
-                return Err(format!("{} is there, and {} is not", path.display(), key_path.display()));
-            }
-            Err(_) => {
-                let key = KeyPair::generate().map_err(|error| format!("a key cannot be made: {error}"))?;
-                write_secret(&key_path, &key.serialize_pem())?;
-                key
-            }
-        };
-        if !path.exists() {
-            let made = ca().self_signed(&key).map_err(|error| format!("a CA cannot be made: {error}"))?;
-            write_secret(&path, &made.pem())?;
-        }
-        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let text = fs::read(&path).map_err(|error| wrong(&error))?;
-        let certificate = CertificateDer::from_pem_slice(&text).map_err(|error| wrong(&error))?;
+        let is_remade = key_path.exists() && !path.exists();
+        let key = key(&key_path, &path)?;
+        let certificate = certificate(&path, &key)?;
         let hash = digest(&SHA256, &certificate);
         let fingerprint: Vec<String> = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
         let now = SystemTime::now();
-        let shown = RwLock::new((Arc::new(issue(&key, &certificate, &names, now)?), now));
-        Ok(Authority { key, path, fingerprint: fingerprint.join(":"), certificate, names, shown })
+        let issued = issue(&key, &certificate, &names, now)?;
+        if !vouches(&certificate, &issued.cert[0], now) {
+            let (path, key_path) = (path.display(), key_path.display());
+            return Err(format!("{path} is not the certificate of {key_path}: bring both back from one backup"));
+        }
+        let shown = RwLock::new((Arc::new(issued), now));
+        Ok(Authority { key, path, fingerprint: fingerprint.join(":"), is_remade, certificate, names, shown })
     }
 
     /// Shows a new certificate from now on, if it is time for one.
@@ -84,6 +79,69 @@ impl Authority {
             *self.shown.write().unwrap_or_else(PoisonError::into_inner) = (renewed, now);
         }
         Ok(())
+    }
+}
+
+/// The key in a file, made if neither it nor a certificate is there.
+fn key(path: &Path, certificate: &Path) -> Result<KeyPair, String> {
+    match fs::read(path) {
+        Ok(text) => {
+            let key = std::str::from_utf8(&text).ok().and_then(|text| KeyPair::from_pem(text).ok());
+            key.ok_or_else(|| format!("{} holds no key that can be read: {MEND_KEY}", path.display()))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", path.display())),
+        // Others would trust a CA that nobody has.
+        Err(_) if certificate.exists() => {
+            Err(format!("{} is there, and {} is not: {MEND_KEY}", certificate.display(), path.display()))
+        }
+        Err(_) => {
+            let key = KeyPair::generate().map_err(|error| format!("a key cannot be made: {error}"))?;
+            write_secret(path, &key.serialize_pem())?;
+            Ok(key)
+        }
+    }
+}
+
+/// The certificate in a file, made if it is not there. Whoever trusts one that was lost trusts a name and a key (RFC
+/// 5280 6.1.1), which are those of the new one.
+fn certificate(path: &Path, key: &KeyPair) -> Result<CertificateDer<'static>, String> {
+    match fs::read(path) {
+        Ok(text) => {
+            let found = CertificateDer::from_pem_slice(&text).ok();
+            let found = found.filter(|found| rustls::RootCertStore::empty().add(found.clone()).is_ok());
+            found.ok_or_else(|| format!("{} holds no certificate of a CA: {MEND_CERTIFICATE}", path.display()))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", path.display())),
+        Err(_) => {
+            let made = ca().self_signed(key).map_err(|error| format!("a CA cannot be made: {error}"))?;
+            write_secret(path, &made.pem())?;
+            Ok(made.der().clone())
+        }
+    }
+}
+
+/// Whether a CA's certificate is that of the key by which another was signed, whatever clocks have to do with it.
+fn vouches(authority: &CertificateDer<'static>, issued: &CertificateDer<'_>, now: SystemTime) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let algorithms = default_provider().signature_verification_algorithms;
+    let verified = roots.add(authority.clone()).and_then(|()| {
+        let issued = ParsedCertificate::try_from(issued)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &issued,
+            &roots,
+            &[],
+            UnixTime::since_unix_epoch(since),
+            algorithms.all,
+        )
+    });
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let is_of_clocks =
+        |reason: &_| matches!(reason, Expired | NotValidYet | ExpiredContext { .. } | NotValidYetContext { .. });
+    match verified {
+        Ok(()) => true,
+        Err(Error::InvalidCertificate(reason)) => is_of_clocks(&reason),
+        Err(_) => false,
     }
 }
 
@@ -198,7 +256,6 @@ mod tests {
 
     use rustls::client::WebPkiServerVerifier;
     use rustls::client::danger::ServerCertVerifier;
-    use rustls::pki_types::UnixTime;
 
     use super::*;
 
@@ -260,13 +317,59 @@ mod tests {
         assert_eq!([now, now - hours(2), now + hours(29 * 24)].map(is_renewed), [false; 3]);
         assert_eq!([now + hours(31 * 24), now, now - hours(24 * 365)].map(is_renewed), [true; 3]);
         assert!(Authority::open(&folder, vec!["no name".into()]).is_err_and(|error| error.contains("\"no name\"")));
-        // What was cut short is completed, what was lost is told.
-        fs::remove_file(&first.path).expect("it is ours");
-        Authority::open(&folder, Vec::new()).expect("made again from its key");
-        fs::remove_file(folder.join("ca.key")).expect("it is ours");
-        assert!(Authority::open(&folder, Vec::new()).is_err_and(|error| error.contains("ca.key is not")));
-        fs::write(folder.join("ca.key"), "-----BEGIN").expect("a file");
-        assert!(Authority::open(&folder, Vec::new()).is_err_and(|error| error.contains("ca.key: ")));
         fs::remove_dir_all(folder.parent().expect("ours")).expect("it is ours");
+    }
+
+    #[test]
+    fn what_was_lost_is_told_and_only_a_certificate_is_made_anew() {
+        let folder = std::env::temp_dir().join(format!("evenkeel-lost-{}", std::process::id()));
+        make_folder(&folder).expect("a folder");
+        let open = || Authority::open(&folder, vec!["a.test".into()]);
+        let first = open().expect("a CA");
+        let [key, certificate] = ["ca.key", "ca.crt"].map(|name| fs::read(folder.join(name)).expect("a file"));
+        let other = ca().self_signed(&KeyPair::generate().expect("a key")).expect("a CA").pem().into_bytes();
+        let half = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
+        let none = || vec![0; 300];
+        let no_der = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n".to_vec();
+        // Key and certificate as they are found, and what is told; "": nothing.
+        for (found_key, found_certificate, expected) in [
+            (Some(key.clone()), Some(certificate.clone()), ""),
+            (None, Some(certificate.clone()), "ca.key is not: bring ca.key back from a backup; or"),
+            (Some(half(&key)), Some(certificate.clone()), "ca.key holds no key that can be read: bring"),
+            (Some(Vec::new()), Some(certificate.clone()), "ca.key holds no key that can be read"),
+            (Some(none()), None, "ca.key holds no key that can be read"),
+            (Some(vec![0xff; 9]), None, "ca.key holds no key that can be read"),
+            (Some(certificate.clone()), None, "ca.key holds no key that can be read"),
+            (Some(key.clone()), Some(half(&certificate)), "ca.crt holds no certificate of a CA: bring"),
+            (Some(key.clone()), Some(Vec::new()), "ca.crt holds no certificate of a CA"),
+            (Some(key.clone()), Some(none()), "ca.crt holds no certificate of a CA"),
+            (Some(key.clone()), Some(key.clone()), "ca.crt holds no certificate of a CA"),
+            (Some(key.clone()), Some(no_der), "ca.crt holds no certificate of a CA"),
+            (Some(key.clone()), Some(other), "ca.key: bring both back from one backup"),
+        ] {
+            for (name, bytes) in [("ca.key", found_key), ("ca.crt", found_certificate)] {
+                let _ = fs::remove_file(folder.join(name));
+                if let Some(bytes) = bytes {
+                    fs::write(folder.join(name), bytes).expect("a file");
+                }
+            }
+            let told = open().map_or_else(|told| told, |_| String::new());
+            assert!(told.contains(expected) && told.is_empty() == expected.is_empty(), "{expected}: {told}");
+        }
+        // It is another certificate, and who trusts the first one believes it.
+        fs::write(folder.join("ca.key"), &key).expect("a file");
+        fs::remove_file(folder.join("ca.crt")).expect("it is ours");
+        let second = open().expect("a CA");
+        assert_eq!((first.is_remade, second.is_remade, open().expect("a CA").is_remade), (false, true, false));
+        assert_ne!(second.fingerprint, first.fingerprint);
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(first.certificate).expect("a CA");
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
+        let shown = second.shown.read().expect("a lock").0.clone();
+        let name = ServerName::try_from("a.test").expect("a name");
+        let verifier = verifier.build().expect("a verifier");
+        let verified = verifier.verify_server_cert(&shown.cert[0], &shown.cert[1..], &name, &[], UnixTime::now());
+        verified.expect("the same CA");
+        fs::remove_dir_all(&folder).expect("it is ours");
     }
 }

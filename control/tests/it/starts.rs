@@ -65,6 +65,8 @@ fn a_store_that_is_lost_is_missed() {
         assert!(said.contains("store.redb is not there, and ca.key, ca.crt, admin.token, connected of an"), "{said}");
         assert!(!store.exists(), "the next one shall not take it for a store that is empty");
     }
+    let said = String::from_utf8_lossy(&control(&["reset-admin"], &data, Stdio::null()).stderr).into_owned();
+    assert!(said.contains("the store: there is none in"), "{said}");
     // It comes back from an export, with those who are known, and once only.
     let input = || fs::File::open(&export).expect("a file").into();
     assert!(control(&["import"], &data, input()).status.success());
@@ -175,4 +177,48 @@ fn a_store_that_is_damaged_is_named() {
     fs::write(&store, good).expect("a file");
     let server = Control::start(&folder, &[]);
     assert_eq!(status(&server, &server.admin()), 200);
+}
+
+#[test]
+fn a_lost_token_is_made_anew_by_whoever_has_the_folder() {
+    let folder = Scratch::create("starts").expect("a folder");
+    let server = Control::start(&folder, &[]);
+    let (data, first) = (server.data.clone(), server.admin());
+    let file = data.join("admin.token");
+    drop(server);
+    // Somebody may have it elsewhere: nothing happens to it by itself.
+    fs::remove_file(&file).expect("it is ours");
+    let server = Control::start(&folder, &[]);
+    let hint = "admin.token has no admin's token: if nobody else has one, `evenkeel control reset-admin --data";
+    assert!(server.log(&folder).contains(hint), "{}", server.log(&folder));
+    assert_eq!((status(&server, &first), file.exists()), (200, false));
+    let busy = String::from_utf8_lossy(&control(&["reset-admin"], &data, Stdio::null()).stderr).into_owned();
+    assert!(busy.contains("is control running there?") && !file.exists(), "{busy}");
+    drop(server);
+    assert!(succeed(&["reset-admin"], &data).contains("the admin's token is in"));
+    let server = Control::start(&folder, &[]);
+    let second = server.admin();
+    assert_eq!([&first, &second].map(|token| status(&server, token)), [401, 200]);
+    assert!(!server.log(&folder).contains(hint));
+    let audit = server.ask(Some(&second), "GET /api/v1/audit?count=9", "").2.to_string();
+    assert_eq!(audit.matches(r#""name":"admin""#).count(), 2, "{audit}");
+
+    // One that was revoked stays so, as long as there is another admin.
+    let boss = server.token(&serde_json::json!({"name": "boss", "role": "admin"}));
+    assert_eq!(server.ask(Some(&boss), "DELETE /api/v1/tokens/admin", "").0, 200);
+    drop(server);
+    let server = Control::start(&folder, &[]);
+    assert_eq!([&second, &boss].map(|token| status(&server, token)), [401, 200]);
+    assert!(server.log(&folder).contains(hint));
+    drop(server);
+    fs::remove_file(data.join("ca.crt")).expect("it is ours");
+    succeed(&["reset-admin"], &data);
+    let server = Control::start(&folder, &[]);
+    assert_eq!([&second, &boss, &server.admin()].map(|token| status(&server, token)), [401, 200, 200]);
+    let log = server.log(&folder);
+    assert!(log.contains("ca.crt was not there, and is made anew from ca.key: whoever has the old file"), "{log}");
+    drop(server);
+    fs::remove_file(data.join("ca.key")).expect("it is ours");
+    let said = refused(&[], &data);
+    assert!(said.contains("ca.crt is there, and ") && said.contains("ca.key is not: bring ca.key back"), "{said}");
 }
