@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use aws_lc_rs::hmac;
@@ -15,7 +15,10 @@ use config::wire::google::protobuf::Any;
 use config::xds::TYPE;
 use config::xds::client::Held;
 use prost::Message as _;
+use rustix::io::Errno;
 use serde_json::{Value, json};
+
+use crate::log::event;
 
 /// What the first line says before anything else; another number is another format.
 const FORMAT: u64 = 1;
@@ -39,22 +42,79 @@ pub(crate) struct Copy {
 pub(crate) struct Folder {
     path: PathBuf,
     gateway: Arc<str>,
-    key: hmac::Key,
-    _lock: File,
+    parts: Mutex<Parts>,
+}
+
+/// What it takes to write there. A disk may be full at the start, or not be writable, and be so no longer later.
+#[derive(Debug, Default)]
+struct Parts {
+    lock: Option<File>,
+    key: Option<hmac::Key>,
+}
+
+/// Why a folder cannot be used.
+#[derive(Debug)]
+enum Trouble {
+    /// The disk does not take what is written now: nothing that keeps a proxy from serving.
+    Disk(io::Error),
+    /// Whoever started this shall look at it.
+    Mistake(String),
+}
+
+impl Trouble {
+    fn of(path: &Path, error: io::Error) -> Trouble {
+        let number = error.raw_os_error().map(Errno::from_raw_os_error);
+        match number {
+            Some(Errno::ROFS | Errno::NOSPC | Errno::DQUOT | Errno::IO) => Trouble::Disk(error),
+            _ => Trouble::Mistake(format!("{}: {error}", path.display())),
+        }
+    }
 }
 
 impl Folder {
-    /// Opens it for a gateway, `NAMESPACE/NAME`; made if it is not there.
+    /// Opens it for a gateway, `NAMESPACE/NAME`; made if it is not there. Where its disk takes nothing at this time, what
+    /// is there is read, and writing is tried again with each `save`.
     pub(crate) fn open(path: &Path, gateway: &str) -> Result<Folder, String> {
-        let failed = |what: &Path, error: io::Error| format!("{}: {error}", what.display());
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| failed(path, error))?;
-        let lock = path.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock);
-        let file = file.map_err(|error| failed(&lock, error))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| format!("{} is in use by another process", path.display()))?;
-        let key = key(&path.join("copy.key"))?;
-        Ok(Folder { path: path.into(), gateway: gateway.into(), key, _lock: file })
+        let folder = Folder { path: path.into(), gateway: gateway.into(), parts: Mutex::default() };
+        match folder.complete() {
+            Ok(_) => {}
+            Err(Trouble::Mistake(problem)) => return Err(problem),
+            Err(Trouble::Disk(error)) => {
+                let path = path.display();
+                event("warn", &format!("{path}: {error}: what is in force cannot be kept on disk; trying again"));
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Takes what of lock and key is there, and makes what is not.
+    fn complete(&self) -> Result<hmac::Key, Trouble> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path.join("copy.key");
+        if parts.lock.is_none() {
+            match make_folder(&self.path).and_then(|()| lock(&self.path)) {
+                Ok(lock) => parts.lock = Some(lock),
+                Err(trouble) => {
+                    // Whoever cannot write can read.
+                    parts.key = found(&path).ok().flatten();
+                    return Err(trouble);
+                }
+            }
+        }
+        if parts.key.is_none() {
+            parts.key = found(&path)?;
+        }
+        if let Some(key) = &parts.key {
+            return Ok(key.clone());
+        }
+        let is_first = !path.exists() && !self.file().exists();
+        let key = make(&path)?;
+        if !is_first {
+            let what = "was lost, or cut short by a full disk, and is made anew: a copy from before is not used";
+            event("warn", &format!("{} {what}", path.display()));
+        }
+        parts.key = Some(key.clone());
+        Ok(key)
     }
 
     fn file(&self) -> PathBuf {
@@ -71,18 +131,19 @@ impl Folder {
         let mut bytes = Vec::new();
         let heard = file.metadata().and_then(|metadata| metadata.modified());
         file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-        let copy = decode(&bytes, &self.gateway, &self.key).map_err(|why| format!("{}: {why}", path.display()))?;
+        let key = self.parts.lock().unwrap_or_else(PoisonError::into_inner).key.clone();
+        let key = key.ok_or_else(|| format!("{}: there is no key that vouches for it", path.display()))?;
+        let copy = decode(&bytes, &self.gateway, &key).map_err(|why| format!("{}: {why}", path.display()))?;
         Ok(Some((copy, heard.unwrap_or(SystemTime::UNIX_EPOCH))))
     }
 
     /// Replaces what it holds; it is on disk when this returns.
     pub(crate) fn save(&self, copy: &Copy) -> io::Result<()> {
-        let (path, fresh) = (self.file(), self.path.join("last-good.new"));
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
-        file.write_all(&encode(copy, &self.gateway, &self.key))?;
-        file.sync_all()?;
-        fs::rename(&fresh, &path)?;
-        File::open(&self.path)?.sync_all()
+        let key = self.complete().map_err(|trouble| match trouble {
+            Trouble::Disk(error) => error,
+            Trouble::Mistake(problem) => io::Error::other(problem),
+        })?;
+        replace(&self.file(), &encode(copy, &self.gateway, &key))
     }
 
     /// Control is heard now, and has nothing else.
@@ -108,29 +169,69 @@ pub(crate) fn ago(then: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// The key of this folder, made at the first time.
-fn key(path: &Path) -> Result<hmac::Key, String> {
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
-    match OpenOptions::new().create_new(true).write(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            let mut bytes = [0; KEY_BYTES];
-            aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "there is no randomness".to_owned())?;
-            file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-            Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+fn make_folder(path: &Path) -> Result<(), Trouble> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| match error.kind() {
+        // One that nobody can ever make is another than the one that was meant.
+        io::ErrorKind::ReadOnlyFilesystem => Trouble::Mistake(format!("{}: {error}", path.display())),
+        _ => Trouble::of(path, error),
+    })
+}
+
+/// Nobody else uses the folder as long as this is open.
+fn lock(folder: &Path) -> Result<File, Trouble> {
+    let path = folder.join("lock");
+    let open = |options: &mut OpenOptions| options.mode(0o600).open(&path);
+    let file = match open(OpenOptions::new().create(true).truncate(false).write(true)) {
+        // It is there, where nothing can be written any more.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            open(OpenOptions::new().read(true)).map_err(|_| error)
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let metadata = fs::metadata(path).map_err(failed)?;
-            if metadata.mode() & 0o077 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
-                return Err(format!("{}: others may have read or written it; remove it", path.display()));
-            }
-            let bytes = fs::read(path).map_err(failed)?;
-            match bytes.len() {
-                KEY_BYTES => Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes)),
-                _ => Err(format!("{}: is no key; remove it", path.display())),
-            }
-        }
-        Err(error) => Err(failed(error)),
+        file => file,
+    };
+    let file = file.map_err(|error| Trouble::of(&path, error))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Trouble::Mistake(format!("{} is in use by another process", folder.display()))),
     }
+}
+
+/// The key in a file. None: there is none, or only what a full disk or a crash left of one.
+fn found(path: &Path) -> Result<Option<hmac::Key>, Trouble> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(|error| Trouble::of(path, error))?,
+    };
+    if bytes.len() < KEY_BYTES || bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    let metadata = fs::metadata(path).map_err(|error| Trouble::of(path, error))?;
+    if metadata.mode() & 0o077 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(Trouble::Mistake(format!("{}: others may have read or written it; remove it", path.display())));
+    }
+    match bytes.len() {
+        KEY_BYTES => Ok(Some(hmac::Key::new(hmac::HMAC_SHA256, &bytes))),
+        _ => Err(Trouble::Mistake(format!("{}: is no key; remove it", path.display()))),
+    }
+}
+
+/// Makes the key of a folder, whole or not at all.
+fn make(path: &Path) -> Result<hmac::Key, Trouble> {
+    let mut bytes = [0; KEY_BYTES];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Trouble::Mistake("there is no randomness".into()))?;
+    replace(path, &bytes).map_err(|error| Trouble::of(path, error))?;
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+}
+
+/// Puts a file in the place of another, which only its owner can read; it is on disk when this returns.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// A line about what follows, then that. What the line says is authenticated with it.
@@ -197,6 +298,7 @@ fn hex(tag: &hmac::Tag) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::time::Duration;
 
     use super::*;
@@ -222,6 +324,74 @@ mod tests {
         // This machine has no clock of its own, and has not been told the time so far.
         let unset = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
         assert_eq!(ago(now, unset), "20833 days ahead of this clock");
+    }
+
+    #[test]
+    fn a_key_is_whole_or_none() {
+        let folder = std::env::temp_dir().join(format!("evenkeel-copy-{}", std::process::id()));
+        let path = folder.join("copy.key");
+        let copy = Copy { revision: 3, taken_ms: 5, held: Vec::new() };
+        let first = Folder::open(&folder, "d/g").expect("a folder");
+        first.save(&copy).expect("there is room");
+        drop(first);
+        let key = fs::read(&path).expect("a key");
+        let (torn, forged) = (key[..9].to_vec(), "it is damaged or forged");
+        // What is in the file, the mode it has, and what becomes of the copy, or why the folder cannot be used.
+        for (bytes, mode, expected) in [
+            (Some(key.clone()), 0o600, Ok("it is used")),
+            (Some(Vec::new()), 0o600, Ok(forged)),
+            (Some(torn.clone()), 0o600, Ok(forged)),
+            (Some(torn), 0o666, Ok(forged)),
+            (Some(vec![0; KEY_BYTES]), 0o600, Ok(forged)),
+            (None, 0o600, Ok(forged)),
+            (Some(key.clone()), 0o640, Err("others may have read or written it; remove it")),
+            (Some([&*key, b"\n"].concat()), 0o600, Err("is no key; remove it")),
+        ] {
+            let _ = fs::remove_file(&path);
+            if let Some(bytes) = &bytes {
+                fs::write(&path, bytes).expect("a file");
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+            }
+            let found = Folder::open(&folder, "d/g").map(|folder| match folder.load() {
+                Ok(_) => "it is used".into(),
+                Err(problem) => problem,
+            });
+            match (&found, expected) {
+                (Ok(found), Ok(expected)) | (Err(found), Err(expected)) => {
+                    assert!(found.contains(expected), "{bytes:?}: {found}");
+                }
+                _ => panic!("{bytes:?}: {found:?}"),
+            }
+            assert_eq!(
+                fs::read(&path).expect("a key").len(),
+                KEY_BYTES + usize::from(expected == Err("is no key; remove it"))
+            );
+        }
+        fs::remove_dir_all(&folder).expect("it is ours");
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_no_mistake() {
+        for (number, is_mistake) in [
+            (Errno::ROFS, false),
+            (Errno::NOSPC, false),
+            (Errno::DQUOT, false),
+            (Errno::IO, false),
+            (Errno::ACCESS, true),
+            (Errno::PERM, true),
+            (Errno::NOTDIR, true),
+            (Errno::ISDIR, true),
+            (Errno::NAMETOOLONG, true),
+        ] {
+            let trouble = Trouble::of(Path::new("data"), number.into());
+            assert_eq!(matches!(&trouble, Trouble::Mistake(_)), is_mistake, "{trouble:?}");
+        }
+        let file = std::env::temp_dir().join(format!("evenkeel-copy-file-{}", std::process::id()));
+        fs::write(&file, "").expect("a file");
+        for path in [file.clone(), file.join("below")] {
+            assert!(Folder::open(&path, "d/g").is_err_and(|problem| problem.contains(&*file.to_string_lossy())));
+        }
+        fs::remove_file(&file).expect("it is ours");
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, Scratch, until};
+use e2e::kit::{Backend, Gateway, Launch, Peer, Rules, Scratch, evenkeel, until};
 use rustix::process::Signal;
 
 use crate::partition::Ends;
@@ -134,6 +135,85 @@ fn a_full_disk_keeps_nobody_from_serving() {
     let gateway = start(xds, data.path());
     wait_until_ready(&gateway);
     assert_eq!(ask(address, "a"), (200, "two".into()));
+}
+
+#[test]
+fn a_disk_that_was_full_at_the_first_start_keeps_nobody_from_serving() {
+    let (folder, data) = (Scratch::create("control").expect("a folder"), Scratch::create("data").expect("a folder"));
+    let one = saying("one");
+    let control = Control::start(&folder);
+    let (key, copy) = (data.path().join("copy.key"), data.path().join("last-good"));
+    // There is no room for the key; nor was there for that of a build that wrote it in its place.
+    let fresh = data.path().join("copy.key.new");
+    std::os::unix::fs::symlink("/dev/full", &fresh).expect("a link");
+    fs::write(&key, "").expect("a file");
+    let gateway = start(control.xds, data.path());
+    control.wait_until_in_force(control.apply(&gateway.fill(&Rules::to(one.address()).yaml())));
+    assert_eq!(ask(gateway.address(), "a"), (200, "one".into()));
+    let told = |words: &str| until(words, || gateway.stderr().contains(words).then_some(()));
+    told("No space left on device (os error 28): what is in force cannot be kept on disk; trying again");
+    told("error the configuration in force cannot be kept on disk: No space");
+    assert!(!copy.exists());
+    fs::remove_file(&fresh).expect("it is ours");
+    told("copy.key was lost, or cut short by a full disk, and is made anew");
+    told("info  the configuration in force is kept on disk again");
+    let (address, xds) = (gateway.address(), control.xds);
+    control.kill();
+    kill(gateway);
+    let gateway = start(xds, data.path());
+    wait_until_ready(&gateway);
+    assert_eq!(ask(address, "a"), (200, "one".into()));
+    kill(gateway);
+    // A copy whose key is lost is nobody's.
+    fs::write(&key, "short").expect("a file");
+    let gateway = start(xds, data.path());
+    until("a reason", || gateway.stderr().contains("last-good: it is damaged or forged").then_some(()));
+    assert!(gateway.stderr().contains("copy.key was lost, or cut short"), "{}", gateway.stderr());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_read() {
+    let (folder, data) = (Scratch::create("control").expect("a folder"), Scratch::create("data").expect("a folder"));
+    let empty = Scratch::create("data").expect("a folder");
+    let locked = |folder: &Path, words: &[&str]| {
+        let path = folder.display();
+        let script = format!("mount --bind {path} {path} && mount -o remount,ro,bind {path} && exec \"$@\"");
+        ["unshare", "-rm", "sh", "-c", &script, "-"]
+            .iter()
+            .chain(words)
+            .map(|word| word.to_string())
+            .collect::<Vec<_>>()
+    };
+    let words = locked(empty.path(), &["true"]);
+    if !Command::new(&words[0]).args(&words[1..]).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this machine lets nobody mount anything");
+        return;
+    }
+    let one = saying("one");
+    let control = Control::start(&folder);
+    let (xds, address) = (control.xds, copy_of(&control, data.path(), &Rules::to(one.address())));
+    let start_locked = |data: &Path| {
+        let program = evenkeel();
+        let words = locked(data, &[&*program.to_string_lossy(), "gateway"]);
+        let words: Vec<&str> = words.iter().map(|word| &**word).collect();
+        Launch::under(xds).program(&words).flags(&["--data", &data.display().to_string()]).spawn()
+    };
+    // Without a copy, with control.
+    let gateway = start_locked(empty.path());
+    wait_until_ready(&gateway);
+    assert_eq!(ask(address, "a"), (200, "one".into()));
+    assert!(gateway.stderr().contains("Read-only file system (os error 30): what is in force cannot be kept on disk"));
+    kill(gateway);
+    // With a copy, without control.
+    control.kill();
+    let gateway = start_locked(data.path());
+    wait_until_ready(&gateway);
+    assert_eq!(ask(address, "a"), (200, "one".into()));
+    assert!(gateway.stderr().contains("the copy on disk of revision 1"), "{}", gateway.stderr());
+    kill(gateway);
+    // Without either it lives, and waits.
+    let gateway = start_locked(empty.path());
+    until("a probe", || gateway.get("/live").filter(|answer| answer.status() == 200));
 }
 
 #[test]

@@ -45,7 +45,11 @@ impl Keeper {
                         event("error", &format!("the configuration in force cannot be kept on disk: {error}"));
                     }
                 }
-                Ok(Ok(())) => self.is_told = false,
+                Ok(Ok(())) => {
+                    if std::mem::take(&mut self.is_told) {
+                        event("info", "the configuration in force is kept on disk again");
+                    }
+                }
                 Err(_) => {}
             }
         }
