@@ -280,6 +280,7 @@ impl Life {
             }
             let mut next = self.in_force.clone();
             resources::take(&mut next, &change);
+            self.tell_if_lost(&next, change.revision);
             // Before anything is in force, what is on disk comes with it.
             let updates = if self.start.is_some() { resources::told(&next) } else { resources::updates(&change) };
             match updates {
@@ -289,6 +290,27 @@ impl Life {
                 }
                 Err(problem) => self.answered(Some(change), Err(vec![problem])),
             }
+        }
+    }
+
+    /// One store never goes back, but for what is held back for a moment: who is told that there is nothing, as of an
+    /// earlier revision, may have come to a control that lost what it had.
+    fn tell_if_lost(&self, next: &BTreeMap<Arc<str>, Bytes>, revision: u64) {
+        let count = |bodies| resources::sources(bodies).len();
+        let known = self.client.revision();
+        if revision >= known {
+            return;
+        }
+        let before = count(&self.in_force);
+        if before > 0 && count(next) == 0 {
+            let address = &self.control.address;
+            event(
+                "warn",
+                &format!(
+                    "control at {address} takes everything away, documents: {before}; it is at revision {revision}, \
+                     and revision {known} is in force here: is it another store, and was the one from before lost?"
+                ),
+            );
         }
     }
 

@@ -217,6 +217,25 @@ fn a_folder_that_cannot_be_written_is_read() {
 }
 
 #[test]
+fn a_control_that_lost_everything_is_told_of() {
+    let (folder, other) =
+        (Scratch::create("control").expect("a folder"), Scratch::create("control").expect("a folder"));
+    let one = saying("one");
+    let control = Control::start(&folder);
+    let places = [control.address, control.xds];
+    let gateway = Launch::under(control.xds).spawn();
+    control.wait_until_in_force(control.apply(&gateway.fill(&Rules::to(one.address()).yaml())));
+    let words = "takes everything away, documents: 3; it is at revision 0, and revision 1 is in force here: is it";
+    control.kill();
+    let control = Control::start_at(&folder, places);
+    control.wait_until_in_force(1);
+    assert!(!gateway.stderr().contains("takes everything away"), "{}", gateway.stderr());
+    control.kill();
+    let _control = Control::start_at(&other, places);
+    until(words, || gateway.stderr().contains(words).then_some(()));
+}
+
+#[test]
 fn a_copy_that_is_not_its_own_is_not_used() {
     let (folder, data) = (Scratch::create("control").expect("a folder"), Scratch::create("data").expect("a folder"));
     let backend = saying("one");
