@@ -72,7 +72,7 @@ impl Trouble {
 }
 
 impl Folder {
-    /// Opens it for a gateway, `NAMESPACE/NAME`; made if it is not there. Where its disk takes nothing at this time, what
+    /// Opens it for a gateway, `NAMESPACE/NAME`; made if it is not there. Where its disk takes nothing now, what
     /// is there is read, and writing is tried again with each `save`.
     pub(crate) fn open(path: &Path, gateway: &str) -> Result<Folder, String> {
         let folder = Folder { path: path.into(), gateway: gateway.into(), parts: Mutex::default() };

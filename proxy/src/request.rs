@@ -26,8 +26,8 @@ use crate::reply::{self, Redirect};
 use crate::view::{self, ClusterView, ListenerView, RuleView};
 use crate::worker::{BindView, ConnectionGuard, Worker};
 
-/// How often a request whose rules were replaced while it waited, and that found nobody by them, meets those in force.
-const ROUNDS_MAX: u32 = 4;
+/// For so long a request whose rules were replaced while it waited, and that found nobody by them, meets those in force.
+const ANEW_MAX: Duration = Duration::from_secs(1);
 
 /// What becomes of the downstream connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,8 @@ async fn meet_others(
     mut error: ProxyError,
 ) -> Result<After, ProxyError> {
     let worker = &guard.worker;
-    for _ in 0..ROUNDS_MAX {
+    let until = worker.driver.now() + ANEW_MAX;
+    while worker.driver.now() < until {
         let before = std::mem::replace(&mut revision, worker.stats().revision.get());
         if revision == before || record.has_begun || !restore(head, asked.settings) {
             break;

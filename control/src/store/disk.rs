@@ -328,8 +328,8 @@ fn told(path: &Path, error: redb::Error) -> DiskError {
 /// That a file is no store any more, and what to do.
 pub(super) fn damaged(path: &Path, reason: &str) -> DiskError {
     DiskError(format!(
-        "{} is damaged, or is none: {reason}. Bring it back from a backup, or make another from an export, in a new folder: \
-         `evenkeel control import --data FOLDER < EXPORT`",
+        "{} is damaged, or is none: {reason}. Bring it back from a backup, or make another from an export, in a new \
+         folder: `evenkeel control import --data FOLDER < EXPORT`",
         path.display()
     ))
 }

@@ -23,8 +23,8 @@ pub fn export(folder: &Path, out: &mut dyn Write) -> Result<u64, DiskError> {
     folder::read(folder, || put(&disk, out))
 }
 
-/// Makes the store of a folder, in which there is none so far or one without anything in it, from what was written; all of
-/// it or nothing.
+/// Makes the store of a folder, in which there is none so far or one without anything in it, from what was written; all
+/// of it or nothing.
 pub fn import(folder: &Path, input: &mut dyn BufRead) -> Result<u64, DiskError> {
     match folder::is_there(folder)? {
         true => take(&*folder::open(folder)?.database()?, input),
