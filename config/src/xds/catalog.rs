@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use prost::bytes::Bytes;
 
 use crate::consistent;
@@ -51,8 +52,8 @@ pub struct Catalog {
     /// Revisions and what the last transactions changed.
     log: VecDeque<(u64, Vec<Arc<str>>)>,
     remembered: usize,
-    resources: HashMap<Arc<str>, Entry>,
-    collections: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    resources: HashMap<Arc<str>, Entry, RandomState>,
+    collections: HashMap<Arc<str>, BTreeSet<Arc<str>>, RandomState>,
     trial: Option<Trial>,
 }
 
@@ -237,6 +238,14 @@ impl Catalog {
     /// A resource; None: there is none of that name.
     pub fn resource(&self, name: &str) -> Option<&Entry> {
         self.resources.get(name)
+    }
+
+    /// A name in the memory that all who know it share: ten thousand streams with a copy each would cost more than the
+    /// copies, since none of them is in a cache when it is looked at.
+    pub(super) fn shared(&self, name: String) -> Arc<str> {
+        let of_resource = self.resources.get_key_value(&*name).map(|(name, _)| name);
+        let known = of_resource.or_else(|| self.collections.get_key_value(&*name).map(|(name, _)| name));
+        known.cloned().unwrap_or_else(|| name.into())
     }
 
     /// The members of a collection as the proxy of this id is to see it; None: there is none of that name.

@@ -7,6 +7,8 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use crate::wire::envoy::config::core::v3::Node;
 use crate::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use crate::wire::google::protobuf::Any;
@@ -111,9 +113,11 @@ const NORMAL: usize = 1;
 pub struct Stream {
     limits: Limits,
     node: Option<Node>,
+    /// The kinds of document that the proxy knows, in one word that many proxies share; empty: all.
+    kinds: Arc<str>,
     subscribed: BTreeSet<Arc<str>>,
     /// What the proxy has in force, as far as it said so, and what it knows to be absent.
-    has: HashMap<Arc<str>, Version>,
+    has: HashMap<Arc<str>, Version, RandomState>,
     /// Not sent, or changed since.
     pending: Vec<Group>,
     /// After a refusal: to be sent each in a response of its own.
@@ -137,6 +141,17 @@ impl Stream {
         self.node.as_ref()
     }
 
+    /// The kinds of document that the proxy knows, with a space between them; empty: it does not say, and gets all.
+    pub fn kinds(&self) -> &Arc<str> {
+        &self.kinds
+    }
+
+    /// The same word, which others have, too.
+    pub fn share_kinds(&mut self, same: Arc<str>) {
+        debug_assert_eq!(self.kinds, same);
+        self.kinds = same;
+    }
+
     /// The proxy wants something, or says what became of a response.
     pub fn on_request(&mut self, catalog: &Catalog, request: DeltaDiscoveryRequest) -> Result<(), Breach> {
         if request.type_url != TYPE {
@@ -144,14 +159,16 @@ impl Stream {
         }
         let is_first = self.node.is_none();
         if is_first {
-            self.node = Some(request.node.ok_or_else(|| Breach("the first request has no node".into()))?);
+            let mut node = request.node.ok_or_else(|| Breach("the first request has no node".into()))?;
+            self.kinds = std::mem::take(&mut node.client_features).join(" ").into();
+            self.node = Some(node);
             if request.initial_resource_versions.len() > self.limits.names_max {
                 return Err(Breach(format!("more than {} resources", self.limits.names_max)));
             }
             let known = |(name, version): (String, String)| {
                 // Of another age: unlike any version there is.
                 let version = version.parse().unwrap_or(Version { revision: u64::MAX, hash: u64::MAX });
-                (name.into(), version)
+                (catalog.shared(name), version)
             };
             self.has = request.initial_resource_versions.into_iter().map(known).collect();
             self.owes_answer = true;
@@ -167,7 +184,7 @@ impl Stream {
             self.subscribed.remove(&*name);
         }
         for name in request.resource_names_subscribe {
-            let name: Arc<str> = self.checked(name)?.into();
+            let name = catalog.shared(self.checked(name)?);
             self.add_wanted(view, &name, &mut group);
             self.subscribed.insert(name);
         }
@@ -318,9 +335,8 @@ impl Stream {
 
     /// A kind of document that the proxy does not know is no news to it.
     fn is_enforced(&self, name: &str) -> bool {
-        let kinds = self.node.as_ref().map_or(&[][..], |node| &node.client_features);
         let kind = name.split('/').next().unwrap_or(name);
-        kinds.is_empty() || name.starts_with(ENDPOINTS) || kinds.iter().any(|known| known == kind)
+        self.kinds.is_empty() || name.starts_with(ENDPOINTS) || self.kinds.split(' ').any(|known| known == kind)
     }
 
     /// What was sent, and is not in force.

@@ -28,6 +28,8 @@ pub(crate) use awaited::Names;
 
 /// Proxies that have gone, and are remembered.
 const GONE_MAX: usize = 10_000;
+/// Builds of proxies, by what they know, that share a word about it.
+const BUILDS_MAX: usize = 64;
 /// Letters of what a proxy says of itself.
 const WORD_LETTERS_MAX: usize = 256;
 
@@ -48,6 +50,8 @@ pub(crate) struct Fleet {
     awaited_count: watch::Sender<usize>,
     /// Counts who comes and who goes.
     moves: AtomicU64,
+    /// Kinds of document that proxies know: a word for each build of theirs.
+    kinds: Mutex<BTreeSet<Arc<str>>>,
     /// The newest that streams have been told of.
     revision: AtomicU64,
 }
@@ -93,8 +97,6 @@ pub(crate) struct Life {
     pub(crate) stream: Stream,
     pub(crate) id: Arc<str>,
     pub(crate) version: Arc<str>,
-    /// The kinds of document it enforces, in one word; proxies with equal words are told together.
-    pub(crate) kinds: Arc<str>,
     /// Nothing up to this is on its way any more; `NEWEST`: nothing at all.
     pub(crate) settled: u64,
     pub(crate) connected: Option<Instant>,
@@ -125,7 +127,8 @@ impl Life {
 
     /// Whether it does not know a kind of document, as far as it said which ones it knows.
     pub(crate) fn does_not_know(&self, kind: &str) -> bool {
-        !self.kinds.is_empty() && !self.kinds.split(' ').any(|known| known == kind)
+        let kinds = self.stream.kinds();
+        !kinds.is_empty() && !kinds.split(' ').any(|known| known == kind)
     }
 
     /// Whether it should have a document, and does not know its kind.
@@ -155,6 +158,7 @@ impl Fleet {
             awaited_count: watch::Sender::new(before.len()),
             awaited: Mutex::new(Awaited::new(before, Instant::now())),
             moves: AtomicU64::new(0),
+            kinds: Mutex::default(),
             revision: AtomicU64::new(0),
         }
     }
@@ -284,8 +288,9 @@ impl Fleet {
             let version = node.user_agent_version_type.as_ref();
             let version = version.map_or("", |UserAgentVersionType::UserAgentVersion(text)| text);
             let (id, version) = (word(&node.id), word(version));
-            let kinds = node.client_features.join(" ").into();
-            (life.id, life.version, life.kinds, life.connected) = (id, version, kinds, Some(now));
+            (life.id, life.version, life.connected) = (id, version, Some(now));
+            let kinds = self.shared_kinds(life.stream.kinds());
+            life.stream.share_kinds(kinds);
         }
         life.note_sent(responses, now);
         let settled = life.stream.settled(catalog);
@@ -350,6 +355,18 @@ impl Fleet {
         let mut progress = self.progress();
         let first = progress.on_revision(revision, now);
         self.tell(progress, first, now);
+    }
+
+    /// The same word as other proxies of its build have.
+    fn shared_kinds(&self, kinds: &Arc<str>) -> Arc<str> {
+        let mut known = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = known.get(kinds) {
+            return same.clone();
+        }
+        if known.len() < BUILDS_MAX {
+            known.insert(kinds.clone());
+        }
+        kinds.clone()
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -238,7 +238,7 @@ impl Census {
         for proxy in &proxies {
             let life = proxy.life();
             let subscribed = life.stream.subscribed().iter().cloned().collect();
-            alike.entry((subscribed, life.kinds.clone())).or_default().add(|| json!(&*life.id));
+            alike.entry((subscribed, life.stream.kinds().clone())).or_default().add(|| json!(&*life.id));
             let late: BTreeSet<Arc<str>> = life.stream.late(&catalog).map(|name| document_of(name)).collect();
             for name in late {
                 behind_by_name.entry(name).or_insert_with(Named::default).add(|| behind(&life, now));
