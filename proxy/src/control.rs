@@ -2,8 +2,10 @@
 //! `subscription`'s business. Cold.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,6 +20,9 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a connection without news is asked whether it is still there, and how long it may take to say so.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 const ALIVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Of a file with certificates or a token.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const API_PORT: &str = "is that its REST API? Proxies go to the address of --xds, by default port 15010";
 
@@ -91,7 +96,7 @@ impl Control {
 
     fn certificate(&self) -> Result<Option<Certificate>, String> {
         let Some(path) = &self.ca else { return Ok(None) };
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = read(path)?;
         if !text.contains("-----BEGIN CERTIFICATE-----") {
             return Err(format!("{}: there is no certificate in it", path.display()));
         }
@@ -100,12 +105,20 @@ impl Control {
 
     fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, String> {
         let Some(path) = &self.token else { return Ok(None) };
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = read(path)?;
         let value = format!("Bearer {}", text.trim()).parse::<MetadataValue<Ascii>>();
         let mut value = value.map_err(|_| format!("{}: what is in it is no token", path.display()))?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
+}
+
+/// A small file of text.
+fn read(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text)
 }
 
 impl ControlAddress {

@@ -246,7 +246,7 @@ impl Life {
                 () = sleep_until(begins) => self.begin_without_control("it does not answer"),
                 _ = ticks.tick() => {
                     if let Line::Up(_, _, way) = &self.line {
-                        self.reporter.report(way, &self.node, self.status.fare());
+                        self.reporter.report(way, &self.node, self.client.revision(), self.status.fare());
                     }
                     self.keeper.keep(&self.client, matches!(self.line, Line::Up(..))).await;
                 }
@@ -352,7 +352,9 @@ impl Life {
                 if is_good {
                     resources::take(&mut self.in_force, &change);
                     self.keeper.is_due = true;
-                    self.reporter.hurry();
+                    if change.resources.keys().any(|name| !name.starts_with(xds::ENDPOINTS)) {
+                        self.reporter.on_rules(self.status.fare());
+                    }
                 }
                 let actions = self.client.on_applied(&change, result);
                 self.act(actions);

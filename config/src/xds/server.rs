@@ -125,6 +125,8 @@ pub struct Stream {
     refused: Vec<Refused>,
     refusals: u64,
     under_way: [Option<UnderWay>; SLOTS],
+    /// The newest revision that the proxy came with, where that is newer than everything here.
+    ahead: Option<u64>,
     /// The first request waits for an answer even if there is nothing to say.
     owes_answer: bool,
     nonces: u64,
@@ -139,6 +141,12 @@ impl Stream {
     /// Who is at the other end, as it said of itself.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// The newest revision that the proxy came with, where that is newer than everything here: this catalog is of an earlier
+    /// time.
+    pub fn ahead(&self) -> Option<u64> {
+        self.ahead
     }
 
     /// The kinds of document that the proxy knows, with a space between them; empty: it does not say, and gets all.
@@ -171,6 +179,8 @@ impl Stream {
                 (catalog.shared(name), version)
             };
             self.has = request.initial_resource_versions.into_iter().map(known).collect();
+            let revisions = self.has.values().map(|version| version.revision).filter(|revision| *revision < u64::MAX);
+            self.ahead = revisions.max().filter(|revision| *revision > catalog.revision());
             self.owes_answer = true;
         }
         let view = self.view(catalog);

@@ -355,6 +355,30 @@ fn kinds_that_a_proxy_does_not_know_are_no_news_to_it() {
 }
 
 #[test]
+fn who_comes_with_what_is_newer_than_everything_is_known() {
+    let mut catalog = Catalog::default();
+    catalog.commit(transaction(3, &["Route/a=1"]));
+    for (versions, expected) in [
+        (&[][..], None),
+        (&[Version { revision: 3, hash: 1 }.to_string()][..], None),
+        (&[Version { revision: 2, hash: 1 }.to_string(), Version { revision: 7, hash: 1 }.to_string()], Some(7)),
+        // Of another age altogether.
+        (&["odd".to_owned()], None),
+    ] {
+        let mut stream = Stream::new(Limits::default());
+        let held = versions.iter().enumerate().map(|(place, version)| (format!("Route/{place}"), version.clone()));
+        let first = DeltaDiscoveryRequest {
+            node: Some(Node { id: "p".into(), ..Node::default() }),
+            type_url: TYPE.into(),
+            initial_resource_versions: held.collect(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        stream.on_request(&catalog, first).expect("it may say so");
+        assert_eq!(stream.ahead(), expected, "{versions:?}");
+    }
+}
+
+#[test]
 fn streams_are_bounded() {
     let node = || Some(Node { id: "p".into(), ..Node::default() });
     let names = |count: usize| (0..count).map(|number| format!("Route/{number}")).collect::<Vec<_>>();

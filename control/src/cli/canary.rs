@@ -76,6 +76,9 @@ pub fn text(canary: &Value) -> String {
     let tries = names("tries");
     let (revision, on) = (&canary["revision"], &canary["on"]);
     let author = canary["author"].as_str().unwrap_or_default();
+    if canary["of"].is_null() {
+        return format!("revision {revision} of {author} is on trial: who tries it is being chosen\n");
+    }
     let mut lines = vec![format!(
         "revision {revision} of {author} is on trial: in force on {on} of {} that try it, of {} that it concerns",
         tries.len(),

@@ -2,6 +2,7 @@
 //! Whom to believe that it is control is `trust`'s business. Cold.
 
 use std::fmt;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Of an answer.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// Of a file with a token; what is longer is none.
+const TOKEN_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Where there may be nobody.
 const ELSEWHERE: &str =
     "\n  is evenkeel control running there? Another place: --server ADDRESS:PORT or EVENKEEL_SERVER";
@@ -164,8 +167,10 @@ impl Client {
         });
         let tls = tls.transpose().map_err(Failure::Usage)?;
         let token = token_file.map(|file| {
-            let text = std::fs::read_to_string(&file);
-            let text = text.map_err(|error| Failure::Usage(format!("--token-file {}: {error}", file.display())))?;
+            let mut text = String::new();
+            let read = std::fs::File::open(&file)
+                .and_then(|opened| opened.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text));
+            read.map_err(|error| Failure::Usage(format!("--token-file {}: {error}", file.display())))?;
             let token = text.trim();
             match token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 true => Err(Failure::Usage(format!("--token-file {}: it holds no token", file.display()))),

@@ -69,7 +69,7 @@ fn roots(path: &Path, fingerprint: Option<Fingerprint>) -> Result<RootCertStore,
     let mut roots = RootCertStore::empty();
     let mut is_empty = true;
     for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| wrong(&error))?;
+        let certificate = certificate.map_err(|_| wrong(&"what is in it is no certificate, or a part of one"))?;
         is_empty = false;
         if fingerprint.is_none_or(|fingerprint| fingerprint == Fingerprint::of(&certificate)) {
             roots.add(certificate).map_err(|error| wrong(&error))?;

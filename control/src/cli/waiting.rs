@@ -109,6 +109,7 @@ impl Outcome {
                 canary["on"]
             ));
         }
+        lines.extend(answer["promoted"].as_str().map(|why| format!("  {why}")));
         lines.extend(refused(&answer["refused"], "refused by"));
         if answer["outcome"] == "refused" {
             lines.push("  their rules from before stay in force there; mend it and apply again, or roll back".into());

@@ -37,7 +37,9 @@ pub(crate) async fn give(store: &Store, folder: &Path) -> Result<(), String> {
 /// Makes another token `admin` in the store of a folder that nobody runs at that time. The one before is none any more.
 pub(crate) async fn reset_admin(folder: &Path) -> Result<(), String> {
     let store = Store::open_existing(folder, Box::new(Arc::new(Mutex::new(Checker::default()))));
-    make(&store.map_err(|error| error.to_string())?, folder).await
+    make(&store.map_err(|error| error.to_string())?, folder).await?;
+    log::tell("the token `admin` from before is none any more");
+    Ok(())
 }
 
 async fn make(store: &Store, folder: &Path) -> Result<(), String> {

@@ -68,6 +68,8 @@ pub(crate) struct Seen {
     pub(crate) none_for: Option<Duration>,
     /// In which way their requests fare worse.
     pub(crate) worse: Option<String>,
+    /// And how they fare, in words.
+    pub(crate) fared: String,
     /// Since it began.
     pub(crate) begun_for: Duration,
     /// Since all of them had it in force.
@@ -106,7 +108,9 @@ pub(crate) fn judge(seen: &Seen, bake: Duration) -> Verdict {
     };
     let time = seen.in_force_for.unwrap_or(seen.begun_for);
     match (seen.has == seen.chosen, seen.in_force_for.is_some_and(|time| time >= bake)) {
-        (true, true) => Verdict::Promote(format!("in force on {} for {:.1} s", count(seen.has), bake.as_secs_f64())),
+        (true, true) => {
+            Verdict::Promote(format!("in force on {} for {:.1} s, {}", count(seen.has), bake.as_secs_f64(), seen.fared))
+        }
         (false, _) if time > patience && !seen.late.is_empty() => {
             Verdict::TakeBack(format!("it is still not in force on {}", names(&seen.late)))
         }

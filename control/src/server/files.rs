@@ -48,7 +48,8 @@ impl Refused {
     pub(crate) fn told(&self) -> Option<Value> {
         let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, lines) = refused.as_ref()?;
-        let since = jiff::Timestamp::try_from(*since).map(|time| time.to_string()).unwrap_or_default();
+        let since = jiff::Timestamp::try_from(*since).and_then(|time| jiff::Timestamp::from_second(time.as_second()));
+        let since = since.map(|time| time.to_string()).unwrap_or_default();
         let first: Vec<&str> =
             lines.iter().take(SHOWN_MAX).map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
         Some(json!({ "since": since, "count": lines.len(), "first": first }))

@@ -6,7 +6,7 @@ mod awaited;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -52,6 +52,8 @@ pub(crate) struct Fleet {
     moves: AtomicU64,
     /// Kinds of document that proxies know: a word for each build of theirs.
     kinds: Mutex<BTreeSet<Arc<str>>>,
+    /// A proxy has what is newer than anything here, and that was told.
+    is_behind: AtomicBool,
     /// The newest that streams have been told of.
     revision: AtomicU64,
 }
@@ -66,7 +68,7 @@ pub(crate) struct Gone {
 }
 
 /// How one went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Leave {
     /// It said so: it has ended.
     Orderly,
@@ -74,15 +76,18 @@ pub(crate) enum Leave {
     Broken,
     /// It was here before this server started, and did not come back.
     Lost,
+    /// It was sent away, for this reason: it comes back when that is mended.
+    SentAway(Arc<str>),
 }
 
 impl Leave {
     /// What became of one that has gone so.
-    pub(crate) fn words(self) -> &'static str {
+    pub(crate) fn words(&self) -> String {
         match self {
-            Leave::Orderly => "it ended by itself",
-            Leave::Broken => "its connection broke",
-            Leave::Lost => "it was here before control started, and was given up",
+            Leave::Orderly => "it ended by itself".into(),
+            Leave::Broken => "its connection broke".into(),
+            Leave::Lost => "it was here before control started, and was given up".into(),
+            Leave::SentAway(reason) => format!("control sent it away ({reason})"),
         }
     }
 }
@@ -159,6 +164,7 @@ impl Fleet {
             awaited: Mutex::new(Awaited::new(before, Instant::now())),
             moves: AtomicU64::new(0),
             kinds: Mutex::default(),
+            is_behind: AtomicBool::new(false),
             revision: AtomicU64::new(0),
         }
     }
@@ -298,7 +304,17 @@ impl Fleet {
         let refusals = life.stream.refusals();
         let new_refusals = refusals - std::mem::replace(&mut life.refusals, refusals);
         let (settled, id) = (life.settled, before.is_none().then(|| life.id.clone()));
+        let ahead = life.stream.ahead();
         drop(life);
+        if let (Some(id), Some(revision)) = (&id, ahead)
+            && !self.is_behind.swap(true, Relaxed)
+        {
+            let own = catalog.revision();
+            log::tell(format_args!(
+                "{id} has revision {revision}, and the store is at {own}: was it brought back from before, or is it damaged? \
+                 What was made since is not in it"
+            ));
+        }
         if id.is_some() {
             self.proxies.lock().unwrap_or_else(PoisonError::into_inner).insert(number, proxy.clone());
         }

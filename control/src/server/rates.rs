@@ -27,7 +27,21 @@ pub(crate) struct Counts {
     pub(crate) failed: f64,
 }
 
+/// What a proxy tells: what was since it was last heard.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Told {
+    pub(crate) all: Counts,
+    /// Of those, what was before the rules that it has in force now.
+    pub(crate) earlier: Counts,
+    /// The revision of these; 0: it does not say.
+    pub(crate) revision: u64,
+}
+
 impl Counts {
+    fn without(self, other: Counts) -> Counts {
+        Counts { requests: self.requests - other.requests, failed: self.failed - other.failed }
+    }
+
     fn add(&mut self, other: Counts) {
         self.requests += other.requests;
         self.failed += other.failed;
@@ -43,18 +57,46 @@ impl Counts {
         (self.requests >= REQUESTS_MIN).then(|| self.failed / self.requests)
     }
 
+    /// What is to be said of what was tried, and is not worse.
+    pub(crate) fn verdict(self) -> String {
+        match self.share() {
+            None => format!("too few requests to tell ({:.0})", self.requests),
+            Some(_) => format!("failed requests: {}", self.text()),
+        }
+    }
+
     fn text(self) -> String {
         let percent = if self.requests > 0.0 { 100.0 * self.failed / self.requests } else { 0.0 };
         format!("{:.0} of {:.0} ({percent:.1} %)", self.failed, self.requests)
     }
 }
 
+/// How requests fare around a trial.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Fares {
+    /// Where it is tried.
+    pub(crate) tried: Counts,
+    /// There, before.
+    before: Counts,
+    /// Everywhere else, meanwhile and before.
+    elsewhere: Counts,
+    elsewhere_before: Counts,
+}
+
 /// In which way requests fare worse where something is tried than before, and than elsewhere meanwhile. What fails as
-/// often elsewhere, or did so before, is nobody's fault who tries something.
-pub(crate) fn worse(tried: Counts, before: Counts, elsewhere: Counts) -> Option<String> {
+/// often elsewhere, or did so before, is nobody's fault who tries something; but what became well elsewhere since would
+/// have become well there, too (difference in differences).
+pub(crate) fn worse(fares: &Fares) -> Option<String> {
+    let Fares { tried, before, elsewhere, elsewhere_before } = *fares;
     let share = tried.share().filter(|_| tried.failed >= FAILED_MIN)?;
-    let usual = before.share().unwrap_or(0.0).max(elsewhere.share().unwrap_or(0.0));
-    (share > usual + MARGIN && share > usual * FACTOR).then(|| {
+    let mended = match (elsewhere_before.share(), elsewhere.share()) {
+        (Some(before), Some(now)) => (before - now).max(0.0),
+        _ => 0.0,
+    };
+    let usual = (before.share().unwrap_or(0.0) - mended).max(elsewhere.share().unwrap_or(0.0));
+    // Where half of all fail, half as many again would be all: it is enough if half of what was well no longer is.
+    let much = (usual * FACTOR).min((1.0 + usual) / 2.0);
+    (share > usual + MARGIN && share > much).then(|| {
         let [tried, before, elsewhere] = [tried, before, elsewhere].map(Counts::text);
         format!("requests fail where it is tried: {tried}; before {before}, elsewhere {elsewhere}")
     })
@@ -71,20 +113,61 @@ pub(crate) struct Rates {
 struct Trial {
     revision: u64,
     ids: BTreeSet<Arc<str>>,
-    before: Counts,
-    tried: Counts,
-    elsewhere: Counts,
+    fares: Fares,
+    end: End,
+}
+
+/// Whether it is over, and what is to be made of what is told of it now.
+#[derive(Debug)]
+enum End {
+    NotYet,
+    /// It is everybody's.
+    Promoted,
+    /// From this revision on those that tried it have what was before; of these nothing was heard since.
+    TakenBack(u64, BTreeSet<Arc<str>>),
+}
+
+impl Trial {
+    /// What of this is usual for who tells it: not what the trial did.
+    fn take(&mut self, id: &str, told: Told) -> Counts {
+        let Told { all, earlier, revision } = told;
+        match &mut self.end {
+            End::Promoted => all,
+            End::NotYet if !self.ids.contains(id) => {
+                self.fares.elsewhere.add(all);
+                all
+            }
+            // A proxy that does not know better.
+            End::NotYet if revision == 0 => {
+                self.fares.tried.add(all);
+                Counts::default()
+            }
+            End::NotYet if revision < self.revision => all,
+            End::NotYet => {
+                self.fares.tried.add(all.without(earlier));
+                earlier
+            }
+            End::TakenBack(at, unheard) if unheard.contains(id) => match revision == 0 || revision >= *at {
+                true => {
+                    unheard.remove(id);
+                    all.without(earlier)
+                }
+                false => Counts::default(),
+            },
+            End::TakenBack(..) => all,
+        }
+    }
 }
 
 impl Rates {
     /// A proxy tells what was since it was last heard. False: it was heard just now.
-    pub(crate) fn take(&mut self, id: &str, counts: Counts, now: Instant, every: Duration) -> bool {
+    pub(crate) fn take(&mut self, id: &str, told: Told, now: Instant, every: Duration) -> bool {
+        if self.usual.get(id).is_some_and(|(_, at)| now.saturating_duration_since(*at) < every) {
+            return false;
+        }
+        let counts = self.trial.as_mut().map_or(told.all, |trial| trial.take(id, told));
         if let Some((usual, at)) = self.usual.get_mut(id) {
-            let time = now.saturating_duration_since(*at);
-            if time < every {
-                return false;
-            }
-            *usual = usual.faded(time);
+            *usual = usual.faded(now.saturating_duration_since(*at));
             usual.add(counts);
             *at = now;
         } else {
@@ -95,27 +178,31 @@ impl Rates {
                 self.usual.insert(id.into(), (counts, now));
             }
         }
-        if let Some(trial) = &mut self.trial {
-            match trial.ids.contains(id) {
-                true => trial.tried.add(counts),
-                false => trial.elsewhere.add(counts),
-            }
-        }
         true
     }
 
-    /// In which way requests fare worse for those that try this revision, since it was first asked for.
-    pub(crate) fn worse(&mut self, revision: u64, ids: &BTreeSet<Arc<str>>, now: Instant) -> Option<String> {
-        if let Some(trial) = self.trial.as_ref().filter(|trial| trial.revision == revision) {
-            return worse(trial.tried, trial.before, trial.elsewhere);
+    /// How requests fare for those that try this revision, and for all others, since it was first asked for.
+    pub(crate) fn fares(&mut self, revision: u64, ids: &BTreeSet<Arc<str>>, now: Instant) -> Fares {
+        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.revision == revision) {
+            return trial.fares;
         }
-        let mut before = Counts::default();
-        for (usual, at) in ids.iter().filter_map(|id| self.usual.get(id)) {
-            before.add(usual.faded(now.saturating_duration_since(*at)));
+        let mut fares = Fares::default();
+        for (id, (usual, at)) in &self.usual {
+            let usual = usual.faded(now.saturating_duration_since(*at));
+            match ids.contains(id) {
+                true => fares.before.add(usual),
+                false => fares.elsewhere_before.add(usual),
+            }
         }
-        let (tried, elsewhere) = (Counts::default(), Counts::default());
-        self.trial = Some(Trial { revision, ids: ids.clone(), before, tried, elsewhere });
-        None
+        self.trial = Some(Trial { revision, ids: ids.clone(), fares, end: End::NotYet });
+        fares
+    }
+
+    /// The trial is over: it is everybody's, or taken back at a revision.
+    pub(crate) fn end(&mut self, taken_back: Option<u64>) {
+        if let Some(trial) = &mut self.trial {
+            trial.end = taken_back.map_or(End::Promoted, |at| End::TakenBack(at, trial.ids.clone()));
+        }
     }
 }
 
@@ -129,65 +216,102 @@ mod tests {
 
     #[test]
     fn worse_is_what_is_usual_nowhere() {
-        for (tried, before, elsewhere, expected) in [
-            (counts(0, 100), counts(0, 100), counts(0, 100), false),
-            (counts(50, 100), counts(0, 100), counts(0, 100), true),
-            (counts(6, 100), counts(0, 100), counts(0, 100), true),
-            (counts(5, 100), counts(0, 100), counts(0, 100), false),
+        let none = counts(0, 0);
+        for (tried, before, elsewhere, elsewhere_before, expected) in [
+            (counts(0, 100), counts(0, 100), counts(0, 100), none, false),
+            (counts(50, 100), counts(0, 100), counts(0, 100), none, true),
+            (counts(6, 100), counts(0, 100), counts(0, 100), none, true),
+            (counts(5, 100), counts(0, 100), counts(0, 100), none, false),
             // Too few to tell.
-            (counts(10, 19), counts(0, 100), counts(0, 100), false),
-            (counts(4, 20), counts(0, 100), counts(0, 100), false),
-            (counts(20, 20), counts(0, 0), counts(0, 0), true),
+            (counts(10, 19), counts(0, 100), counts(0, 100), none, false),
+            (counts(4, 20), counts(0, 100), counts(0, 100), none, false),
+            (counts(20, 20), none, none, none, true),
             // It was so before, or is so everywhere.
-            (counts(50, 100), counts(50, 100), counts(0, 100), false),
-            (counts(50, 100), counts(0, 100), counts(45, 100), false),
-            (counts(80, 100), counts(50, 100), counts(0, 100), true),
-            (counts(70, 100), counts(50, 100), counts(0, 100), false),
+            (counts(50, 100), counts(50, 100), counts(0, 100), none, false),
+            (counts(50, 100), counts(0, 100), counts(45, 100), none, false),
+            (counts(80, 100), counts(50, 100), counts(0, 100), none, true),
+            (counts(70, 100), counts(50, 100), counts(0, 100), none, false),
+            // Nearly all failed before: that all do now is worse; that all did is not.
+            (counts(100, 100), counts(80, 100), counts(80, 100), none, true),
+            (counts(85, 100), counts(80, 100), counts(80, 100), none, false),
+            (counts(100, 100), counts(100, 100), counts(0, 100), none, false),
+            // It was so everywhere, and is so nowhere else any more: it would have become well there, too.
+            (counts(100, 100), counts(100, 100), counts(0, 100), counts(95, 100), true),
+            (counts(30, 100), counts(60, 100), counts(0, 100), counts(60, 100), true),
+            (counts(30, 100), counts(30, 100), counts(0, 100), counts(0, 100), false),
+            (counts(30, 100), counts(30, 100), counts(0, 100), counts(19, 19), false),
             // What is not known does not excuse anything.
-            (counts(50, 100), counts(5, 5), counts(19, 19), true),
+            (counts(50, 100), counts(5, 5), counts(19, 19), none, true),
         ] {
-            let found = worse(tried, before, elsewhere);
-            assert_eq!(found.is_some(), expected, "{tried:?} {before:?} {elsewhere:?}: {found:?}");
+            let fares = Fares { tried, before, elsewhere, elsewhere_before };
+            let found = worse(&fares);
+            assert_eq!(found.is_some(), expected, "{fares:?}: {found:?}");
         }
-        let words = worse(counts(31, 40), counts(0, 120), counts(3, 300));
+        let fares =
+            Fares { tried: counts(31, 40), before: counts(0, 120), elsewhere: counts(3, 300), ..Fares::default() };
+        let words = worse(&fares);
         let expected =
             "requests fail where it is tried: 31 of 40 (77.5 %); before 0 of 120 (0.0 %), elsewhere 3 of 300 (1.0 %)";
         assert_eq!(words.as_deref(), Some(expected));
+        assert_eq!(counts(3, 19).verdict(), "too few requests to tell (19)");
+        assert_eq!(counts(3, 300).verdict(), "failed requests: 3 of 300 (1.0 %)");
     }
 
     #[test]
-    fn what_is_told_counts_for_who_tells_it() {
+    fn what_is_told_counts_for_who_tells_it_and_when_it_was() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let ids: BTreeSet<Arc<str>> = ["a".into()].into();
         let mut rates = Rates::default();
-        assert!(rates.take("a", counts(0, 1_000), start, second));
-        assert!(!rates.take("a", counts(9, 9), start + second / 2, second), "it was heard just now");
-        assert_eq!(rates.worse(7, &ids, start + second), None);
+        let told = |all, earlier, revision| Told { all, earlier, revision };
+        let none = counts(0, 0);
+        assert!(rates.take("a", told(counts(0, 1_000), none, 6), start, second));
+        assert!(!rates.take("a", told(counts(9, 9), none, 6), start + second / 2, second), "it was heard just now");
+        assert!(worse(&rates.fares(7, &ids, start + second)).is_none());
         for (time, id, told, is_worse) in [
-            (2, "b", counts(90, 100), false),
-            (3, "a", counts(90, 100), false),
-            (4, "b", counts(0, 900), true),
-            (5, "a", counts(0, 900), false),
+            (2, "b", told(counts(90, 100), none, 6), false),
+            // What was before it had it.
+            (3, "a", told(counts(100, 100), none, 6), false),
+            (4, "a", told(counts(100, 110), counts(100, 100), 7), false),
+            (5, "a", told(counts(90, 90), none, 7), false),
+            (6, "b", told(counts(0, 900), none, 6), true),
+            // A proxy that does not say from when.
+            (7, "a", told(counts(0, 800), none, 0), false),
         ] {
             let now = start + time * second;
             assert!(rates.take(id, told, now, second));
-            assert_eq!(rates.worse(7, &ids, now).is_some(), is_worse, "{time}");
+            assert_eq!(worse(&rates.fares(7, &ids, now)).is_some(), is_worse, "{time}");
         }
+        // What a trial did is not usual for who tried it, whenever that is told.
+        rates.end(Some(9));
+        for (time, told) in [
+            (8, told(counts(50, 50), none, 7)),
+            (9, told(counts(50, 60), counts(50, 50), 9)),
+            (10, told(counts(0, 10), none, 9)),
+        ] {
+            assert!(rates.take("a", told, start + time * second, second));
+        }
+        let fares = rates.fares(10, &ids, start + 10 * second);
+        let (failed, requests) = (fares.before.failed.round(), fares.before.requests.round());
+        // 200 failed before it had it, 20 were well after it; what is longer ago counts less.
+        assert!(
+            (150.0..200.0).contains(&failed) && (failed + 700.0..failed + 1_020.0).contains(&requests),
+            "{fares:?}"
+        );
         // Another one begins with what is usual then; what is long ago hardly counts.
-        assert_eq!(rates.worse(8, &ids, start + 600 * second), None);
-        let before = rates.trial.as_ref().map(|trial| trial.before.requests);
-        assert!(before.is_some_and(|requests| (1.0..3.0).contains(&requests)), "{before:?}");
+        let before = rates.fares(11, &ids, start + 600 * second).before.requests;
+        assert!((1.0..3.0).contains(&before), "{before}");
     }
 
     #[test]
     fn whoever_tells_cannot_fill_it() {
         let now = Instant::now();
+        let all = |all| Told { all, ..Told::default() };
         let mut rates = Rates::default();
         for number in 0..PROXIES_MAX + 10 {
-            assert!(rates.take(&number.to_string(), counts(0, 1), now, Duration::ZERO));
+            assert!(rates.take(&number.to_string(), all(counts(0, 1)), now, Duration::ZERO));
         }
         assert_eq!(rates.usual.len(), PROXIES_MAX);
-        assert!(rates.take("new", counts(0, 1), now + SILENT_MAX, Duration::ZERO));
+        assert!(rates.take("new", all(counts(0, 1)), now + SILENT_MAX, Duration::ZERO));
         assert_eq!(rates.usual.len(), 1);
     }
 }

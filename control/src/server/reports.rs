@@ -16,7 +16,7 @@ use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
 use crate::server::grpc::Exchange;
 use crate::server::guard::{Caller, Guard};
-use crate::server::rates::{Counts, Rates};
+use crate::server::rates::{Counts, Rates, Told};
 use crate::server::wire::Link;
 
 /// How often a proxy is heard, at least where something is tried. Where there are more than a thousand, each of the others
@@ -62,20 +62,26 @@ impl Reports {
 
     /// What is told, and when it is heard again.
     fn take(&self, caller: &Caller, link: &Link, request: ReportRequest) -> Result<ReportResponse, Status> {
-        let ReportRequest { node_id, node_cluster, requests, failed } = request;
+        let ReportRequest { node_id, node_cluster, requests, failed, earlier_requests, earlier_failed, revision } =
+            request;
         let introduce = Action::Introduce { id: &node_id, cluster: &node_cluster };
         caller.may(&introduce, "a proxy's report").map_err(admission::denied)?;
         // Proxies of one token could spoil what is told of each other.
         if !link.is_of(&node_id) {
             return Err(Status::permission_denied("each proxy tells of itself, beside its stream"));
         }
-        if node_id.len() > config::xds::NAME_BYTES_MAX || failed > requests {
+        let (later, later_failed) = (requests.checked_sub(earlier_requests), failed.checked_sub(earlier_failed));
+        let are_possible = failed <= requests
+            && earlier_failed <= earlier_requests
+            && later.zip(later_failed).is_some_and(|(requests, failed)| failed <= requests);
+        if node_id.len() > config::xds::NAME_BYTES_MAX || !are_possible {
             return Err(Status::invalid_argument("that cannot be"));
         }
-        let counts = Counts { requests: requests as f64, failed: failed as f64 };
+        let counts = |requests: u64, failed: u64| Counts { requests: requests as f64, failed: failed as f64 };
+        let told = Told { all: counts(requests, failed), earlier: counts(earlier_requests, earlier_failed), revision };
         let now = Instant::now();
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if !rates.take(&node_id, counts, now, EVERY_AT_LEAST) {
+        if !rates.take(&node_id, told, now, EVERY_AT_LEAST) {
             return Err(Status::resource_exhausted("it was heard just now"));
         }
         drop(rates);

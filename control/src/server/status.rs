@@ -24,6 +24,8 @@ use crate::store::Object;
 pub(crate) const NAMED_MAX: usize = 20;
 /// Who is gone is told for so long.
 const GONE_TOLD: Duration = Duration::from_secs(600);
+/// Who was sent away serves on with what it has.
+const SENT_AWAY_TOLD: Duration = Duration::from_secs(86_400);
 
 pub(crate) fn routes() -> Router<Api> {
     Router::new()
@@ -68,8 +70,13 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
 fn gone(fleet: &Fleet, now: Instant) -> Value {
     let mut here: BTreeSet<Arc<str>> = fleet.proxies().iter().map(|proxy| proxy.life().id.clone()).collect();
     let mut named = Named::default();
-    for one in fleet.gone_since(now.checked_sub(GONE_TOLD).unwrap_or(now)) {
-        if here.insert(one.id.clone()) && one.how != Leave::Orderly {
+    for one in fleet.gone_since(now.checked_sub(SENT_AWAY_TOLD).unwrap_or(fleet.awaited().0)) {
+        let is_told = match one.how {
+            Leave::Orderly => false,
+            Leave::SentAway(_) => true,
+            Leave::Broken | Leave::Lost => now.duration_since(one.at) < GONE_TOLD,
+        };
+        if here.insert(one.id.clone()) && is_told {
             let ago = now.duration_since(one.at).as_millis() as u64;
             named.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago, "why": one.how.words() }));
         }

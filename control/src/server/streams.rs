@@ -172,7 +172,7 @@ impl Drop for Place {
         let followers = &self.shared.feed.followers;
         followers.unsubscribe(self.number, self.proxy.life().stream.subscribed());
         followers.remove(self.number);
-        self.shared.fleet.forget(self.number, self.leave);
+        self.shared.fleet.forget(self.number, self.leave.clone());
     }
 }
 
@@ -197,6 +197,7 @@ impl Discovery {
     pub(crate) fn poll(&mut self, exchange: &mut Exchange, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
         let Exchange { incoming, outgoing } = exchange;
         if let Poll::Ready(status) = self.ended.as_mut().poll(context) {
+            self.place.leave = Leave::SentAway(status.message().into());
             return Poll::Ready(Err(status));
         }
         loop {

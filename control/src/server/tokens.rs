@@ -131,7 +131,10 @@ fn checked(wanted: Wanted, now_ms: i64) -> Result<(Identity, Option<i64>), Wrong
     }
     let is_proxy = named == Some(Role::Proxy);
     if is_proxy && namespaces.len() != 1 {
-        problems.push(("namespaces", "a proxy belongs to one namespace: -n NAMESPACE on the command line".into()));
+        problems.push((
+            "namespaces",
+            "a proxy belongs to one namespace: -n NAMESPACE on the command line, or --gateway NAMESPACE/NAME".into(),
+        ));
     }
     if !namespaces.is_empty() && matches!(named, Some(Role::Viewer | Role::Admin)) {
         problems.push(("namespaces", format!("{role} is for all namespaces")));
@@ -190,7 +193,7 @@ mod tests {
             ),
             (
                 r#"{"name": "p", "role": "proxy", "gateway": "g", "service": "s"}"#,
-                "namespaces: a proxy belongs to one namespace: -n NAMESPACE on the command line; service: is there beside gateway",
+                "namespaces: a proxy belongs to one namespace: -n NAMESPACE on the command line, or --gateway NAMESPACE/NAME; service: is there beside gateway",
             ),
             (
                 r#"{"name": "v", "role": "viewer", "namespaces": ["a"], "gateway": "g", "expires": "1970-01-01T00:00:05Z"}"#,

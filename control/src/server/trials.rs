@@ -13,13 +13,14 @@ use config::freeze::Purpose;
 use serde_json::{Value, json};
 
 use crate::access::{Action, Author};
+use crate::log;
 use crate::server::answer::Fault;
 use crate::server::api::{Answer, Api};
 use crate::server::canary::{self, Seen, Verdict};
 use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
 use crate::server::gate::Asking;
-use crate::server::rates::Rates;
+use crate::server::rates::{Rates, worse};
 use crate::server::status::document_of;
 use crate::store::{Cause, Committed, Course, Refusal, Store, Transaction};
 
@@ -203,10 +204,17 @@ impl Trials {
         watched.none = said.is_empty().then(|| watched.none.unwrap_or(now));
         let since = |time: Instant| now.saturating_duration_since(time);
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let worse = rates.worse(revision, ids, now);
+        let fares = rates.fares(revision, ids, now);
         drop(rates);
         let (none_for, in_force_for) = (watched.none.map(since), watched.in_force.map(since));
-        Some(Seen { worse, none_for, in_force_for, begun_for: since(watched.begun), ..seen })
+        Some(Seen {
+            worse: worse(&fares),
+            fared: fares.tried.verdict(),
+            none_for,
+            in_force_for,
+            begun_for: since(watched.begun),
+            ..seen
+        })
     }
 
     /// Ends a trial, for this reason.
@@ -229,7 +237,11 @@ impl Trials {
             _ => (Vec::new(), format!("canary: revision {} is promoted: {why}", trial.revision)),
         };
         let cause = Cause { purpose: Purpose::Rollback, breaks_glass: false, course };
-        self.store.commit(Transaction { changes, author, message: message.into(), cause }).await
+        let ended = self.store.commit(Transaction { changes, author, message: (&*message).into(), cause }).await?;
+        log::tell(&message);
+        let taken_back = matches!(course, Course::TakesBack(_)).then_some(ended.revision);
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).end(taken_back);
+        Ok(ended)
     }
 }
 

@@ -99,7 +99,9 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
         let returns_by = question.returns_by(&api).filter(|_| is_everywhere);
         let is_settled = are_all_back && is_everywhere && returns_by.is_none();
         let is_over = tokio::time::Instant::now() >= deadline;
-        if is_over || !is_on_trial && (is_settled || question.is_refused(&api)) {
+        // What a proxy refused before it could get this, this may mend.
+        let is_on_its_way = api.feed.catalog().revision() < revision;
+        if is_over || !is_on_trial && !is_on_its_way && (is_settled || question.is_refused(&api)) {
             return Ok(Json(question.answer(&api, has_waited)));
         }
         has_waited = true;
@@ -110,7 +112,7 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
             _ = refusals.changed() => tokio::time::sleep(REFUSALS_TOGETHER).await,
             _ = revisions.changed(), if is_on_trial => {}
             // Proxies get what is promoted a moment after it is.
-            () = tokio::time::sleep(TRIAL_LOOK), if is_on_trial => {}
+            () = tokio::time::sleep(TRIAL_LOOK), if is_on_trial || is_on_its_way => {}
             () = tokio::time::sleep_until(returns_by.map_or(deadline, |until| deadline.min(until.into()))) => {}
         }
     }
@@ -265,6 +267,7 @@ impl Question {
             "gone": gone.json(),
             "notEnforced": not_enforced.json(),
             "canary": trial,
+            "promoted": api.store.state().ended(self.revision).map(|ended| ended.message.to_string()),
         })
     }
 }

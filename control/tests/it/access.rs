@@ -507,6 +507,8 @@ fn a_gateway_shows_its_token_and_believes_one_ca() {
     until("rules in force", answers);
     assert_eq!(control.ask(Some(&control.admin()), "DELETE /api/v1/tokens/first", "").0, 200);
     until("a gateway that is sent away", || gateway.stderr().contains("token first is revoked").then_some(()));
+    let gone = control.ask(Some(&control.admin()), "GET /api/v1/status", "").2["gone"]["proxies"][0]["why"].clone();
+    assert_eq!(gone, "control sent it away (token first is revoked, or over)");
     assert!(answers().is_some(), "the last rules stay");
     fs::write(&file, control.token(&wanted("second"))).expect("a file");
     let connected = || gateway.stderr().matches("connected to control").count();

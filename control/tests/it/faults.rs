@@ -214,7 +214,8 @@ fn nobody_reports_for_another() {
                 let mut line = tonic::client::Grpc::new(channel);
                 line.ready().await.expect("it is connected");
                 let (node_id, node_cluster) = (id.into(), cluster.into());
-                let mut request = Request::new(ReportRequest { node_id, node_cluster, requests, failed });
+                let mut request =
+                    Request::new(ReportRequest { node_id, node_cluster, requests, failed, ..ReportRequest::default() });
                 request.metadata_mut().insert("authorization", bearer);
                 let codec = tonic_prost::ProstCodec::<ReportRequest, ReportResponse>::default();
                 let path = PathAndQuery::from_static("/evenkeel.v1.Reports/Report");

@@ -37,6 +37,8 @@ pub(crate) struct Fare {
 /// What control has heard.
 pub(super) struct Reporter {
     heard: Fare,
+    /// What had ended when the rules that are in force came into force.
+    before: Fare,
     due: Instant,
     /// What it is being told, and what becomes of that.
     asking: Option<(Fare, oneshot::Receiver<Result<Duration, Duration>>)>,
@@ -44,16 +46,18 @@ pub(super) struct Reporter {
 
 impl Reporter {
     pub(super) fn new() -> Reporter {
-        Reporter { heard: Fare::default(), due: Instant::now(), asking: None }
+        Reporter { heard: Fare::default(), before: Fare::default(), due: Instant::now(), asking: None }
     }
 
-    /// Rules have changed: whether that is good shall be known soon.
-    pub(super) fn hurry(&mut self) {
+    /// Other rules are in force from now on: whether that is good shall be known soon, and not be taken for what was
+    /// before.
+    pub(super) fn on_rules(&mut self, now: Fare) {
+        self.before = now;
         self.due = Instant::now();
     }
 
     /// Told again and again: tells what there is to tell, if it is time.
-    pub(super) fn report(&mut self, way: &Way, node: &Node, now: Fare) {
+    pub(super) fn report(&mut self, way: &Way, node: &Node, revision: u64, now: Fare) {
         if let Some((told, answer)) = &mut self.asking {
             let told = *told;
             let pause = match answer.try_recv() {
@@ -74,11 +78,19 @@ impl Reporter {
         // From here on the answer decides.
         self.due = Instant::now();
         let (answer, answered) = oneshot::channel();
+        let since = |then: Fare| Fare {
+            requests: then.requests.saturating_sub(self.heard.requests),
+            failed: then.failed.saturating_sub(self.heard.failed),
+        };
+        let (all, earlier) = (since(now), since(self.before));
         let mut request = Request::new(ReportRequest {
             node_id: node.id.clone(),
             node_cluster: node.cluster.clone(),
-            requests: now.requests.saturating_sub(self.heard.requests),
-            failed: now.failed.saturating_sub(self.heard.failed),
+            requests: all.requests,
+            failed: all.failed,
+            earlier_requests: earlier.requests,
+            earlier_failed: earlier.failed,
+            revision,
         });
         if let Some(authorization) = &way.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());

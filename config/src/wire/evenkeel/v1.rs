@@ -14,6 +14,14 @@ pub struct ReportRequest {
     /// Of those: answers of 500 and above, and those that rules refused, but for limits.
     #[prost(uint64, tag = "4")]
     pub failed: u64,
+    /// Of both, those that ended before the rules that are in force now were.
+    #[prost(uint64, tag = "5")]
+    pub earlier_requests: u64,
+    #[prost(uint64, tag = "6")]
+    pub earlier_failed: u64,
+    /// That is in force now; 0: it does not say.
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {

@@ -124,7 +124,7 @@ async fn ten_thousand_answers_are_one_piece_of_news() {
     let other = Fleet::new(world.store.clone(), before);
     assert!(!other.give_up(Instant::now()) && other.give_up(Instant::now() + Duration::from_secs(60)));
     let lost = other.gone_since(started);
-    assert_eq!(lost.iter().map(|gone| (&*gone.id, gone.how)).collect::<Vec<_>>(), [("lost", Leave::Lost)]);
+    assert_eq!(lost.iter().map(|gone| (&*gone.id, &gone.how)).collect::<Vec<_>>(), [("lost", &Leave::Lost)]);
     assert_eq!((other.awaited().1.len(), *other.awaited_count().borrow()), (0, 0));
 
     // Who goes is remembered, and does not hold the others up.
