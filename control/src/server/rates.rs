@@ -107,6 +107,8 @@ pub(crate) fn worse(fares: &Fares) -> Option<String> {
 pub(crate) struct Rates {
     usual: HashMap<Arc<str>, (Counts, Instant)>,
     trial: Option<Trial>,
+    /// Who tried what was taken back, and was not heard since it has what was before, from this revision on.
+    returning: (u64, BTreeSet<Arc<str>>),
 }
 
 #[derive(Debug)]
@@ -114,47 +116,31 @@ struct Trial {
     revision: u64,
     ids: BTreeSet<Arc<str>>,
     fares: Fares,
-    end: End,
-}
-
-/// Whether it is over, and what is to be made of what is told of it now.
-#[derive(Debug)]
-enum End {
-    NotYet,
-    /// It is everybody's.
-    Promoted,
-    /// From this revision on those that tried it have what was before; of these nothing was heard since.
-    TakenBack(u64, BTreeSet<Arc<str>>),
+    is_over: bool,
 }
 
 impl Trial {
     /// What of this is usual for who tells it: not what the trial did.
     fn take(&mut self, id: &str, told: Told) -> Counts {
         let Told { all, earlier, revision } = told;
-        match &mut self.end {
-            End::Promoted => all,
-            End::NotYet if !self.ids.contains(id) => {
+        if self.is_over {
+            return all;
+        }
+        match (self.ids.contains(id), revision) {
+            (false, _) => {
                 self.fares.elsewhere.add(all);
                 all
             }
             // A proxy that does not know better.
-            End::NotYet if revision == 0 => {
+            (true, 0) => {
                 self.fares.tried.add(all);
                 Counts::default()
             }
-            End::NotYet if revision < self.revision => all,
-            End::NotYet => {
+            (true, revision) if revision < self.revision => all,
+            (true, _) => {
                 self.fares.tried.add(all.without(earlier));
                 earlier
             }
-            End::TakenBack(at, unheard) if unheard.contains(id) => match revision == 0 || revision >= *at {
-                true => {
-                    unheard.remove(id);
-                    all.without(earlier)
-                }
-                false => Counts::default(),
-            },
-            End::TakenBack(..) => all,
         }
     }
 }
@@ -165,6 +151,7 @@ impl Rates {
         if self.usual.get(id).is_some_and(|(_, at)| now.saturating_duration_since(*at) < every) {
             return false;
         }
+        let told = self.of_now(id, told);
         let counts = self.trial.as_mut().map_or(told.all, |trial| trial.take(id, told));
         if let Some((usual, at)) = self.usual.get_mut(id) {
             *usual = usual.faded(now.saturating_duration_since(*at));
@@ -181,6 +168,19 @@ impl Rates {
         true
     }
 
+    /// Without what a trial did that was taken back.
+    fn of_now(&mut self, id: &str, told: Told) -> Told {
+        let (at, ids) = &mut self.returning;
+        if !ids.contains(id) {
+            return told;
+        }
+        if told.revision > 0 && told.revision < *at {
+            return Told { all: Counts::default(), earlier: Counts::default(), ..told };
+        }
+        ids.remove(id);
+        Told { all: told.all.without(told.earlier), earlier: Counts::default(), ..told }
+    }
+
     /// How requests fare for those that try this revision, and for all others, since it was first asked for.
     pub(crate) fn fares(&mut self, revision: u64, ids: &BTreeSet<Arc<str>>, now: Instant) -> Fares {
         if let Some(trial) = self.trial.as_mut().filter(|trial| trial.revision == revision) {
@@ -194,14 +194,19 @@ impl Rates {
                 false => fares.elsewhere_before.add(usual),
             }
         }
-        self.trial = Some(Trial { revision, ids: ids.clone(), fares, end: End::NotYet });
+        self.trial = Some(Trial { revision, ids: ids.clone(), fares, is_over: false });
         fares
     }
 
     /// The trial is over: it is everybody's, or taken back at a revision.
     pub(crate) fn end(&mut self, taken_back: Option<u64>) {
-        if let Some(trial) = &mut self.trial {
-            trial.end = taken_back.map_or(End::Promoted, |at| End::TakenBack(at, trial.ids.clone()));
+        let Some(trial) = &mut self.trial else { return };
+        trial.is_over = true;
+        if let Some(at) = taken_back {
+            self.returning.0 = at;
+            // Who has gone for good is not waited for.
+            self.returning.1.retain(|id| self.usual.contains_key(id));
+            self.returning.1.extend(trial.ids.iter().cloned());
         }
     }
 }
