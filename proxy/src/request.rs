@@ -69,6 +69,7 @@ pub(crate) async fn serve(
     let mut result = forward(guard, client, &asked, &mut head, &mut record).await;
     if let Err(error) = result
         && error.kind.finds_nobody()
+        && worker.stats().revision.get() != revision
     {
         result = Box::pin(meet_others(guard, client, asked, &mut head, &mut record, revision, error)).await;
     }

@@ -352,7 +352,7 @@ impl Life {
                 if is_good {
                     resources::take(&mut self.in_force, &change);
                     self.keeper.is_due = true;
-                    if change.resources.keys().any(|name| !name.starts_with(xds::ENDPOINTS)) {
+                    if has_rules(&change) {
                         self.reporter.on_rules(self.status.fare());
                     }
                 }
@@ -416,9 +416,7 @@ impl Life {
             match (action, &self.line) {
                 (Action::Apply(change), _) => {
                     // What has nothing but endpoints never waits for rules that are being compiled.
-                    let is_urgent = self.is_begun
-                        && !change.resources.is_empty()
-                        && change.resources.keys().all(|name| name.starts_with(xds::ENDPOINTS));
+                    let is_urgent = self.is_begun && !change.resources.is_empty() && !has_rules(&change);
                     let track = if is_urgent { &mut self.endpoints } else { &mut self.rules };
                     track.waiting.push_back(change);
                 }
@@ -455,6 +453,11 @@ impl Life {
         }
         self.begin_without_control(reason);
     }
+}
+
+/// Whether there is something in it beside endpoints.
+fn has_rules(change: &Change) -> bool {
+    change.resources.keys().any(|name| !name.starts_with(xds::ENDPOINTS))
 }
 
 async fn sleep_until(time: Option<Instant>) {

@@ -162,8 +162,9 @@ impl Check for Checker {
     }
 
     fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
-        self.permit(draft, committed)?;
-        self.judge(draft, committed)
+        let has_rules = !committed.is_only_endpoints();
+        self.permit(draft, committed, has_rules)?;
+        if has_rules { self.judge(draft, committed) } else { Ok(()) }
     }
 
     fn undo(&mut self, committed: &Committed) {
@@ -187,8 +188,9 @@ impl Check for Dry<'_> {
     }
 
     fn check(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
-        self.refusal = self.checker.permit(draft, committed).err();
-        self.checker.judge(draft, committed)
+        let has_rules = !committed.is_only_endpoints();
+        self.refusal = self.checker.permit(draft, committed, has_rules).err();
+        if has_rules { self.checker.judge(draft, committed) } else { Ok(()) }
     }
 
     fn undo(&mut self, committed: &Committed) {
@@ -197,8 +199,8 @@ impl Check for Dry<'_> {
 }
 
 impl Checker {
-    /// Whether it may be made at all, here and now.
-    fn permit(&self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
+    /// Whether it may be made at all, here and now. Without rules in it there is nothing but endpoints.
+    fn permit(&self, draft: &Draft<'_>, committed: &Committed, has_rules: bool) -> Result<(), Refusal> {
         if committed.author != Author::files() {
             let place = |moved: &Moved| Some((moved.key.clone(), self.of_files.get(&moved.key)?.clone()));
             let of_files: Vec<(Key, String)> = committed.moved.iter().filter_map(place).collect();
@@ -206,7 +208,7 @@ impl Checker {
                 return Err(Refusal::OfFiles(of_files));
             }
         }
-        if committed.moved.iter().all(Moved::is_only_endpoints) {
+        if !has_rules {
             return Ok(());
         }
         let Cause { purpose, course, .. } = committed.cause;
@@ -222,10 +224,6 @@ impl Checker {
 
     /// Whether it is right. Problems name a document where they name a file elsewhere.
     fn judge(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
-        if committed.moved.iter().all(Moved::is_only_endpoints) {
-            // Nothing refers to them, and each is right by itself.
-            return Ok(());
-        }
         let is_return = matches!(committed.cause.course, Course::TakesBack(_));
         let mut gateways = BTreeSet::new();
         for moved in &committed.moved {

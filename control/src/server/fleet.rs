@@ -272,10 +272,12 @@ impl Fleet {
         self.progress().reached(revision)
     }
 
-    /// Who has gone since then.
+    /// Who has gone since then, each as it did last.
     pub(crate) fn gone_since(&self, since: Instant) -> Vec<Gone> {
         let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.iter().rev().take_while(|gone| gone.at >= since).cloned().collect()
+        let mut seen = BTreeSet::new();
+        let newest = gone.iter().rev().take_while(|gone| gone.at >= since);
+        newest.filter(|gone| seen.insert(gone.id.clone())).cloned().collect()
     }
 
     /// Something has happened on a stream, after which these responses are sent.

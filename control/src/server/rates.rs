@@ -198,9 +198,9 @@ impl Rates {
         fares
     }
 
-    /// The trial is over: it is everybody's, or taken back at a revision.
-    pub(crate) fn end(&mut self, taken_back: Option<u64>) {
-        let Some(trial) = &mut self.trial else { return };
+    /// The trial of a revision is over: it is everybody's, or taken back at another.
+    pub(crate) fn end(&mut self, revision: u64, taken_back: Option<u64>) {
+        let Some(trial) = self.trial.as_mut().filter(|trial| trial.revision == revision) else { return };
         trial.is_over = true;
         if let Some(at) = taken_back {
             self.returning.0 = at;
@@ -287,7 +287,8 @@ mod tests {
             assert_eq!(worse(&rates.fares(7, &ids, now)).is_some(), is_worse, "{time}");
         }
         // What a trial did is not usual for who tried it, whenever that is told.
-        rates.end(Some(9));
+        rates.end(6, Some(8));
+        rates.end(7, Some(9));
         for (time, told) in [
             (8, told(counts(50, 50), none, 7)),
             (9, told(counts(50, 60), counts(50, 50), 9)),

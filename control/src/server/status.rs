@@ -68,7 +68,7 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
 
 /// Those whose connection broke not long ago, and that are not back.
 fn gone(fleet: &Fleet, now: Instant) -> Value {
-    let mut here: BTreeSet<Arc<str>> = fleet.proxies().iter().map(|proxy| proxy.life().id.clone()).collect();
+    let here: BTreeSet<Arc<str>> = fleet.proxies().iter().map(|proxy| proxy.life().id.clone()).collect();
     let mut named = Named::default();
     for one in fleet.gone_since(now.checked_sub(SENT_AWAY_TOLD).unwrap_or(fleet.awaited().0)) {
         let is_told = match one.how {
@@ -76,7 +76,7 @@ fn gone(fleet: &Fleet, now: Instant) -> Value {
             Leave::SentAway(_) => true,
             Leave::Broken | Leave::Lost => now.duration_since(one.at) < GONE_TOLD,
         };
-        if here.insert(one.id.clone()) && is_told {
+        if is_told && !here.contains(&one.id) {
             let ago = now.duration_since(one.at).as_millis() as u64;
             named.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago, "why": one.how.words() }));
         }

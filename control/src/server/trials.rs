@@ -240,7 +240,7 @@ impl Trials {
         let ended = self.store.commit(Transaction { changes, author, message: (&*message).into(), cause }).await?;
         log::tell(&message);
         let taken_back = matches!(course, Course::TakesBack(_)).then_some(ended.revision);
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner).end(taken_back);
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).end(trial.revision, taken_back);
         Ok(ended)
     }
 }

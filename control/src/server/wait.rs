@@ -96,7 +96,7 @@ async fn wait(State(api): State<Api>, Query(parameters): Query<Parameters>) -> A
         // Of those that were connected before this server started nobody knows what they have.
         let are_all_back = *awaited.borrow_and_update() == 0;
         let is_everywhere = floor.borrow_and_update().is_none_or(|floor| floor >= revision);
-        let returns_by = question.returns_by(&api).filter(|_| is_everywhere);
+        let returns_by = if is_everywhere { question.returns_by(&api) } else { None };
         let is_settled = are_all_back && is_everywhere && returns_by.is_none();
         let is_over = tokio::time::Instant::now() >= deadline;
         // What a proxy refused before it could get this, this may mend.
@@ -157,22 +157,22 @@ impl Question {
         })
     }
 
-    /// Those whose connection broke before they had taken it, and that are not back: late, as everybody who has not taken
-    /// it. Of what broke long before anybody asked nothing is expected.
-    fn broken<'g>(&self, gone: &'g [Gone], here: &BTreeSet<Arc<str>>) -> impl Iterator<Item = &'g Gone> {
+    /// Whether its connection broke before it had taken it: unless it is back it is late, as everybody who has not taken it.
+    /// Of what broke long before anybody asked nothing is expected.
+    fn has_missed(&self, one: &Gone) -> bool {
         let since = self.asked.checked_sub(BACK_WITHIN).unwrap_or(self.asked);
-        let is_late = move |one: &Gone| one.how == Leave::Broken && one.settled < self.revision && one.at >= since;
-        gone.iter().filter(move |one| is_late(one) && !here.contains(&one.id))
+        one.how == Leave::Broken && one.settled < self.revision && one.at >= since
     }
 
-    /// Until when one of them is waited for; None: of nobody.
+    /// Until when one of them is waited for; None: nobody is.
     fn returns_by(&self, api: &Api) -> Option<Instant> {
-        let gone = api.fleet.gone_since(self.since());
-        if gone.is_empty() {
+        let mut missed = api.fleet.gone_since(self.since());
+        missed.retain(|one| self.has_missed(one));
+        if missed.is_empty() {
             return None;
         }
-        let here = api.fleet.proxies().iter().map(|proxy| proxy.life().id.clone()).collect();
-        let until = self.broken(&gone, &here).map(|one| one.at + BACK_WITHIN).max();
+        let here: BTreeSet<Arc<str>> = api.fleet.proxies().iter().map(|proxy| proxy.life().id.clone()).collect();
+        let until = missed.iter().filter(|one| !here.contains(&one.id)).map(|one| one.at + BACK_WITHIN).max();
         until.filter(|until| *until > Instant::now())
     }
 
@@ -219,15 +219,16 @@ impl Question {
         for id in &missing {
             late.add(|| not_back(id, now.duration_since(started)));
         }
-        let all_gone = api.fleet.gone_since(self.since());
-        let broken: BTreeSet<&Arc<str>> = self.broken(&all_gone, &here).map(|one| &one.id).collect();
-        let mut gone = Named::default();
-        for one in &all_gone {
+        let (mut gone, mut broken) = (Named::default(), 0);
+        for one in &api.fleet.gone_since(self.since()) {
             // Whoever came again is among those that are here.
-            if one.settled < self.revision && here.insert(one.id.clone()) {
+            if one.settled < self.revision && !here.contains(&one.id) {
                 let ago = now.duration_since(one.at).as_millis() as u64;
-                match broken.contains(&one.id) {
-                    true => late.add(|| broke(&one.id, ago)),
+                match self.has_missed(one) {
+                    true => {
+                        broken += 1;
+                        late.add(|| broke(&one.id, ago));
+                    }
                     false => gone.add(|| json!({ "id": &*one.id, "goneMilliseconds": ago, "why": one.how.words() })),
                 }
             }
@@ -236,7 +237,7 @@ impl Question {
         let is_on_trial = api.trials.is_on(self.revision);
         // Where all that there were have gone, it is in force nowhere.
         let is_deserted = proxies.is_empty() && gone.count > 0;
-        let lacks_nobody = on == proxies.len() && missing.is_empty() && broken.is_empty();
+        let lacks_nobody = on == proxies.len() && missing.is_empty() && broken == 0;
         let is_in_force = lacks_nobody && !is_deserted && !is_on_trial;
         let outcome = if is_on_trial {
             "onTrial"
@@ -259,7 +260,7 @@ impl Question {
             "revision": self.revision,
             "outcome": outcome,
             "on": on,
-            "of": proxies.len() + missing.len() + broken.len(),
+            "of": proxies.len() + missing.len() + broken,
             "milliseconds": took.filter(|_| !proxies.is_empty()).map(|took| took.as_micros().div_ceil(1_000) as u64),
             "behind": late.json(),
             "refused": refused_json(&refused, refused_count),

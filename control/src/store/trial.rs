@@ -84,6 +84,11 @@ impl Committed {
         self.moved.iter().filter_map(change).collect()
     }
 
+    /// Whether it changes nothing but instances: nothing refers to them, and each is right by itself.
+    pub fn is_only_endpoints(&self) -> bool {
+        self.moved.iter().all(Moved::is_only_endpoints)
+    }
+
     /// Whether it is a revision: something is other than before.
     pub fn is_made(&self) -> bool {
         !self.moved.is_empty() || matches!(self.cause.course, Course::Promotes(_) | Course::TakesBack(_))

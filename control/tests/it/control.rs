@@ -294,6 +294,16 @@ fn who_goes_before_a_change_has_come_is_told_by_how_it_went() {
         let _two = connected("two");
         assert_eq!(waiting.join().expect("an answer"), "\"inForce\" 2 2");
     });
+    // Who came back, took it and then ended is not missed, either.
+    let number = || control.ask("GET /api/v1/proxies", "", "").1["proxies"].as_array().map_or(0, Vec::len);
+    until("one", || (number() == 1).then_some(()));
+    let two = connected("two");
+    let revision = change(&mut one, 83);
+    drop(two);
+    until("one again", || (number() == 1).then_some(()));
+    connected("two").leave();
+    until("one at last", || (number() == 1).then_some(()));
+    assert_eq!(wait(revision, "10s"), ("\"inForce\" 1 1".into(), String::new()));
 }
 
 #[test]
