@@ -76,6 +76,11 @@ pub enum Action<'a> {
         /// What it stands for, `NAMESPACE/NAME`.
         cluster: &'a str,
     },
+    /// Speak for an instance of this lane; empty: of none.
+    Join {
+        /// As its label says.
+        lane: &'a str,
+    },
     /// Get a resource, or a collection of them.
     Subscribe(&'a str),
 }
@@ -107,6 +112,11 @@ pub fn may(identity: &Identity, action: &Action<'_>) -> Result<(), Denied> {
         (Role::Proxy, Action::Introduce { id, cluster }) => {
             format!("may not be proxy {id:?} of {cluster:?}: it is for {}", workloads(bounds))
         }
+        (Role::Proxy, Action::Join { lane }) if is_in(bounds, lane) => return Ok(()),
+        (Role::Proxy, Action::Join { lane }) => {
+            let lanes: Vec<&str> = bounds.lanes.iter().map(|lane| &**lane).collect();
+            format!("may not speak for an instance of lane {lane:?}: it is for {}", lanes.join(", "))
+        }
         (Role::Proxy, Action::Subscribe(resource)) if is_for(bounds, resource) => return Ok(()),
         (Role::Proxy, Action::Subscribe(resource)) => {
             format!("may not subscribe to {resource:?}: it is for {}", workloads(bounds))
@@ -116,7 +126,7 @@ pub fn may(identity: &Identity, action: &Action<'_>) -> Result<(), Denied> {
         (_, Action::ChangeOf(key)) => format!("may not change {key}: operator and admin may"),
         (_, Action::Tokens) => "may not see or change tokens: admin may".into(),
         (_, Action::Audit) => "may not see the audit: admin may".into(),
-        (_, Action::Stream | Action::Introduce { .. } | Action::Subscribe(_)) => {
+        (_, Action::Stream | Action::Introduce { .. } | Action::Join { .. } | Action::Subscribe(_)) => {
             "may not open a proxy's stream: proxy and admin may".into()
         }
     };
@@ -125,6 +135,11 @@ pub fn may(identity: &Identity, action: &Action<'_>) -> Result<(), Denied> {
 
 fn is_within(bounds: &Bounds, namespace: &str) -> bool {
     bounds.namespaces.is_empty() || bounds.namespaces.contains(namespace)
+}
+
+/// An instance without a label is of no lane, which a token for lanes is not for.
+fn is_in(bounds: &Bounds, lane: &str) -> bool {
+    bounds.lanes.is_empty() || bounds.lanes.contains(lane)
 }
 
 /// Proxies call themselves `NAMESPACE/NAME@INSTANCE`, of cluster `NAMESPACE/NAME`.

@@ -4,6 +4,7 @@ mod access;
 mod cli;
 mod diff;
 mod log;
+mod registry;
 mod server;
 mod store;
 

@@ -15,6 +15,8 @@ mod followers;
 mod gate;
 mod grpc;
 mod guard;
+mod instances;
+mod join;
 mod limits;
 mod listen;
 mod metrics;
@@ -22,6 +24,7 @@ mod openapi;
 mod progress;
 mod rates;
 mod reports;
+mod roll;
 mod status;
 mod streams;
 mod tokens;
@@ -48,10 +51,12 @@ use crate::server::files::Files;
 use crate::server::fleet::{Fleet, Names};
 use crate::server::grpc::Services;
 use crate::server::guard::Guard;
+use crate::server::join::Joins;
 use crate::server::limits::Pace;
 use crate::server::listen::Door;
 use crate::server::rates::Rates;
 use crate::server::reports::Reports;
+use crate::server::roll::Roll;
 use crate::server::streams::Streams;
 use crate::server::trials::Trials;
 use crate::store::Store;
@@ -110,8 +115,9 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let pace = Pace { per_second: args.requests_per_second, burst: 2 * args.requests_per_second };
     let guard = Guard::new(store.clone(), args.plaintext, pace);
     let names = Names::of(&args.data);
-    let fleet = Arc::new(Fleet::new(store.clone(), names.load()));
-    let feed = Arc::new(Feed::new(fleet.clone()));
+    let roll = Roll::new(store.clone(), |name, instance| join::lane_of(&store, name, instance));
+    let fleet = Arc::new(Fleet::new(store.clone(), roll.clone(), names.load()));
+    let feed = Arc::new(Feed::new(fleet.clone(), roll.clone()));
     let streams = Streams::new(feed.clone(), fleet.clone(), guard.clone());
     if !args.plaintext {
         admin::give(&store, &args.data).await?;
@@ -129,6 +135,7 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     // It ends with the process, whoever ends that.
     std::thread::spawn(move || check::look_at_all(&looked_at, &looking));
     let rates = Arc::new(Mutex::new(Rates::default()));
+    let joins = Joins::new(guard.clone(), roll.clone(), store.clone());
     let reports = Reports::new(guard.clone(), feed.clone(), fleet.clone(), rates.clone());
     let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone(), rates));
     let all = api::Api {
@@ -137,17 +144,19 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
         feed: feed.clone(),
         fleet: fleet.clone(),
         trials: trials.clone(),
+        roll: roll.clone(),
         files: files.refused(),
     };
     let router = api::router(all, guard);
     let served = async {
         tokio::select! {
             () = gate::serve(api.start(), router) => Err("the REST API has ended".into()),
-            () = grpc::serve(xds.start(), Services { streams, reports }) => Err("the xDS port is closed".into()),
+            () = grpc::serve(xds.start(), Services { streams, reports, joins }) => Err("the xDS port is closed".into()),
             () = files.follow() => Err("files are no longer followed".into()),
             () = emergency::reap(store.clone()) => Err("the store has ended".into()),
             () = fleet.keep_names(names) => Err("nobody looks after who is connected".into()),
             () = trials.keep() => Err("the store has ended".into()),
+            () = roll.clone().keep() => Err("nobody looks after instances".into()),
             () = feed.run(store) => Err("the store has ended".into()),
             () = renew(authority) => Err("certificates are no longer renewed".into()),
         }

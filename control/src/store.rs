@@ -30,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::access::Author;
 use crate::log;
+use crate::registry::{Instance, Name};
 
 pub use audit::Attempt;
 #[cfg(test)]
@@ -55,6 +56,10 @@ enum Command {
     Transact(Transaction, oneshot::Sender<Result<Arc<Committed>, Refusal>>),
     /// A change of a token.
     Token(TokenChange, Author, oneshot::Sender<Result<(), TokenRefusal>>),
+    /// Instances that are told so from now on; None: no longer.
+    Shift(Vec<(Name, Option<Instance>)>, oneshot::Sender<Result<Arc<Committed>, Refusal>>),
+    /// What remains of a drain, as JSON.
+    Receipt(String),
     /// An attempt that was refused.
     Note(Attempt),
     /// Which documents stand in files.
@@ -175,12 +180,30 @@ impl Store {
         answered.await.unwrap_or(Err(Refusal::Unavailable("the store has ended".into())))
     }
 
+    /// Instances are told so from now on; None: no longer. Once this returns `Ok`, nothing can undo it.
+    pub async fn shift(&self, told: Vec<(Name, Option<Instance>)>) -> Result<Arc<Committed>, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.try_send(Command::Shift(told, answer)).map_err(|_| Refusal::Busy)?;
+        answered.await.unwrap_or(Err(Refusal::Unavailable("the store has ended".into())))
+    }
+
     /// Makes or revokes a token. Once this returns `Ok`, nothing can undo it.
     pub async fn change_token(&self, change: TokenChange, author: Author) -> Result<(), TokenRefusal> {
         let (answer, answered) = oneshot::channel();
         let busy = |_| TokenRefusal::Unavailable("too many changes wait; try again".into());
         self.commands.try_send(Command::Token(change, author, answer)).map_err(busy)?;
         answered.await.unwrap_or(Err(TokenRefusal::Unavailable("the store has ended".into())))
+    }
+
+    /// Writes down what remains of a drain, as soon as there is time for it.
+    pub fn keep_receipt(&self, receipt: String) {
+        // Where so much waits, it is not what is lost first.
+        let _ = self.commands.try_send(Command::Receipt(receipt));
+    }
+
+    /// What remains of the last drains, newest first.
+    pub fn receipts(&self, count: usize) -> Result<Vec<Value>, DiskError> {
+        self.shared.disk.receipts(count)
     }
 
     /// Writes down what was refused, as soon as there is time for it.
@@ -309,6 +332,14 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
                     entries.extend(made.cloned().map(Entry::Documents));
                     answers.push(Answer::Transact(answer, decided));
                 }
+                Command::Shift(told, answer) => {
+                    let committed = draft.shift(told, time_ms);
+                    if committed.is_made() {
+                        batch.push(committed.clone());
+                        entries.push(Entry::Instances(committed.clone()));
+                    }
+                    answers.push(Answer::Transact(answer, Ok(committed)));
+                }
                 Command::Token(change, author, answer) => {
                     let decided = Arc::make_mut(&mut tokens).change(&change).map(|(name, token)| {
                         entries.push(Entry::Token { author, time_ms, revision: draft.revision(), name, token });
@@ -319,6 +350,7 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
                     entries.push(Entry::OfFiles(keys));
                     answers.push(Answer::OfFiles(answer, Ok(())));
                 }
+                Command::Receipt(receipt) => entries.push(Entry::Receipt(receipt)),
                 Command::Note(attempt) => entries.push(Entry::Attempt(attempt, time_ms)),
             }
         }
@@ -342,7 +374,8 @@ fn write(shared: &Shared, receiver: &Receiver<Command>, mut check: Box<dyn Check
         }
         if let Err(error) = &written {
             // Nobody has heard of it, so nothing happened.
-            batch.iter().rev().for_each(|committed| check.undo(committed));
+            let made = batch.iter().rev().filter(|committed| committed.is_of_documents());
+            made.for_each(|committed| check.undo(committed));
             answers.iter_mut().for_each(|answer| answer.fail(error));
         } else {
             shared.follow(&batch);

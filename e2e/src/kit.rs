@@ -10,6 +10,7 @@ mod ports;
 mod program;
 mod relay;
 mod rules;
+mod speaker;
 mod subscriber;
 mod wait;
 
@@ -22,6 +23,7 @@ pub use ports::free_port;
 pub use program::evenkeel;
 pub use relay::Relay;
 pub use rules::Rules;
+pub use speaker::Speaker;
 pub use subscriber::{Subscriber, Took};
 pub use wait::{PATIENCE, until};
 

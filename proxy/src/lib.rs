@@ -45,7 +45,7 @@ mod record;
 mod reply;
 #[rustfmt::skip]
 #[expect(clippy::allow_attributes_without_reason, reason = "generated")]
-mod reports_rpc;
+pub mod rpc;
 mod request;
 mod retry;
 mod revision;

@@ -298,6 +298,18 @@ impl Stream {
         self.has.get(name).copied().filter(|version| *version != Version::ABSENT)
     }
 
+    /// Whether the proxy may still use bytes of a resource that are older than a revision: they are in force there, or on
+    /// their way.
+    pub fn holds_older(&self, catalog: &Catalog, name: &str, revision: u64) -> bool {
+        let is_older = |version: &Version| *version != Version::ABSENT && version.revision < revision;
+        let outcomes = self.under_way.iter().flatten().flat_map(|response| &response.outcome);
+        let mut under_way = outcomes.filter(|(known, _)| **known == *name).filter_map(|(_, version)| version.as_ref());
+        // What has the same bytes as what is newest was given an older number, and lacks nothing.
+        let has_older =
+            || self.has.get(name).is_some_and(is_older) && self.difference(self.view(catalog), name).is_some();
+        under_way.any(is_older) || has_older()
+    }
+
     /// What the proxy did not take.
     pub fn refused(&self) -> &[Refused] {
         &self.refused

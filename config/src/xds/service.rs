@@ -34,7 +34,14 @@ fn endpoint(written: &Value) -> Option<v1::Endpoint> {
     let ports: Option<_> = entries("ports").map(|(name, port)| Some((name.clone(), number(port)?))).collect();
     let labels: Option<_> = entries("labels").map(|(key, value)| Some((key.clone(), word(value)?))).collect();
     let zone = word(&written["zone"]).unwrap_or_default();
-    (weight > 0).then_some(v1::Endpoint { address, ports: ports?, weight, zone, labels: labels?, draining: false })
+    (weight > 0).then_some(v1::Endpoint {
+        address,
+        ports: ports?,
+        weight,
+        zone,
+        labels: labels?,
+        ..v1::Endpoint::default()
+    })
 }
 
 /// A scalar as it is written: people may leave out the quotes.

@@ -54,11 +54,6 @@ impl Admission {
         }
     }
 
-    /// How it speaks from now on.
-    pub(crate) fn speech(&self) -> Speech {
-        Speech { due: Instant::now(), silence: Some(Box::pin(sleep(FIRST_WITHIN))) }
-    }
-
     /// Whether it may have nothing but what belongs to it.
     pub(crate) fn is_bound(&self) -> bool {
         self.caller.identity.role == Role::Proxy
@@ -88,6 +83,11 @@ pub(crate) struct Speech {
 }
 
 impl Speech {
+    /// It has said nothing so far.
+    pub(crate) fn begins() -> Speech {
+        Speech { due: Instant::now(), silence: Some(Box::pin(sleep(FIRST_WITHIN))) }
+    }
+
     /// It has said something. An error: too often.
     pub(crate) fn heard(&mut self) -> Result<(), Status> {
         self.silence = None;

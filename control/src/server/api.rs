@@ -26,8 +26,9 @@ use crate::server::files::Refused;
 use crate::server::fleet::Fleet;
 use crate::server::gate::{self, Asking, BODY_BYTES_MAX};
 use crate::server::guard::{Caller, Guard};
+use crate::server::roll::Roll;
 use crate::server::trials::{self, Trials};
-use crate::server::{emergency, openapi, status, tokens, wait};
+use crate::server::{emergency, instances, openapi, status, tokens, wait};
 use crate::store::{
     Cause, Change, Check, Committed, Course, Draft, Expected, Missed, Moved, Object, Share, Store, Terms, Transaction,
     Version,
@@ -51,6 +52,7 @@ pub(crate) struct Api {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) trials: Arc<Trials>,
     pub(crate) files: Arc<Refused>,
+    pub(crate) roll: Arc<Roll>,
 }
 
 pub(crate) type Answer = Result<Json<Value>, Fault>;
@@ -67,6 +69,7 @@ pub(crate) fn router(api: Api, guard: Arc<Guard>) -> Router {
         .merge(status::routes())
         .merge(wait::routes())
         .merge(emergency::routes())
+        .merge(instances::routes())
         .merge(trials::routes())
         .merge(openapi::routes())
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })
@@ -500,10 +503,16 @@ async fn watch(
                 Missed::TooMuch => {}
                 Missed::Changes(changes) => {
                     // Each is told with its differences: what one reads slowly is not made all at once.
-                    for committed in changes.into_iter().take(TOLD_MAX) {
+                    for committed in changes {
                         seen = committed.revision;
+                        if !committed.is_of_documents() {
+                            continue;
+                        }
                         let told = tell(&api.checker(), &committed, false).to_string();
                         queue.push_back(Event::default().event("change").id(seen.to_string()).data(told));
+                        if queue.len() == TOLD_MAX {
+                            break;
+                        }
                     }
                 }
             }

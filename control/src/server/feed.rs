@@ -1,6 +1,8 @@
 //! What proxies can get: the catalog, kept up with the store, and whom to tell when it changes. Whatever reads the catalog
 //! has been told of every change in it. Cold.
 
+mod instances;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -13,14 +15,18 @@ use prost::Message;
 use prost::bytes::Bytes;
 use serde_json::Value;
 
+use crate::registry::{Name, Shift};
 use crate::server::canary;
+use crate::server::feed::instances::Instances;
 use crate::server::fleet::Fleet;
 use crate::server::followers::Followers;
+use crate::server::roll::Roll;
 use crate::store::{Committed, Course, Missed, Object, Store, Terms};
 
 /// The catalog and its streams.
 pub(crate) struct Feed {
     fleet: Arc<Fleet>,
+    roll: Arc<Roll>,
     catalog: RwLock<Catalog>,
     /// Taken before the catalog, never while that is held.
     scoped: Mutex<Scoped>,
@@ -32,6 +38,7 @@ pub(crate) struct Feed {
 #[derive(Default)]
 struct Scoped {
     scopes: Scopes,
+    instances: Instances,
     trial: Option<OnTrial>,
 }
 
@@ -51,9 +58,10 @@ impl OnTrial {
 }
 
 impl Feed {
-    /// Of nothing, for these proxies.
-    pub(crate) fn new(fleet: Arc<Fleet>) -> Feed {
-        Feed { fleet, catalog: RwLock::default(), scoped: Mutex::default(), followers: Followers::default() }
+    /// Of nothing, for these proxies and instances.
+    pub(crate) fn new(fleet: Arc<Fleet>, roll: Arc<Roll>) -> Feed {
+        let (catalog, scoped, followers) = (RwLock::default(), Mutex::default(), Followers::default());
+        Feed { fleet, roll, catalog, scoped, followers }
     }
 
     /// Everything there is now.
@@ -97,6 +105,7 @@ impl Feed {
     fn begin(&self, store: &Store) -> u64 {
         let state = store.state();
         let objects: Vec<Arc<Object>> = state.objects().cloned().collect();
+        let instances = state.instances().clone();
         let (revision, trial) = (state.revision(), state.trial().cloned());
         drop(state);
         let mut scoped = self.scoped();
@@ -111,9 +120,14 @@ impl Feed {
             }
         }
         let mut transaction = Transaction { revision, ..Transaction::default() };
+        let draining = instances.iter().filter(|(_, instance)| instance.is_draining);
+        let draining: Vec<Name> = draining.map(|(name, _)| name.clone()).collect();
+        for (name, instance) in instances {
+            scoped.instances.shift(&Shift { name, before: None, after: Some(instance) });
+        }
         for (key, value) in documents.iter().filter(|(_, value)| value.is_some()) {
             scoped.scopes.set(key, value.as_ref());
-            put(&mut transaction, key, value.as_ref());
+            scoped.instances.put(&mut transaction, key, value.as_ref());
         }
         for key in documents.keys().filter(|key| *key.kind == *"Gateway") {
             let members = Some(members(&scoped.scopes, key)).filter(|members| !members.is_empty());
@@ -132,6 +146,7 @@ impl Feed {
         self.tell(&changed, None);
         let changed = catalog.commit(transaction);
         self.tell(&changed, None);
+        self.roll.on_marks(draining, revision, &self.fleet, &catalog);
         if let Some(committed) = trial {
             let hidden = Transaction { revision: committed.revision, ..Transaction::default() };
             catalog.begin_trial(hidden, BTreeSet::new());
@@ -167,10 +182,10 @@ impl Feed {
         for moved in &committed.moved {
             let value: Option<Value> = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
             if moved.is_only_endpoints() && scoped.trial.as_ref().is_some_and(|trial| trial.changes(&moved.key)) {
-                put_endpoints(&mut transaction, &moved.key, value.as_ref());
+                scoped.instances.put_endpoints(&mut transaction, &moved.key, value.as_ref());
                 continue;
             }
-            put(&mut transaction, &moved.key, value.as_ref());
+            scoped.instances.put(&mut transaction, &moved.key, value.as_ref());
             let trial = scoped.trial.as_mut().map(|trial| &mut trial.scopes);
             for scopes in std::iter::once(&mut scoped.scopes).chain(trial) {
                 let before = scopes.gateways(&moved.key);
@@ -180,6 +195,9 @@ impl Feed {
                 }
             }
         }
+        let shifted: BTreeSet<Arc<str>> = committed.shifts.iter().map(|shift| scoped.instances.shift(shift)).collect();
+        let told = shifted.into_iter().map(|name| (name.clone(), scoped.instances.told(&name)));
+        transaction.resources.extend(told);
         transaction.collections = collections(&scoped.scopes, &gateways);
         // Those who try something have members of their own.
         let over = scoped.trial.as_ref().map(|trial| collections(&trial.scopes, &gateways)).unwrap_or_default();
@@ -190,6 +208,9 @@ impl Feed {
         let mut names = audience(&scoped.scopes, &changed);
         names.extend(scoped.trial.iter().flat_map(|trial| audience(&trial.scopes, &changed)));
         self.tell(&changed, Some(&names));
+        let is_marked = |shift: &&Shift| shift.after.as_ref().is_some_and(|instance| instance.is_draining);
+        let marked = committed.shifts.iter().filter(is_marked).map(|shift| shift.name.clone()).collect();
+        self.roll.on_marks(marked, revision, &self.fleet, &catalog);
     }
 
     /// Some proxies see it, the others only its endpoints.
@@ -200,9 +221,9 @@ impl Feed {
         let mut gateways: BTreeSet<Key> = BTreeSet::new();
         for moved in &committed.moved {
             let value: Option<Value> = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
-            put(&mut tried, &moved.key, value.as_ref());
             // What goes is still in use where the rules are those from before.
-            put_endpoints(&mut urgent, &moved.key, value.as_ref());
+            scoped.instances.put_endpoints(&mut urgent, &moved.key, value.as_ref());
+            put_tried(&mut tried, &moved.key, value.as_ref());
             gateways.extend(scopes.gateways(&moved.key));
             scopes.set(&moved.key, value.as_ref());
         }
@@ -231,6 +252,12 @@ impl Feed {
         let before = std::mem::replace(&mut scoped.scopes, trial.scopes);
         let mut catalog = self.write();
         let changed = catalog.promote();
+        for key in trial.committed.moved.iter().map(|moved| &moved.key).filter(|key| *key.kind == *"Service") {
+            let name = xds::endpoints_of(&key.namespace, &key.name);
+            if catalog.resource(&name).is_none() {
+                scoped.instances.forget(&name);
+            }
+        }
         let newest = catalog.commit(Transaction { revision: committed.revision, ..Transaction::default() });
         let mut names = audience(&before, &changed);
         names.extend(audience(&scoped.scopes, &changed));
@@ -274,25 +301,14 @@ fn audience(scopes: &Scopes, changed: &Changed) -> BTreeSet<Arc<str>> {
     names
 }
 
-/// A document as proxies get it, or that there is none: a Service and its endpoints each by itself.
-fn put(transaction: &mut Transaction, key: &Key, document: Option<&Value>) {
-    let (document, endpoints) = match document.and_then(service::apart) {
-        Some((rest, endpoints)) => (Some(rest.to_string()), Some(endpoints)),
-        None => (document.map(Value::to_string), None),
-    };
-    let document = document.map(|text| Kind::Document(v1::Document { text: text.into() }));
+/// A document as those get it who try it. The instances of a Service are everybody's, unless it has none of its own any more.
+fn put_tried(transaction: &mut Transaction, key: &Key, document: Option<&Value>) {
+    let rest = document
+        .map(|document| service::apart(document).map_or_else(|| document.to_string(), |(rest, _)| rest.to_string()));
+    let document = rest.map(|text| Kind::Document(v1::Document { text: text.into() }));
     transaction.resources.insert(key.to_string().into(), document.map(body));
     if *key.kind == *"Service" {
-        let name = xds::endpoints_of(&key.namespace, &key.name).into();
-        transaction.resources.insert(name, endpoints.map(Kind::Endpoints).map(body));
-    }
-}
-
-/// Only the instances of a Service, if they are written in it.
-fn put_endpoints(transaction: &mut Transaction, key: &Key, document: Option<&Value>) {
-    if let Some((_, endpoints)) = document.and_then(service::apart) {
-        let name = xds::endpoints_of(&key.namespace, &key.name).into();
-        transaction.resources.insert(name, Some(body(Kind::Endpoints(endpoints))));
+        transaction.resources.insert(xds::endpoints_of(&key.namespace, &key.name).into(), None);
     }
 }
 

@@ -5,7 +5,7 @@ mod awaited;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -17,10 +17,12 @@ use config::xds::server::{Limits, Stream};
 use tokio::sync::watch;
 
 use crate::log;
+use crate::registry::LEASE;
 use crate::server::canary::Candidate;
 use crate::server::fleet::awaited::{Awaited, LOOK_EVERY};
 use crate::server::metrics::Metrics;
 use crate::server::progress::{NEWEST, Progress};
+use crate::server::roll::Roll;
 use crate::server::wire::Link;
 use crate::store::Store;
 
@@ -32,6 +34,16 @@ const GONE_MAX: usize = 10_000;
 const BUILDS_MAX: usize = 64;
 /// Letters of what a proxy says of itself.
 const WORD_LETTERS_MAX: usize = 256;
+
+/// By the number of their streams: those that are here, and those that were until then.
+pub(crate) type Holders = (Vec<(u64, Arc<str>)>, Vec<(u64, Arc<str>, Instant)>);
+
+/// A stream that broke, whose proxy may go on with what it had.
+struct Broken {
+    number: u64,
+    proxy: Arc<Proxy>,
+    at: Instant,
+}
 
 /// All proxies.
 pub(crate) struct Fleet {
@@ -45,6 +57,9 @@ pub(crate) struct Fleet {
     /// Counts refusals.
     refusals: watch::Sender<u64>,
     gone: Mutex<VecDeque<Gone>>,
+    /// For as long as a lease, one for each proxy.
+    broken: Mutex<HashMap<Arc<str>, Broken>>,
+    roll: Arc<Roll>,
     awaited: Mutex<Awaited>,
     /// How many of them there are.
     awaited_count: watch::Sender<usize>,
@@ -151,7 +166,7 @@ impl Life {
 
 impl Fleet {
     /// Nobody is here; those that were before are waited for.
-    pub(crate) fn new(store: Store, before: BTreeSet<Arc<str>>) -> Fleet {
+    pub(crate) fn new(store: Store, roll: Arc<Roll>, before: BTreeSet<Arc<str>>) -> Fleet {
         Fleet {
             store,
             metrics: Metrics::default(),
@@ -160,6 +175,8 @@ impl Fleet {
             floor: watch::Sender::new(None),
             refusals: watch::Sender::new(0),
             gone: Mutex::default(),
+            broken: Mutex::default(),
+            roll,
             awaited_count: watch::Sender::new(before.len()),
             awaited: Mutex::new(Awaited::new(before, Instant::now())),
             moves: AtomicU64::new(0),
@@ -194,6 +211,26 @@ impl Fleet {
         proxies.iter().filter(|(_, proxy)| !ids.is_empty() && is_theirs(proxy)).map(|(number, _)| *number).collect()
     }
 
+    /// Who may still use what a resource was before a revision: proxies whose streams are open, by number, and those whose
+    /// connection broke a moment ago, with when that was. The catalog, in which it is something else now, is held.
+    pub(crate) fn holders(&self, catalog: &Catalog, resource: &str, revision: u64, now: Instant) -> Holders {
+        let proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = |proxy: &Proxy| {
+            let life = proxy.life();
+            life.stream.holds_older(catalog, resource, revision).then(|| life.id.clone())
+        };
+        let open = proxies.iter().filter_map(|(number, proxy)| Some((*number, held(proxy)?))).collect();
+        drop(proxies);
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = broken.values().filter(|broken| now.saturating_duration_since(broken.at) < LEASE);
+        let mut lost: Vec<_> = recent.filter_map(|one| Some((one.number, held(&one.proxy)?, one.at))).collect();
+        drop(broken);
+        // What those had who were here before this server started, nobody knows.
+        let (started, missing) = self.awaited();
+        lost.extend(missing.into_iter().zip((0..u64::MAX).rev()).map(|(id, number)| (number, id, started)));
+        (open, lost)
+    }
+
     /// How many have introduced themselves.
     pub(crate) fn count(&self) -> usize {
         self.proxies.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -215,6 +252,7 @@ impl Fleet {
         let names = Arc::new(names);
         let (mut kept, mut is_told) = (None, false);
         loop {
+            self.forget_broken(Instant::now());
             let is_over = self.give_up(Instant::now());
             let moves = self.moves.load(Relaxed);
             if is_over || kept != Some(moves) {
@@ -317,7 +355,9 @@ impl Fleet {
                  What was made since is not in it"
             ));
         }
-        if id.is_some() {
+        self.roll.on_stream(number, id.as_ref(), catalog, proxy);
+        if let Some(id) = &id {
+            self.broken.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
             self.proxies.lock().unwrap_or_else(PoisonError::into_inner).insert(number, proxy.clone());
         }
         if before != Some(settled) {
@@ -344,8 +384,26 @@ impl Fleet {
         let settled_at = settled.min(self.revision.load(Relaxed));
         let one = Gone { id: life.id.clone(), settled: settled_at, at: now, how };
         drop(life);
+        self.roll.on_gone(number, &one.how);
+        if one.how != Leave::Orderly {
+            self.keep_broken(number, proxy, &one.id, now);
+        }
         self.on_move(Some(settled), None, now);
         self.remember(one);
+    }
+
+    fn keep_broken(&self, number: u64, proxy: Arc<Proxy>, id: &Arc<str>, now: Instant) {
+        // The connection itself is no more.
+        proxy.life().link = None;
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        if broken.len() < GONE_MAX || broken.contains_key(id) {
+            broken.insert(id.clone(), Broken { number, proxy, at: now });
+        }
+    }
+
+    fn forget_broken(&self, now: Instant) {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.retain(|_, one| now.saturating_duration_since(one.at) < LEASE);
     }
 
     fn remember(&self, one: Gone) {

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::Receiver;
 use tonic::Status;
 
 use crate::server::grpc::alive::Alive;
+use crate::server::join::{Join, Joins};
 use crate::server::reports::{Report, Reports};
 use crate::server::streams::{Discovery, Streams};
 use crate::server::wire::{Link, Wire};
@@ -31,6 +32,7 @@ const HEAD_BYTES_MAX: u32 = 16 << 10;
 const SEND_BYTES_MAX: usize = 256 << 10;
 
 const DISCOVERY: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const JOIN: &str = "/evenkeel.v1.Registry/Join";
 const REPORT: &str = "/evenkeel.v1.Reports/Report";
 
 /// What is served.
@@ -38,6 +40,7 @@ const REPORT: &str = "/evenkeel.v1.Reports/Report";
 pub(crate) struct Services {
     pub(crate) streams: Streams,
     pub(crate) reports: Reports,
+    pub(crate) joins: Joins,
 }
 
 /// Serves connections for as long as there are some.
@@ -110,6 +113,7 @@ struct Call {
 enum Task {
     Discovery(Box<Discovery>),
     Report(Box<Report>),
+    Join(Box<Join>),
 }
 
 impl Call {
@@ -118,6 +122,7 @@ impl Call {
         let ended = match task {
             Task::Discovery(discovery) => ready!(discovery.poll(exchange, context)),
             Task::Report(report) => ready!(report.poll(exchange, context)),
+            Task::Join(join) => ready!(join.poll(exchange, context)),
         };
         if exchange.outgoing.end(ended).is_err() {
             // It does not listen: there is no other way to tell it.
@@ -154,6 +159,7 @@ fn begin(
     let task = match head.uri.path() {
         DISCOVERY => services.streams.begin(&head.headers, link).map(|discovery| Task::Discovery(Box::new(discovery))),
         REPORT => services.reports.begin(&head.headers, link).map(|report| Task::Report(Box::new(report))),
+        JOIN => services.joins.begin(&head.headers, link).map(|join| Task::Join(Box::new(join))),
         path => Err(Status::unimplemented(format!("there is no {path}"))),
     };
     let (outgoing, task) = Outgoing::begin(&mut respond, task)?;

@@ -44,7 +44,7 @@ impl Streams {
         let place =
             Place { shared: self.0.clone(), number, proxy, is_bound: admission.is_bound(), leave: Leave::Broken };
         Ok(Discovery {
-            speech: admission.speech(),
+            speech: Speech::begins(),
             ended: Box::pin(admission.ended()),
             changes: self.0.feed.followers.add(number),
             waiting: VecDeque::new(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use config::document::Key;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde_json::{Value, json};
 
 use crate::access::Author;
@@ -97,6 +97,8 @@ pub struct Version {
 pub enum Entry {
     /// Documents that changed.
     Documents(Arc<Committed>),
+    /// Instances that are told otherwise.
+    Instances(Arc<Committed>),
     /// A token that was made, or revoked.
     Token {
         /// Who did it.
@@ -112,6 +114,8 @@ pub enum Entry {
     },
     /// What was refused, and when, in milliseconds since 1970.
     Attempt(Attempt, i64),
+    /// What remains of a drain, as JSON.
+    Receipt(String),
     /// These documents stand in files, and no others.
     OfFiles(BTreeSet<Key>),
 }
@@ -161,7 +165,8 @@ impl Disk {
         let unread = || DiskError("what is on trial cannot be understood".into());
         let trial = read.open_table(TRIAL)?.get(NOW)?;
         let trial = trial.map(|text| Committed::parse_trial(text.value()).ok_or_else(unread)).transpose()?;
-        Ok(State::new(revision, objects, trial))
+        let instances = ledger::instances(&read)?;
+        Ok(State::new(revision, objects, trial).with_instances(instances))
     }
 
     /// All tokens.
@@ -177,6 +182,11 @@ impl Disk {
     /// The last entries of the audit before one, newest first, with their numbers.
     pub fn audit(&self, before: u64, count: usize) -> Result<Vec<(u64, Value)>, DiskError> {
         ledger::audit(&self.database()?.begin_read()?, before, count)
+    }
+
+    /// What remains of the last drains, newest first.
+    pub fn receipts(&self, count: usize) -> Result<Vec<Value>, DiskError> {
+        ledger::receipts(&self.database()?.begin_read()?, count)
     }
 
     /// Writes what was decided, all of it or nothing; it is on disk when this returns. After an error it may be there or
@@ -235,8 +245,10 @@ impl Disk {
     pub fn way_back(&self, revision: u64, is_meant: impl Fn(&Key) -> bool) -> Result<Vec<Change>, DiskError> {
         let read = self.database()?.begin_read()?;
         let (revisions, versions) = (read.open_table(REVISIONS)?, read.open_table(VERSIONS)?);
-        let last = revisions.last()?.map_or(0, |(last, _)| last.value());
-        let is_known = revision == 0 || revisions.get(revision)?.is_some();
+        let last = read.open_table(META)?.get("revision")?.map_or(0, |last| last.value());
+        let first = revisions.first()?.map_or(0, |(first, _)| first.value());
+        // Between two that are remembered nothing but instances came and went.
+        let is_known = revision == 0 || revision >= first || revisions.len()? < REVISIONS_KEPT;
         if revision > last || !is_known {
             return Err(DiskError(format!("revision {revision} is not remembered")));
         }
@@ -338,11 +350,18 @@ fn write(database: &Database, batch: &[Entry], number: u64) -> Result<(), DiskEr
     let write = database.begin_write()?;
     write.open_table(META)?.insert("write", number)?;
     ledger::write(&write, batch)?;
+    let revision = batch.iter().filter_map(|entry| match entry {
+        Entry::Documents(committed) | Entry::Instances(committed) => Some(committed.revision),
+        _ => None,
+    });
+    if let Some(last) = revision.max() {
+        write.open_table(META)?.insert("revision", last)?;
+    }
     let batch: Vec<&Committed> = batch
         .iter()
         .filter_map(|entry| if let Entry::Documents(committed) = entry { Some(&**committed) } else { None })
         .collect();
-    if let Some(last) = batch.last() {
+    if !batch.is_empty() {
         let mut objects = write.open_table(OBJECTS)?;
         let mut versions = write.open_table(VERSIONS)?;
         let mut revisions = write.open_table(REVISIONS)?;
@@ -368,11 +387,11 @@ fn write(database: &Database, batch: &[Entry], number: u64) -> Result<(), DiskEr
             let record =
                 json!({ "time": time_ms, "author": *author.name, "message": **message, "keys": keys }).to_string();
             revisions.insert(committed.revision, &*record)?;
-            if let Some(old) = committed.revision.checked_sub(REVISIONS_KEPT) {
-                revisions.remove(old)?;
+            // Numbers have gaps where instances came and went: so the oldest goes, as soon as there are too many.
+            if revisions.len()? > REVISIONS_KEPT {
+                revisions.pop_first()?;
             }
         }
-        write.open_table(META)?.insert("revision", last.revision)?;
     }
     write.commit()?;
     Ok(())

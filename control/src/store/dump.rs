@@ -8,9 +8,10 @@ use config::document::{Key, key_of};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use serde_json::{Value, json};
 
+use crate::registry::{Instance, Name};
 use crate::store::disk::{Disk, DiskError, FORMAT, META, NOW, OBJECTS, REVISIONS, TRIAL, VERSIONS};
 use crate::store::folder;
-use crate::store::ledger::{AUDIT, FILES, REFUSED, TOKENS};
+use crate::store::ledger::{AUDIT, FILES, INSTANCES, REFUSED, TOKENS};
 use crate::store::state::Committed;
 use crate::store::token::Token;
 
@@ -67,6 +68,10 @@ fn put(disk: &Disk, out: &mut dyn Write) -> Result<u64, DiskError> {
     for entry in read.open_table(TRIAL)?.iter()? {
         let (place, text) = entry?;
         lines.add(&json!({ "trial": place.value(), "is": parsed(text.value())? }))?;
+    }
+    for entry in read.open_table(INSTANCES)?.iter()? {
+        let (name, text) = entry?;
+        lines.add(&json!({ "instance": name.value(), "is": parsed(text.value())? }))?;
     }
     for entry in read.open_table(FILES)?.iter()? {
         lines.add(&json!({ "file": entry?.0.value() }))?;
@@ -154,6 +159,10 @@ fn row(write: &WriteTransaction, last: u64, value: &Value) -> Result<(), DiskErr
             .and_then(|_| Committed::parse_trial(&text))
             .ok_or_else(|| wrong("it is nothing that could be on trial"))?;
         write.open_table(TRIAL)?.insert(place, &*text)?;
+    } else if let Some(name) = word("instance") {
+        let text = is.to_string();
+        Name::parse(name).zip(Instance::parse(&text)).ok_or_else(|| wrong("it is no instance"))?;
+        write.open_table(INSTANCES)?.insert(name, &*text)?;
     } else if let Some(name) = word("file") {
         Key::parse(name).ok_or_else(|| wrong("it is no name of a document"))?;
         write.open_table(FILES)?.insert(name, ())?;

@@ -1,4 +1,4 @@
-//! Tokens, the audit, and which documents stand in files, on disk: tables of the same file as the documents, so that what
+//! Tokens, the audit, instances, and which documents stand in files, on disk: tables of the same file as the documents, so that what
 //! belongs together is written together. Cold.
 
 use std::collections::BTreeSet;
@@ -7,6 +7,7 @@ use config::document::Key;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde_json::Value;
 
+use crate::registry::{Instance, Name};
 use crate::store::audit;
 use crate::store::disk::{DiskError, Entry};
 use crate::store::token::{Token, Tokens};
@@ -21,6 +22,15 @@ pub(super) const REFUSED: TableDefinition<'_, u64, &str> = TableDefinition::new(
 /// Documents that stand in files of control's machine.
 pub(super) const FILES: TableDefinition<'_, &str, ()> = TableDefinition::new("files");
 
+/// Instances that callers are told of, as JSON, by `namespace/service/name`. What was is nobody's concern: there is no
+/// history of them.
+pub(super) const INSTANCES: TableDefinition<'_, &str, &str> = TableDefinition::new("instances");
+
+/// What remains of drains, in order, as JSON.
+pub(super) const RECEIPTS: TableDefinition<'_, u64, &str> = TableDefinition::new("receipts");
+
+/// Drains that are remembered.
+const RECEIPTS_KEPT: u64 = 10_000;
 /// Changes that are remembered.
 const AUDIT_KEPT: u64 = 100_000;
 /// Attempts that are remembered.
@@ -32,6 +42,8 @@ pub(super) fn begin(write: &WriteTransaction) -> Result<(), redb::Error> {
     write.open_table(AUDIT)?;
     write.open_table(REFUSED)?;
     write.open_table(FILES)?;
+    write.open_table(INSTANCES)?;
+    write.open_table(RECEIPTS)?;
     Ok(())
 }
 
@@ -44,6 +56,17 @@ pub(super) fn tokens(read: &ReadTransaction) -> Result<Tokens, DiskError> {
         tokens.push(token.ok_or_else(|| DiskError(format!("token {:?} cannot be understood", name.value())))?);
     }
     Ok(Tokens::of(tokens))
+}
+
+/// All instances that callers are told of.
+pub(super) fn instances(read: &ReadTransaction) -> Result<Vec<(Name, Instance)>, DiskError> {
+    let mut instances = Vec::new();
+    for entry in read.open_table(INSTANCES)?.iter()? {
+        let (name, text) = entry?;
+        let found = Name::parse(name.value()).zip(Instance::parse(text.value()));
+        instances.push(found.ok_or_else(|| DiskError(format!("instance {:?} cannot be understood", name.value())))?);
+    }
+    Ok(instances)
 }
 
 /// The documents that stand in files.
@@ -81,12 +104,40 @@ pub(super) fn write(write: &WriteTransaction, entries: &[Entry]) -> Result<(), D
                     files.insert(&*key.to_string(), ())?;
                 }
             }
+            // They are told where they are asked for, and are nobody's doing.
+            Entry::Instances(committed) => {
+                let mut instances = write.open_table(INSTANCES)?;
+                for shift in &committed.shifts {
+                    let name = shift.name.to_string();
+                    match &shift.after {
+                        Some(instance) => drop(instances.insert(&*name, &*instance.text())?),
+                        None => drop(instances.remove(&*name)?),
+                    }
+                }
+            }
+            Entry::Receipt(receipt) => {
+                let mut receipts = write.open_table(RECEIPTS)?;
+                let number = last(&receipts)? + 1;
+                receipts.insert(number, &**receipt)?;
+                if redb::ReadableTableMetadata::len(&receipts)? > RECEIPTS_KEPT {
+                    receipts.pop_first()?;
+                }
+            }
             Entry::Attempt(attempt, time_ms) => {
                 append(&mut refused, number, &audit::of_attempt(attempt, *time_ms), REFUSED_KEPT)?;
             }
         }
     }
     Ok(())
+}
+
+/// What remains of the last drains, newest first.
+pub(super) fn receipts(read: &ReadTransaction, count: usize) -> Result<Vec<Value>, DiskError> {
+    let mut found = Vec::new();
+    for entry in read.open_table(RECEIPTS)?.iter()?.rev().take(count) {
+        found.push(serde_json::from_str(entry?.1.value()).unwrap_or_default());
+    }
+    Ok(found)
 }
 
 /// The last entries of the audit before one, newest first, with their numbers.

@@ -7,6 +7,7 @@ use config::document::Key;
 use config::freeze::Purpose;
 
 use crate::access::Author;
+use crate::registry::{Instance, Name, Shift};
 use crate::store::Check;
 use crate::store::trial::Course;
 
@@ -34,6 +35,7 @@ pub struct State {
     trial: Option<Arc<Committed>>,
     /// What ended trials, by their revisions.
     ended: BTreeMap<u64, Arc<Committed>>,
+    instances: BTreeMap<Name, Arc<Instance>>,
 }
 
 /// What one who changes a document believes of it.
@@ -114,6 +116,8 @@ pub struct Committed {
     pub cause: Cause,
     /// What is other than before.
     pub moved: Vec<Moved>,
+    /// Instances that are told otherwise than before; a transaction of documents has none.
+    pub shifts: Vec<Shift>,
 }
 
 /// Why a transaction was not carried out. Nothing of it was.
@@ -166,7 +170,18 @@ impl State {
     /// What was there at the start.
     pub fn new(revision: u64, objects: impl IntoIterator<Item = Object>, trial: Option<Committed>) -> State {
         let objects = objects.into_iter().map(|object| (object.key.clone(), Arc::new(object))).collect();
-        State { revision, objects, trial: trial.map(Arc::new), ended: BTreeMap::new() }
+        State { revision, objects, trial: trial.map(Arc::new), ..State::default() }
+    }
+
+    /// With these instances.
+    pub fn with_instances(mut self, instances: impl IntoIterator<Item = (Name, Instance)>) -> State {
+        self.instances = instances.into_iter().map(|(name, instance)| (name, Arc::new(instance))).collect();
+        self
+    }
+
+    /// All instances that are told to callers.
+    pub fn instances(&self) -> &BTreeMap<Name, Arc<Instance>> {
+        &self.instances
     }
 
     /// What some proxies try.
@@ -219,6 +234,12 @@ impl State {
                     None => drop(self.objects.remove(&moved.key)),
                 }
             }
+            for shift in &committed.shifts {
+                match &shift.after {
+                    Some(instance) => drop(self.instances.insert(shift.name.clone(), instance.clone())),
+                    None => drop(self.instances.remove(&shift.name)),
+                }
+            }
         }
     }
 }
@@ -229,13 +250,15 @@ pub struct Draft<'s> {
     base: &'s State,
     revision: u64,
     over: BTreeMap<Key, Option<Arc<Object>>>,
+    instances: BTreeMap<Name, Option<Arc<Instance>>>,
     trial: Option<Arc<Committed>>,
 }
 
 impl<'s> Draft<'s> {
     /// Nothing but what is written.
     pub fn of(base: &'s State) -> Draft<'s> {
-        Draft { base, revision: base.revision, over: BTreeMap::new(), trial: base.trial.clone() }
+        let (over, instances) = (BTreeMap::new(), BTreeMap::new());
+        Draft { base, revision: base.revision, over, instances, trial: base.trial.clone() }
     }
 
     /// One document.
@@ -290,11 +313,31 @@ impl<'s> Draft<'s> {
             // Instances come and go for everybody.
             cause.course = Course::Straight;
         }
-        let mut committed = Committed { revision, time_ms, author, message, cause, moved };
+        let mut committed = Committed { revision, time_ms, author, message, cause, moved, shifts: Vec::new() };
         if !committed.is_made() {
             committed.revision = self.revision;
         }
         Ok(committed)
+    }
+
+    /// Instances are told so from now on, or no longer. Nobody may refuse it: they come and go whatever people do.
+    pub fn shift(&mut self, told: Vec<(Name, Option<Instance>)>, time_ms: i64) -> Arc<Committed> {
+        let mut shifts = Vec::new();
+        for (name, after) in told {
+            let before = match self.instances.get(&name) {
+                Some(over) => over.clone(),
+                None => self.base.instances.get(&name).cloned(),
+            };
+            if before.as_deref() != after.as_ref() {
+                let after = after.map(Arc::new);
+                self.instances.insert(name.clone(), after.clone());
+                shifts.push(Shift { name, before, after });
+            }
+        }
+        self.revision += u64::from(!shifts.is_empty());
+        let cause = Cause { purpose: Purpose::Change, breaks_glass: false, course: Course::Straight };
+        let (revision, author, message) = (self.revision, Author::control(), "".into());
+        Arc::new(Committed { revision, time_ms, author, message, cause, moved: Vec::new(), shifts })
     }
 
     /// Adds what was decided, unless `check` finds fault with the whole as it is then.

@@ -91,6 +91,11 @@ impl Committed {
 
     /// Whether it is a revision: something is other than before.
     pub fn is_made(&self) -> bool {
+        !self.shifts.is_empty() || self.is_of_documents()
+    }
+
+    /// Whether it is one that people made: history and watchers tell of it.
+    pub fn is_of_documents(&self) -> bool {
         !self.moved.is_empty() || matches!(self.cause.course, Course::Promotes(_) | Course::TakesBack(_))
     }
 
@@ -155,6 +160,7 @@ impl Committed {
             message: kept["message"].as_str()?.into(),
             cause: Cause { purpose: Purpose::Change, breaks_glass: false, course },
             moved: kept["objects"].as_array()?.iter().map(moved).collect::<Option<_>>()?,
+            shifts: Vec::new(),
         })
     }
 }
@@ -225,6 +231,7 @@ mod tests {
                 message: "try".into(),
                 cause: Cause { purpose: Purpose::Change, breaks_glass: false, course },
                 moved: vec![Moved { key: key(), before: None, after: object("80:a") }],
+                shifts: Vec::new(),
             };
             let text = committed.trial_text().expect("it is one");
             assert_eq!(Committed::parse_trial(&text), Some(committed));

@@ -29,6 +29,7 @@ mod partition;
 mod passing;
 mod process;
 mod protection;
+mod registry;
 mod reload;
 mod retries;
 mod routing;

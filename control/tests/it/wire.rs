@@ -63,7 +63,7 @@ fn check(generated: &Path, kept: &Path) {
         }
         let text = format!("//! Generated from config/proto by control/tests/it/wire.rs; do not edit. Cold.\n\n{text}");
         let file = match kept.extension() {
-            Some(_) if package == "evenkeel.v1" => kept.with_file_name("reports_rpc.rs"),
+            Some(_) if package == "evenkeel.v1" => kept.with_file_name("rpc.rs"),
             Some(_) => kept.to_path_buf(),
             None => kept.join(package.replace('.', "/")).with_extension("rs"),
         };

@@ -4,21 +4,22 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use config::wire::envoy::config::core::v3::Node;
 use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use config::wire::evenkeel::v1::{self, resource::Kind};
+use config::wire::evenkeel::v1::{self, Member, resource::Kind};
 use config::xds::client::{Action, Change, Client, Held};
 use prost::Message as _;
 use proxy::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
-use super::PATIENCE;
+use super::{PATIENCE, Speaker};
 
 /// A change that a proxy took, or did not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +35,12 @@ pub struct Subscriber {
     /// Of a thread that moves what is under way on the stream.
     runtime: Handle,
     /// Ends that thread.
-    _end: oneshot::Sender<()>,
+    end: oneshot::Sender<()>,
+    thread: Option<JoinHandle<()>>,
     client: Client,
     stream: Option<(UnboundedSender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>)>,
+    /// The connection that this is on, and its token.
+    way: Option<(Channel, Option<String>)>,
     waiting: VecDeque<Change>,
     /// Texts that a document it refuses contains.
     pub refuses: Option<&'static str>,
@@ -56,11 +60,17 @@ impl Subscriber {
         let node = Node { id: id.into(), cluster, client_features, ..Node::default() };
         let mut client = Client::new(node, BTreeMap::new(), 0);
         client.want(wanted.iter().copied());
-        let (end, ended) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let handle = runtime.handle().clone();
-        std::thread::spawn(move || runtime.block_on(ended));
-        Subscriber { runtime: handle, _end: end, client, stream: None, waiting: VecDeque::new(), refuses: None }
+        let (runtime, end, thread) = engine();
+        Subscriber {
+            runtime,
+            end,
+            thread: Some(thread),
+            client,
+            stream: None,
+            way: None,
+            waiting: VecDeque::new(),
+            refuses: None,
+        }
     }
 
     /// Connects, or connects anew.
@@ -77,11 +87,12 @@ impl Subscriber {
     }
 
     fn open(&mut self, endpoint: Endpoint, token: Option<&str>) {
-        if self.stream.take().is_some() {
-            self.client.on_disconnected(0);
+        if self.stream.is_some() {
+            self.lose();
         }
+        let channel = self.runtime.block_on(endpoint.connect()).expect("control listens");
+        self.way = Some((channel.clone(), token.map(str::to_owned)));
         self.stream = Some(self.runtime.block_on(async {
-            let channel = endpoint.connect().await.expect("control listens");
             let (sender, mut receiver) = unbounded_channel();
             let mut request = Request::new(futures_util::stream::poll_fn(move |context| receiver.poll_recv(context)));
             if let Some(token) = token {
@@ -94,6 +105,38 @@ impl Subscriber {
         }));
         let actions = self.client.on_connected();
         self.act(actions);
+    }
+
+    /// Speaks for an instance, too, on the same connection.
+    pub fn join(&self, member: Member) -> Speaker {
+        let (channel, token) = self.way.clone().expect("it is connected");
+        Speaker::open(&self.runtime, channel, token.as_deref(), member)
+    }
+
+    /// Loses its connection, as whoever is cut off does.
+    pub fn lose(&mut self) {
+        let (runtime, end, thread) = engine();
+        self.runtime = runtime;
+        // Without a word: a stream that is dropped while its connection lives says that it ends.
+        drop(std::mem::replace(&mut self.end, end));
+        let ended = self.thread.replace(thread).expect("there is always one");
+        ended.join().expect("it moves bytes");
+        (self.stream, self.way) = (None, None);
+        self.client.on_disconnected(0);
+        self.waiting.clear();
+    }
+
+    /// The instances that requests may go to by what is in force of a resource, each `ADDRESS:PORT`.
+    pub fn endpoints(&self, resource: &str) -> Vec<String> {
+        let Some(held) = self.client.held().get(resource) else { return Vec::new() };
+        let Ok(v1::Resource { kind: Some(Kind::Endpoints(told)) }) = v1::Resource::decode(held.body.clone()) else {
+            return Vec::new();
+        };
+        let instances = config::xds::service::instances(&told).expect("they can be");
+        let shown = |one: &config::snapshot::discovery::Instance| {
+            format!("{}:{}", one.address, one.ports.values().next().expect("a port"))
+        };
+        instances.iter().map(shown).collect()
     }
 
     /// Ends its stream as a proxy that ends does.
@@ -154,6 +197,15 @@ impl Subscriber {
             }
         }
     }
+}
+
+/// A thread that moves what is under way on connections, until it is told to end.
+fn engine() -> (Handle, oneshot::Sender<()>, JoinHandle<()>) {
+    let (end, ended) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let handle = runtime.handle().clone();
+    let thread = std::thread::spawn(move || drop(runtime.block_on(ended)));
+    (handle, end, thread)
 }
 
 /// The text of a document; empty for what is none.

@@ -11,7 +11,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use crate::reports_rpc::reports_client::ReportsClient;
+use crate::rpc::reports_client::ReportsClient;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,0 +1,496 @@
+//! Who is where: the instances of Services, told by the proxies beside them. One enters when its proxy says that it is ready,
+//! and leaves by a drain. What becomes of one whose proxy is silent is decided with a brake, since a network that is torn
+//! looks like instances that die. Time is an argument; what is stored and told is somebody else's. Machine, Cold.
+//!
+//! - A proxy **speaks for** its instance for as long as its stream is open. One for which nobody speaks is *unconfirmed*:
+//!   callers still use it, and find out by themselves whether it answers.
+//! - After a **lease** it is taken away, unless that would leave less than 85 % of its Service, or empty the Service or a
+//!   lane of it. One alone may always go: with three instances it would be a third.
+//! - Another **process** of the same name, or at the same address, takes the place of one that is unconfirmed, and is
+//!   refused where the first is there.
+//! - The **last ready instance** of a Service, or of its baseline, that wants to go stays until another is ready, or until
+//!   it has no time left.
+
+mod drain;
+mod instance;
+#[cfg(test)]
+mod tests;
+
+pub use drain::{Drain, Drains, HolderState};
+pub use instance::{Instance, Name, Shift};
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// For a proxy to come back.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// The same after control's own start: everybody comes back at once then, and some wait ten seconds before they try.
+pub const LEASE_AT_START: Duration = Duration::from_secs(30);
+/// Of a hundred instances of a Service that must be confirmed before unconfirmed ones are taken away.
+const CONFIRMED_PERCENT: usize = 85;
+/// Before the last ready instance has no time left, callers are told after all.
+const LAST_MARGIN: Duration = Duration::from_secs(3);
+/// Beyond its deadline one that leaves is not waited for.
+const OVERDUE: Duration = Duration::from_secs(10);
+/// Instances of one Service.
+pub const INSTANCES_MAX: usize = 20_000;
+
+/// How far an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its application is not ready.
+    Starting,
+    /// Callers use it.
+    Ready,
+    /// It wants to go, and is the last one.
+    Last {
+        /// When it goes at the latest.
+        deadline: Instant,
+    },
+    /// Callers are to forget it.
+    Draining {
+        /// When it goes at the latest.
+        deadline: Instant,
+    },
+    /// It goes, and callers never knew it.
+    Unknown {
+        /// When it goes at the latest.
+        deadline: Instant,
+    },
+}
+
+/// What a proxy says of its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// It is not ready.
+    Starting,
+    /// It is ready.
+    Ready,
+    /// It goes, within this time.
+    Draining(Duration),
+    /// It has gone.
+    Ended,
+}
+
+/// Why an instance is not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Another process of that name is there.
+    NameTaken(SocketAddr),
+    /// Another instance is there.
+    AddressTaken(SocketAddr, Name),
+    /// There are too many.
+    TooMany,
+}
+
+/// One instance.
+#[derive(Debug, Clone)]
+struct Record {
+    instance: Instance,
+    /// The lane that it is in; empty: the baseline, however that is called.
+    lane: Box<str>,
+    phase: Phase,
+    /// Who speaks for it.
+    stream: Option<u64>,
+    /// If nobody does: when its lease ends.
+    lease: Instant,
+    /// Somebody wants it to go.
+    is_asked: bool,
+}
+
+/// An instance as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen<'r> {
+    /// What it is.
+    pub instance: &'r Instance,
+    /// How far it is.
+    pub phase: Phase,
+    /// Nobody speaks for it.
+    pub is_unconfirmed: bool,
+    /// Somebody wants it to go.
+    pub is_asked: bool,
+}
+
+/// All instances.
+#[derive(Debug)]
+pub struct Registry {
+    records: BTreeMap<Name, Record>,
+    addresses: HashMap<SocketAddr, Name>,
+    /// How many instances a Service had that are ready when all of them were confirmed.
+    expected: HashMap<(Arc<str>, Arc<str>), usize>,
+    /// What is stored.
+    stored: BTreeMap<Name, Arc<Instance>>,
+    /// Those that may have to be stored anew.
+    dirty: BTreeSet<Name>,
+}
+
+impl Record {
+    /// What callers are told; None: nothing.
+    fn told(&self) -> Option<Instance> {
+        let is_draining = match self.phase {
+            Phase::Starting | Phase::Unknown { .. } => return None,
+            Phase::Ready | Phase::Last { .. } => false,
+            Phase::Draining { .. } => true,
+        };
+        Some(Instance { is_draining, ..self.instance.clone() })
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        addresses(&self.instance)
+    }
+}
+
+fn addresses(instance: &Instance) -> impl Iterator<Item = SocketAddr> {
+    instance.ports.values().map(|port| SocketAddr::new(instance.address, *port)).collect::<Vec<_>>().into_iter()
+}
+
+impl Registry {
+    /// What is stored, for which nobody speaks so far. `lane_of` tells the lane of each; empty: the baseline.
+    pub fn new(
+        stored: BTreeMap<Name, Arc<Instance>>,
+        lane_of: impl Fn(&Name, &Instance) -> Box<str>,
+        now: Instant,
+    ) -> Registry {
+        let mut registry = Registry {
+            records: BTreeMap::new(),
+            addresses: HashMap::new(),
+            expected: HashMap::new(),
+            stored: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+        };
+        for (name, instance) in &stored {
+            let lease = now + LEASE_AT_START;
+            // How long it wanted to take is its own affair, and it says so again.
+            let phase = if instance.is_draining { Phase::Draining { deadline: lease } } else { Phase::Ready };
+            let (lane, instance) = (lane_of(name, instance), Instance::clone(instance));
+            registry.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
+            let record = Record { instance, lane, phase, stream: None, lease, is_asked: false };
+            *registry.expected.entry(service(name)).or_default() += usize::from(phase == Phase::Ready);
+            registry.records.insert(name.clone(), record);
+        }
+        registry.stored = stored;
+        registry
+    }
+
+    /// A proxy speaks for an instance of a lane (empty: the baseline) from now on.
+    pub fn on_join(
+        &mut self,
+        name: &Name,
+        instance: Instance,
+        lane: Box<str>,
+        stream: u64,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if let Some(known) = self.records.get_mut(name) {
+            if known.instance.incarnation == instance.incarnation && known.addresses().eq(addresses(&instance)) {
+                // It comes back, perhaps before its old stream is known to be gone.
+                (known.stream, known.lease) = (Some(stream), now);
+                let (ready_ms, is_draining) = (known.instance.ready_ms, known.instance.is_draining);
+                known.instance = Instance { ready_ms, is_draining, ..instance };
+                self.dirty.insert(name.clone());
+                self.count(name);
+                return Ok(());
+            }
+            if known.stream.is_some() {
+                let place = known.addresses().next();
+                return Err(Refusal::NameTaken(place.unwrap_or(SocketAddr::new(known.instance.address, 0))));
+            }
+        }
+        let at_its_place = |address: SocketAddr| Some((address, self.addresses.get(&address)?.clone()));
+        let others: Vec<_> = addresses(&instance).filter_map(at_its_place).filter(|(_, other)| other != name).collect();
+        let is_there = |other: &Name| self.records.get(other).is_some_and(|record| record.stream.is_some());
+        if let Some((address, other)) = others.iter().find(|(_, other)| is_there(other)) {
+            return Err(Refusal::AddressTaken(*address, other.clone()));
+        }
+        if self.of_service(name).count() >= INSTANCES_MAX && !self.records.contains_key(name) {
+            return Err(Refusal::TooMany);
+        }
+        // Whoever was there is dead.
+        others.iter().for_each(|(_, other)| self.remove(other));
+        self.remove(name);
+        self.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
+        let phase = Phase::Starting;
+        let record = Record { instance, lane, phase, stream: Some(stream), lease: now, is_asked: false };
+        self.records.insert(name.clone(), record);
+        Ok(())
+    }
+
+    /// A proxy says how far its instance is. `wall_ms` is milliseconds since 1970. Nothing comes of it if somebody else
+    /// speaks for it by now.
+    pub fn on_word(&mut self, name: &Name, stream: u64, word: Word, wall_ms: i64, now: Instant) {
+        let Some(record) = self.records.get_mut(name).filter(|record| record.stream == Some(stream)) else { return };
+        match (word, record.phase) {
+            (Word::Ready, Phase::Starting) => {
+                (record.phase, record.instance.ready_ms) = (Phase::Ready, wall_ms);
+                self.dirty.insert(name.clone());
+                self.count(name);
+                self.settle(name, now);
+            }
+            // Its application does not answer any more: nobody need drain for that.
+            (Word::Starting, Phase::Ready) => {
+                if !self.is_last(name) {
+                    self.lower(name);
+                    self.set_phase(name, Phase::Starting);
+                }
+            }
+            (Word::Draining(within), Phase::Starting) => {
+                self.set_phase(name, Phase::Unknown { deadline: now + within });
+            }
+            (Word::Draining(within), Phase::Ready) => {
+                self.lower(name);
+                self.set_phase(name, Phase::Last { deadline: now + within });
+                self.settle(name, now);
+            }
+            // It came back, and says again until when.
+            (Word::Draining(within), Phase::Draining { .. }) => {
+                record.phase = Phase::Draining { deadline: now + within };
+            }
+            (Word::Ended, phase) => {
+                if phase == Phase::Ready {
+                    self.lower(name);
+                }
+                self.remove(name);
+                self.settle(name, now);
+            }
+            (Word::Starting | Word::Ready | Word::Draining(_), _) => {}
+        }
+    }
+
+    /// The stream of a proxy is gone.
+    pub fn on_leave(&mut self, name: &Name, stream: u64, now: Instant) {
+        let Some(record) = self.records.get_mut(name).filter(|record| record.stream == Some(stream)) else { return };
+        (record.stream, record.lease) = (None, now + LEASE);
+        if record.told().is_none() {
+            self.remove(name);
+        }
+    }
+
+    /// Somebody wants an instance to go. False: there is none of that name.
+    pub fn on_ask(&mut self, name: &Name, now: Instant) -> bool {
+        let Some(record) = self.records.get_mut(name) else { return false };
+        record.is_asked = true;
+        if record.stream.is_none() && record.phase == Phase::Ready {
+            // Nobody can ask it: callers are told at once, and what it has under way is its own affair.
+            self.lower(name);
+            self.set_phase(name, Phase::Draining { deadline: now + LEASE });
+        }
+        true
+    }
+
+    /// Time has passed.
+    pub fn on_time(&mut self, now: Instant) {
+        let mut overdue = Vec::new();
+        let mut last = Vec::new();
+        let mut silent: BTreeMap<(Arc<str>, Arc<str>), Vec<Name>> = BTreeMap::new();
+        for (name, record) in &self.records {
+            let is_silent = record.stream.is_none() && record.lease <= now;
+            match record.phase {
+                Phase::Draining { deadline } if is_silent && deadline <= now => overdue.push(name.clone()),
+                Phase::Draining { deadline } | Phase::Unknown { deadline } if deadline + OVERDUE <= now => {
+                    overdue.push(name.clone());
+                }
+                Phase::Last { deadline } if deadline <= now + LAST_MARGIN => last.push((name.clone(), deadline)),
+                Phase::Ready if is_silent => silent.entry(service(name)).or_default().push(name.clone()),
+                _ => {}
+            }
+        }
+        overdue.iter().for_each(|name| self.remove(name));
+        for (name, deadline) in last {
+            self.set_phase(&name, Phase::Draining { deadline });
+        }
+        for (service, names) in silent {
+            if self.is_braked(&service) {
+                continue;
+            }
+            for name in names {
+                if !self.is_last(&name) {
+                    self.remove(&name);
+                    self.count(&name);
+                }
+            }
+        }
+    }
+
+    /// When time matters next; None: it does not.
+    pub fn due(&self) -> Option<Instant> {
+        let due = |record: &Record| match record.phase {
+            Phase::Draining { deadline } if record.stream.is_none() => Some(record.lease.max(deadline)),
+            Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline + OVERDUE),
+            Phase::Last { deadline } => deadline.checked_sub(LAST_MARGIN),
+            Phase::Ready if record.stream.is_none() => Some(record.lease),
+            Phase::Ready | Phase::Starting => None,
+        };
+        self.records.values().filter_map(due).min()
+    }
+
+    /// What has to be stored: instances as they are to be told; None: no longer. It is handed out once.
+    pub fn take(&mut self) -> Vec<(Name, Option<Instance>)> {
+        let mut taken = Vec::new();
+        for name in std::mem::take(&mut self.dirty) {
+            let told = self.records.get(&name).and_then(Record::told);
+            if told.as_ref() != self.stored.get(&name).map(Arc::as_ref) {
+                taken.push((name, told));
+            }
+        }
+        taken
+    }
+
+    /// What was handed out is stored.
+    pub fn on_stored(&mut self, shifts: &[Shift]) {
+        for Shift { name, after, .. } in shifts {
+            match after {
+                Some(instance) => drop(self.stored.insert(name.clone(), instance.clone())),
+                None => drop(self.stored.remove(name)),
+            }
+        }
+    }
+
+    /// What was handed out could not be stored: it is handed out again.
+    pub fn on_failed(&mut self, taken: Vec<(Name, Option<Instance>)>) {
+        self.dirty.extend(taken.into_iter().map(|(name, _)| name));
+    }
+
+    /// Whether what is told of an instance is stored.
+    pub fn is_stored(&self, name: &Name) -> bool {
+        let told = self.records.get(name).and_then(Record::told);
+        told.as_ref() == self.stored.get(name).map(Arc::as_ref)
+    }
+
+    /// One instance.
+    pub fn get(&self, name: &Name) -> Option<Seen<'_>> {
+        self.records.get(name).map(seen)
+    }
+
+    /// All instances.
+    pub fn all(&self) -> impl Iterator<Item = (&Name, Seen<'_>)> {
+        self.records.iter().map(|(name, record)| (name, seen(record)))
+    }
+
+    /// Whether so many instances of a Service are unconfirmed that none of them is taken away.
+    pub fn is_braked(&self, of: &(Arc<str>, Arc<str>)) -> bool {
+        let ready = self.in_service(of).filter(|(_, record)| record.phase == Phase::Ready);
+        let (confirmed, lost) = ready.fold((0, 0), |(confirmed, lost), (_, record)| match record.stream {
+            Some(_) => (confirmed + 1, lost),
+            None => (confirmed, lost + 1),
+        });
+        let expected = self.expected.get(of).copied().unwrap_or_default();
+        lost > 1 && confirmed * 100 < expected * CONFIRMED_PERCENT
+    }
+
+    fn in_service<'r>(&'r self, of: &(Arc<str>, Arc<str>)) -> impl Iterator<Item = (&'r Name, &'r Record)> + use<'r> {
+        let (namespace, service) = of.clone();
+        let first = Name { namespace: namespace.clone(), service: service.clone(), name: "".into() };
+        let is_its = move |name: &Name| name.namespace == namespace && name.service == service;
+        self.records.range(first..).take_while(move |(name, _)| is_its(name))
+    }
+
+    fn of_service<'r>(&'r self, name: &Name) -> impl Iterator<Item = (&'r Name, &'r Record)> + use<'r> {
+        self.in_service(&service(name))
+    }
+
+    /// Whether no other instance of its Service, or of its lane, is ready for callers. Lanes may be empty, and the
+    /// baseline serves their requests, where nothing but a lease ends.
+    fn is_last(&self, name: &Name) -> bool {
+        let Some(lane) = self.records.get(name).map(|record| &record.lane) else { return false };
+        let is_other = |other: &&Name| *other != name;
+        let mut ready = self.of_service(name).filter(|(other, record)| is_other(other) && record.phase == Phase::Ready);
+        !ready.any(|(_, record)| record.lane == *lane)
+    }
+
+    /// Those of a Service that wait for another one may go, if there is one.
+    fn settle(&mut self, name: &Name, now: Instant) {
+        let last: Vec<(Name, Instant)> = self
+            .of_service(name)
+            .filter_map(|(name, record)| match record.phase {
+                Phase::Last { deadline } => Some((name.clone(), deadline)),
+                _ => None,
+            })
+            .collect();
+        for (name, deadline) in last {
+            let Some(lane) = self.records.get(&name).map(|record| &record.lane) else { continue };
+            let is_ready = |record: &Record| record.phase == Phase::Ready && record.stream.is_some();
+            // The baseline serves the requests of a lane, or that is strict, and time changes nothing about it.
+            let serves = |record: &Record| record.lane == *lane || record.lane.is_empty();
+            let is_free = self.of_service(&name).any(|(_, record)| is_ready(record) && serves(record));
+            if is_free || deadline <= now + LAST_MARGIN {
+                self.set_phase(&name, Phase::Draining { deadline });
+            }
+        }
+    }
+
+    fn set_phase(&mut self, name: &Name, phase: Phase) {
+        if let Some(record) = self.records.get_mut(name) {
+            record.phase = phase;
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    fn remove(&mut self, name: &Name) {
+        let Some(record) = self.records.remove(name) else { return };
+        for address in record.addresses() {
+            if self.addresses.get(&address) == Some(name) {
+                self.addresses.remove(&address);
+            }
+        }
+        self.dirty.insert(name.clone());
+    }
+
+    /// Where all ready instances are confirmed, that is how many there should be.
+    fn count(&mut self, name: &Name) {
+        let of = service(name);
+        let ready = self.in_service(&of).filter(|(_, record)| record.phase == Phase::Ready);
+        let (all, confirmed) = ready
+            .fold((0, 0), |(all, confirmed), (_, record)| (all + 1, confirmed + usize::from(record.stream.is_some())));
+        let expected = self.expected.entry(of).or_default();
+        if all == confirmed || confirmed > *expected {
+            *expected = confirmed;
+        }
+    }
+
+    /// One that is ready goes because it wants to.
+    fn lower(&mut self, name: &Name) {
+        if let Some(expected) = self.expected.get_mut(&service(name)) {
+            *expected = expected.saturating_sub(1);
+        }
+    }
+}
+
+fn service(name: &Name) -> (Arc<str>, Arc<str>) {
+    (name.namespace.clone(), name.service.clone())
+}
+
+fn seen(record: &Record) -> Seen<'_> {
+    Seen {
+        instance: &record.instance,
+        phase: record.phase,
+        is_unconfirmed: record.stream.is_none(),
+        is_asked: record.is_asked,
+    }
+}
+
+impl Phase {
+    /// As it is shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Last { .. } => "last",
+            Phase::Draining { .. } | Phase::Unknown { .. } => "draining",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NameTaken(address) => {
+                write!(formatter, "another process of that name is there, at {address}: give each a name of its own")
+            }
+            Refusal::AddressTaken(address, name) => write!(formatter, "{name} is at {address}"),
+            Refusal::TooMany => write!(formatter, "the Service has {INSTANCES_MAX} instances already"),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The instances of Services over REST: which there are and how far they are, drains that are under way or over, and the wish
+//! that one goes. Cold.
+
+use std::time::Instant;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde_json::{Value, json};
+
+use crate::access::Action;
+use crate::registry::{Drains, Name, Phase, Registry, Seen};
+use crate::server::answer::Fault;
+use crate::server::api::{Answer, Api};
+use crate::server::gate::Asking;
+use crate::server::roll::receipt;
+use crate::store::State as Documents;
+
+/// Receipts that are told at once.
+const RECEIPTS_MAX: usize = 1_000;
+
+pub(crate) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/instances", get(all))
+        .route("/api/v1/instances/{namespace}/{service}/{name}", get(one))
+        .route("/api/v1/instances/{namespace}/{service}/{name}/drain", post(drain))
+        .route("/api/v1/drains", get(drains))
+}
+
+/// Which are meant.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    namespace: Option<String>,
+    service: Option<String>,
+}
+
+impl Parameters {
+    fn means(&self, name: &Name) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| **namespace == *name.namespace)
+            && self.service.as_ref().is_none_or(|service| **service == *name.service)
+    }
+}
+
+async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
+    let (now, state) = (Instant::now(), api.store.state());
+    let told = api.roll.look(|registry, drains, refused| {
+        let meant = registry.all().filter(|(name, _)| parameters.means(name));
+        let instances: Vec<Value> = meant.map(|(name, seen)| told(registry, drains, &state, name, seen, now)).collect();
+        let is_meant = |name: &str| Name::parse(name).is_none_or(|name| parameters.means(&name));
+        let refused = refused.iter().filter(|refused| is_meant(&refused.name)).map(|refused| {
+            let ago = now.saturating_duration_since(refused.at).as_millis() as u64;
+            json!({ "instance": refused.name, "reason": refused.reason, "agoMilliseconds": ago })
+        });
+        json!({ "instances": instances, "refused": refused.collect::<Vec<_>>() })
+    });
+    Ok(Json(told))
+}
+
+async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
+    let (name, state) = (name(path), api.store.state());
+    let found = api.roll.look(|registry, drains, _| {
+        registry.get(&name).map(|seen| told(registry, drains, &state, &name, seen, Instant::now()))
+    });
+    found.map(Json).ok_or_else(|| absent(&name))
+}
+
+async fn drain(
+    State(api): State<Api>,
+    Extension(caller): Asking,
+    Path(path): Path<(String, String, String)>,
+) -> Result<(StatusCode, Json<Value>), Fault> {
+    let name = name(path);
+    let key =
+        config::document::Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() };
+    caller.may(&Action::ChangeOf(&key), &format!("drain {name}"))?;
+    match api.roll.ask(&name) {
+        true => Ok((StatusCode::ACCEPTED, Json(json!({ "instance": name.to_string() })))),
+        false => Err(absent(&name)),
+    }
+}
+
+async fn drains(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
+    let now = Instant::now();
+    let under_way = api.roll.look(|_, drains, _| {
+        let meant = drains.all().iter().filter(|drain| parameters.means(&drain.name));
+        let under_way = meant.map(|drain| {
+            let mut so_far = receipt(drain, None, now);
+            so_far["reason"] = Value::Null;
+            so_far
+        });
+        under_way.collect::<Vec<Value>>()
+    });
+    let mut over = api.roll.receipts(RECEIPTS_MAX)?;
+    over.retain(|receipt| {
+        Name::parse(receipt["instance"].as_str().unwrap_or_default()).is_none_or(|name| parameters.means(&name))
+    });
+    Ok(Json(json!({ "underWay": under_way, "over": over })))
+}
+
+fn name((namespace, service, name): (String, String, String)) -> Name {
+    Name { namespace: namespace.into(), service: service.into(), name: name.into() }
+}
+
+fn absent(name: &Name) -> Fault {
+    Fault::new(StatusCode::NOT_FOUND, format!("there is no instance {name}"))
+}
+
+fn told(registry: &Registry, drains: &Drains, state: &Documents, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
+    let Seen { instance, phase, is_unconfirmed, is_asked } = seen;
+    let deadline = match phase {
+        Phase::Last { deadline } | Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline),
+        Phase::Starting | Phase::Ready => None,
+    };
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(now).as_millis() as u64);
+    let mut notes = Vec::new();
+    if is_unconfirmed {
+        let is_braked = registry.is_braked(&(name.namespace.clone(), name.service.clone()));
+        notes.push(if is_braked { "unconfirmed, and kept: so are too many of its Service" } else { "unconfirmed" });
+    }
+    if is_asked && deadline.is_none() {
+        notes.push("asked to go");
+    }
+    let service =
+        config::document::Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() };
+    if state.get(&service).is_none() {
+        notes.push("there is no such Service: nobody is told of it");
+    }
+    json!({
+        "instance": name.to_string(),
+        "incarnation": instance.incarnation,
+        "address": instance.address,
+        "ports": instance.ports,
+        "weight": instance.weight,
+        "zone": instance.zone,
+        "labels": instance.labels,
+        "phase": phase.word(),
+        "unconfirmed": is_unconfirmed,
+        "ready": (instance.ready_ms > 0).then_some(instance.ready_ms),
+        "drainRevision": drains.get(name).map(|drain| drain.revision),
+        "leftMilliseconds": left,
+        "notes": notes,
+    })
+}

@@ -1,0 +1,351 @@
+//! The roll: which instances there are, and who is to forget one. Both are machines (`registry`); here is what they hear of
+//! (proxies that speak for instances, the streams of callers, time), and what becomes of it: what callers are told is
+//! stored before anybody hears that it is so. Cold.
+
+mod receipts;
+mod seat;
+
+pub(crate) use receipts::receipt;
+pub(crate) use seat::Seat;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use config::wire::evenkeel::v1::{Ending, Forgetting, JoinResponse, Phase as Told};
+use config::xds::catalog::Catalog;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::log;
+use crate::registry::{Drain, Drains, Instance, Name, Phase, Refusal, Registry, Word};
+use crate::server::fleet::{Fleet, Leave, Proxy};
+use crate::store::{self, Committed, DiskError, Store};
+
+/// When what could not be stored is tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// Instances that were refused, and are remembered.
+const REFUSED_MAX: usize = 100;
+/// Proxies that are named in one list; all are counted.
+const NAMED_MAX: usize = 10;
+
+/// All instances.
+pub(crate) struct Roll {
+    store: Store,
+    inner: Mutex<Inner>,
+    /// There is something to store, or time matters earlier than it did.
+    wake: Notify,
+    /// Drains that are under way: most of the time none is.
+    open: AtomicUsize,
+    next: AtomicU64,
+}
+
+struct Inner {
+    registry: Registry,
+    drains: Drains,
+    seats: HashMap<Name, (u64, Seat)>,
+    /// What was said of the end of an instance.
+    endings: BTreeMap<Name, Ending>,
+    refused: VecDeque<Refused>,
+}
+
+/// An instance that was not let in.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    pub(crate) name: String,
+    pub(crate) reason: String,
+    pub(crate) at: Instant,
+}
+
+impl Roll {
+    /// What is stored. `lane_of` tells the lane of an instance; empty: the baseline.
+    pub(crate) fn new(store: Store, lane_of: impl Fn(&Name, &Instance) -> Box<str>) -> Arc<Roll> {
+        let (stored, now) = (store.state().instances().clone(), Instant::now());
+        let inner = Inner {
+            registry: Registry::new(stored, lane_of, now),
+            drains: Drains::starting(now),
+            seats: HashMap::new(),
+            endings: BTreeMap::new(),
+            refused: VecDeque::new(),
+        };
+        let (wake, open, next) = (Notify::new(), AtomicUsize::new(0), AtomicU64::new(1));
+        Arc::new(Roll { store, inner: Mutex::new(inner), wake, open, next })
+    }
+
+    /// Taken after the catalog and before what is known of a stream, never the other way round.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A proxy speaks for an instance from now on; returns by which number, and where it hears what becomes of it.
+    pub(crate) fn join(&self, name: &Name, instance: Instance, lane: Box<str>) -> Result<(u64, Seat), Refusal> {
+        let (number, seat) = (self.next.fetch_add(1, Relaxed), Seat::default());
+        let mut inner = self.inner();
+        inner.registry.on_join(name, instance, lane, number, Instant::now())?;
+        if let Some((_, before)) = inner.seats.insert(name.clone(), (number, seat.clone())) {
+            before.close();
+        }
+        inner.publish(name);
+        drop(inner);
+        self.wake.notify_one();
+        Ok((number, seat))
+    }
+
+    /// It says how far its instance is.
+    pub(crate) fn say(&self, name: &Name, number: u64, word: Word, ending: Option<Ending>) {
+        let mut inner = self.inner();
+        let wall_ms = jiff::Timestamp::now().as_millisecond();
+        if word == Word::Ended && inner.seats.get(name).is_some_and(|(known, _)| *known == number) {
+            inner.endings.insert(name.clone(), ending.unwrap_or_default());
+        }
+        inner.registry.on_word(name, number, word, wall_ms, Instant::now());
+        inner.publish(name);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// It speaks no more.
+    pub(crate) fn leave(&self, name: &Name, number: u64) {
+        let mut inner = self.inner();
+        if inner.seats.get(name).is_some_and(|(known, _)| *known == number) {
+            inner.seats.remove(name);
+        }
+        inner.registry.on_leave(name, number, Instant::now());
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// One that was not let in: people look for it here.
+    pub(crate) fn note_refused(&self, name: String, reason: String) {
+        let mut inner = self.inner();
+        // It tries again and again.
+        inner.refused.retain(|known| known.name != name);
+        inner.refused.push_back(Refused { name, reason, at: Instant::now() });
+        if inner.refused.len() > REFUSED_MAX {
+            inner.refused.pop_front();
+        }
+    }
+
+    /// Somebody wants an instance to go. False: there is none of that name.
+    pub(crate) fn ask(&self, name: &Name) -> bool {
+        let mut inner = self.inner();
+        let is_there = inner.registry.on_ask(name, Instant::now());
+        inner.publish(name);
+        drop(inner);
+        self.wake.notify_one();
+        is_there
+    }
+
+    /// Callers are to forget these from this revision on. The catalog, which says so, is held: nobody can take anything
+    /// older from here on.
+    pub(crate) fn on_marks(&self, names: Vec<Name>, revision: u64, fleet: &Fleet, catalog: &Catalog) {
+        if names.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let resources: BTreeSet<String> = names.iter().map(Name::resource).collect();
+        let mut holders: BTreeMap<String, _> =
+            resources.into_iter().map(|name| (name.clone(), fleet.holders(catalog, &name, revision, now))).collect();
+        let mut inner = self.inner();
+        for name in names {
+            // What was begun before is told again where control could not follow its own store.
+            if inner.drains.get(&name).is_none()
+                && let Some((open, lost)) = holders.get_mut(&name.resource()).map(|holders| holders.clone())
+            {
+                inner.drains.begin(name.clone(), revision, open, lost, now);
+            }
+            inner.publish(&name);
+        }
+        self.open.store(inner.drains.all().len(), Relaxed);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Something has happened on a stream; with an id: its proxy has introduced itself.
+    pub(crate) fn on_stream(&self, number: u64, id: Option<&Arc<str>>, catalog: &Catalog, proxy: &Proxy) {
+        if self.open.load(Relaxed) == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let mut inner = self.inner();
+        let is_held = |resource: &str, revision: u64| proxy.life().stream.holds_older(catalog, resource, revision);
+        match id {
+            Some(id) => inner.drains.on_come(number, id, now, is_held),
+            None => inner.drains.on_progress(number, now, is_held),
+        }
+        inner.publish_drains();
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// A stream has ended.
+    pub(crate) fn on_gone(&self, number: u64, how: &Leave) {
+        if self.open.load(Relaxed) == 0 {
+            return;
+        }
+        let mut inner = self.inner();
+        inner.drains.on_leave(number, *how == Leave::Orderly, Instant::now());
+        inner.publish_drains();
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// The life of the roll: what is to be told is stored, then told.
+    pub(crate) async fn keep(self: Arc<Roll>) {
+        let mut is_failing = false;
+        loop {
+            let due = {
+                let mut inner = self.inner();
+                let now = Instant::now();
+                inner.registry.on_time(now);
+                inner.drains.on_time(now);
+                inner.publish_drains();
+                inner.due()
+            };
+            let taken = self.inner().registry.take();
+            if taken.is_empty() {
+                self.reap();
+                wait(self.wake.notified(), due).await;
+                continue;
+            }
+            let stored = self.store.shift(taken.clone()).await;
+            if std::mem::replace(&mut is_failing, stored.is_err()) != stored.is_err() {
+                log::tell(match &stored {
+                    Ok(_) => "instances can be stored again".to_owned(),
+                    Err(refusal) => {
+                        format!("instances that come and go cannot be stored, and are not told: {refusal:?}")
+                    }
+                });
+            }
+            if self.take_stored(stored, taken) {
+                self.reap();
+            } else {
+                tokio::time::sleep(STORE_AGAIN).await;
+            }
+        }
+    }
+
+    /// Tells what was stored; what was not is handed out again, and the answer is false.
+    fn take_stored(
+        &self,
+        stored: Result<Arc<Committed>, store::Refusal>,
+        taken: Vec<(Name, Option<Instance>)>,
+    ) -> bool {
+        let mut inner = self.inner();
+        match stored {
+            Ok(committed) => {
+                inner.registry.on_stored(&committed.shifts);
+                taken.iter().for_each(|(name, _)| inner.publish(name));
+                true
+            }
+            Err(_) => {
+                inner.registry.on_failed(taken);
+                false
+            }
+        }
+    }
+
+    /// Drains of instances that are gone are over: each leaves a receipt.
+    fn reap(&self) {
+        let mut inner = self.inner();
+        let is_draining = |inner: &Inner, name: &Name| {
+            inner.registry.get(name).is_some_and(|seen| matches!(seen.phase, Phase::Draining { .. }))
+        };
+        let over: Vec<Name> = inner
+            .drains
+            .all()
+            .iter()
+            .map(|drain| drain.name.clone())
+            .filter(|name| !is_draining(&inner, name))
+            .collect();
+        let mut receipts = Vec::new();
+        for name in over {
+            let ending = inner.endings.remove(&name);
+            receipts.extend(inner.drains.end(&name).map(|drain| receipt(&drain, ending.as_ref(), Instant::now())));
+        }
+        let Inner { registry, drains, endings, .. } = &mut *inner;
+        endings.retain(|name, _| drains.get(name).is_some() || registry.get(name).is_some());
+        self.open.store(inner.drains.all().len(), Relaxed);
+        drop(inner);
+        for receipt in receipts {
+            self.store.keep_receipt(receipt.to_string());
+        }
+    }
+
+    /// Looks at what there is.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Registry, &Drains, &VecDeque<Refused>) -> T) -> T {
+        let inner = self.inner();
+        look(&inner.registry, &inner.drains, &inner.refused)
+    }
+
+    /// The last receipts, newest first.
+    pub(crate) fn receipts(&self, count: usize) -> Result<Vec<Value>, DiskError> {
+        self.store.receipts(count)
+    }
+}
+
+async fn wait(news: impl Future<Output = ()>, due: Option<Instant>) {
+    match due {
+        Some(due) => drop(tokio::time::timeout_at(due.into(), news).await),
+        None => news.await,
+    }
+}
+
+impl Inner {
+    fn due(&self) -> Option<Instant> {
+        [self.registry.due(), self.drains.due()].into_iter().flatten().min()
+    }
+
+    fn publish_drains(&mut self) {
+        for drain in self.drains.all() {
+            if let Some((_, seat)) = self.seats.get(&drain.name) {
+                seat.say(self.told(&drain.name));
+            }
+        }
+    }
+
+    /// Tells whoever speaks for an instance how it stands.
+    fn publish(&self, name: &Name) {
+        if let Some((_, seat)) = self.seats.get(name) {
+            seat.say(self.told(name));
+        }
+    }
+
+    fn told(&self, name: &Name) -> JoinResponse {
+        let Some(seen) = self.registry.get(name) else {
+            let phase = if self.registry.is_stored(name) { Told::Ended } else { Told::Draining };
+            return JoinResponse { phase: phase.into(), ..JoinResponse::default() };
+        };
+        let drain = self.drains.get(name);
+        let (phase, forgetting) = match seen.phase {
+            // What is not stored is not so.
+            Phase::Starting => (Told::Starting, None),
+            Phase::Ready if self.registry.is_stored(name) => (Told::Ready, None),
+            Phase::Ready => (Told::Starting, None),
+            Phase::Last { .. } => (Told::Last, None),
+            // Callers never knew it.
+            Phase::Unknown { .. } => (Told::Draining, Some(Forgetting { is_over: true, ..Forgetting::default() })),
+            Phase::Draining { .. } => match drain {
+                Some(drain) => (Told::Draining, Some(forgetting(drain))),
+                None => (Told::Last, None),
+            },
+        };
+        JoinResponse { phase: phase.into(), drain: seen.is_asked, forgetting }
+    }
+}
+
+fn forgetting(drain: &Drain) -> Forgetting {
+    let tally = drain.tally();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let named = |ids: &BTreeSet<Arc<str>>| ids.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    Forgetting {
+        revision: drain.revision,
+        holders: count(tally.all),
+        waiting: count(tally.waiting.len()),
+        waiting_for: named(&tally.waiting),
+        unreachable: count(tally.unreachable.len()),
+        unreachable_ids: named(&tally.unreachable),
+        is_over: drain.forgotten.is_some(),
+    }
+}
