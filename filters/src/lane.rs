@@ -18,6 +18,7 @@
 mod tag;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -167,9 +168,7 @@ fn joined<'h>(head: &'h Head, name: &str) -> Option<Cow<'h, [u8]>> {
 
 impl<'g> Issue<'g> {
     fn new(cookie: &'g str, dice: u64) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digit = |place: usize| DIGITS[(dice >> (60 - 4 * place)) as usize & 15];
-        Issue { cookie, value: std::array::from_fn(digit) }
+        Issue { cookie, value: hex(dice) }
     }
 
     /// Its value: 16 hexadecimal digits.
@@ -186,4 +185,10 @@ impl<'g> Issue<'g> {
             text.extend_from_slice(b"; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax");
         });
     }
+}
+
+/// A number in hexadecimal digits.
+fn hex(word: u64) -> [u8; 16] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    std::array::from_fn(|place| DIGITS[(word >> (60 - 4 * place)) as usize & 15])
 }

@@ -26,7 +26,7 @@ mod fault; // FaultInjection
 mod counts;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

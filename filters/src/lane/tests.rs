@@ -25,12 +25,12 @@ fn group_of(namespace: &str, name: &str, lanes: &[&str]) -> Arc<LaneGroup> {
     checked.snapshot.lane_groups[0].clone()
 }
 
-fn group(lanes: &[&str]) -> Arc<LaneGroup> {
+pub(super) fn group(lanes: &[&str]) -> Arc<LaneGroup> {
     group_of("default", "g", lanes)
 }
 
 /// `GET /path?query` and then header fields, `name: value`, separated by two blanks.
-fn head(line: &str) -> Head {
+pub(super) fn head(line: &str) -> Head {
     let mut parts = line.split("  ");
     let (method, target) = parts.next().and_then(|start| start.split_once(' ')).expect("rows start with a method");
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -280,7 +280,7 @@ fn a_lane_that_has_no_part_in_a_request_takes_nothing_from_the_next() {
 }
 
 /// The live header fields, separated by two blanks.
-fn fields(head: &Head) -> String {
+pub(super) fn fields(head: &Head) -> String {
     let mut lines = Vec::new();
     head.copy_fields(&mut lines, |_| true);
     String::from_utf8(lines).expect("rows are text").trim_end().replace("\r\n", "  ")

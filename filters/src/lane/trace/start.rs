@@ -1,0 +1,154 @@
+//! Where a trace starts: at an entry always anew, unless the clients' are trusted; elsewhere only if there is none.
+//! Pure, Hot.
+//!
+//! Clients repeat ids: load generators, scripts and SDKs send one `traceparent` all day. As a key of lanes such an id
+//! is worthless, and a client could make that of somebody else ambiguous. So an entry replaces all that a client says
+//! of its trace by one `traceparent`, and what services forward is an id of ours.
+//!
+//! What is started is not sampled, whatever the client's flag said: whoever may not choose the id may not choose what
+//! is collected either. Who collects spans decides.
+
+use config::snapshot::lanes::LaneRole;
+
+use super::traceparent;
+use crate::Head;
+use crate::head::Known;
+use crate::lane::hex;
+
+/// All that says something of a trace: of W3C Trace Context, B3 and SkyWalking. Baggage and `sw8-correlation` are what
+/// users say to each other, and stay.
+const FIELDS: [&str; 10] = [
+    "traceparent",
+    "tracestate",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+    "sw8",
+    "sw8-x",
+];
+
+/// Whether an address starts a trace for each request, whatever the client sent: it decides about lanes, and its group
+/// does not say `trustTraceContext`.
+pub fn must_start(role: &LaneRole, trust_trace_context: bool) -> bool {
+    matches!(role, LaneRole::Decide(_)) && !trust_trace_context
+}
+
+/// Starts a trace in place of the client's. The dice are asked three times.
+pub fn start(head: &mut Head, dice: impl FnMut() -> u64) {
+    for name in FIELDS {
+        head.remove(name);
+    }
+    write(head, dice);
+}
+
+/// Goes on with a trace, or starts one if there is no `traceparent` that can be gone on with, or more than one: then
+/// its `tracestate` is worth nothing either (W3C Trace Context 4, the processing model). Says whether it started one. Traces of other
+/// kinds stay.
+pub fn start_or_continue(head: &mut Head, dice: impl FnMut() -> u64) -> bool {
+    let mut values = head.get_all("traceparent");
+    if let (Some(value), None) = (values.next(), values.next())
+        && traceparent(value).is_some()
+    {
+        return false;
+    }
+    drop(values);
+    head.remove("traceparent");
+    head.remove("tracestate");
+    write(head, dice);
+    true
+}
+
+fn write(head: &mut Head, mut dice: impl FnMut() -> u64) {
+    // All zero is not an id (W3C Trace Context 3.2.2.3).
+    let (high, low, parent) = (hex(dice()), hex(dice() | 1), hex(dice() | 1));
+    let mut value = *b"00-0123456789abcdef0123456789abcdef-0123456789abcdef-00";
+    value[3..19].copy_from_slice(&high);
+    value[19..35].copy_from_slice(&low);
+    value[36..52].copy_from_slice(&parent);
+    head.add_with("traceparent", Known::Traceparent, |text| text.extend_from_slice(&value));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::lane::tests::{fields, group, head};
+    use crate::lane::trace::Ids;
+
+    const SENT: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const STARTED: &str = "traceparent: 00-3456789abcdef012456789abcdef0123-56789abcdef01235-00";
+
+    /// The dice of `STARTED`.
+    fn dice() -> impl FnMut() -> u64 {
+        let mut next = 0x1234_5678_9abc_def0_u64.rotate_left(4);
+        move || {
+            next = next.rotate_left(4);
+            next
+        }
+    }
+
+    #[test]
+    fn an_entry_starts_the_trace_anew() {
+        for (before, after) in [
+            ("", STARTED),
+            (SENT, STARTED),
+            ("TraceParent: x  tracestate: a=b  a: 1  tracestate: c=d", "a: 1  {}"),
+            ("b3: 463ac35c9f6413ad-b7ad6b7169203331  sw8: 1-a-b-3-c-d-e-f  sw8-x: 1", STARTED),
+            (
+                "X-B3-TraceId: 1  X-B3-SpanId: 1  X-B3-ParentSpanId: 1  X-B3-Sampled: 1  X-B3-Flags: 1  x-b3: 1",
+                "x-b3: 1  {}",
+            ),
+            (
+                "baggage: a=b  sw8-correlation: a:b  x-request-id: 1",
+                "baggage: a=b  sw8-correlation: a:b  x-request-id: 1  {}",
+            ),
+        ] {
+            let mut head = head(format!("GET /  {before}").trim_end());
+            start(&mut head, dice());
+            assert_eq!(fields(&head), after.replace("{}", STARTED), "{before}");
+            assert_eq!(head.known(Known::Traceparent).and_then(traceparent), Some(0x3456789abcdef012456789abcdef0123));
+            assert_eq!(Ids::of(&head).as_slice().len(), 1);
+        }
+        let mut head = head("GET /");
+        start(&mut head, || 0);
+        assert_eq!(fields(&head), "traceparent: 00-00000000000000000000000000000001-0000000000000001-00");
+    }
+
+    #[test]
+    fn inside_a_trace_goes_on() {
+        let b3 = "b3: 463ac35c9f6413ad-b7ad6b7169203331";
+        for (before, after) in [
+            ("", "{}"),
+            (SENT, SENT),
+            (&format!("tracestate: a=b  {SENT}  {b3}"), &format!("tracestate: a=b  {SENT}  {b3}")),
+            (b3, &format!("{b3}  {{}}")),
+            ("traceparent: 00-1-1-00  tracestate: a=b  a: 1", "a: 1  {}"),
+            ("tracestate: a=b", "{}"),
+            // Who reads it may take either.
+            (&format!("{SENT}  {SENT}"), "{}"),
+        ] {
+            let mut head = head(format!("GET /  {before}").trim_end());
+            let is_started = start_or_continue(&mut head, dice());
+            assert_eq!(fields(&head), after.replace("{}", STARTED), "{before}");
+            assert_eq!(is_started, after.contains("{}"), "{before}");
+            assert!(!start_or_continue(&mut head, dice()));
+        }
+    }
+
+    #[test]
+    fn only_who_decides_starts_and_unless_clients_are_trusted() {
+        let group = group(&["name: a"]);
+        for (role, trust_trace_context, expected) in [
+            (LaneRole::Decide(group.clone()), false, true),
+            (LaneRole::Decide(group.clone()), true, false),
+            (LaneRole::Inherit(vec![Arc::clone(&group)]), false, false),
+            (LaneRole::Strip, false, false),
+        ] {
+            assert_eq!(must_start(&role, trust_trace_context), expected, "{role:?}");
+        }
+    }
+}
