@@ -9,7 +9,7 @@
 //! the request ended, also where a later rule refused it or the client left while it waited.
 
 mod gcra;
-mod key;
+pub(crate) mod key;
 mod keyed;
 mod rate; // RateLimit, and what it is made of:
 mod warm_up;

@@ -12,7 +12,7 @@ const USERS: u32 = 200_000;
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
 
 /// A group with these lanes, each with a selector of its own.
-fn group_of(namespace: &str, name: &str, lanes: &[&str]) -> Arc<LaneGroup> {
+pub(super) fn group_of(namespace: &str, name: &str, lanes: &[&str]) -> Arc<LaneGroup> {
     let lanes: Vec<String> =
         lanes.iter().enumerate().map(|(index, lane)| format!("{{selector: {{lane: l{index}}}, {lane}}}")).collect();
     let text = format!(

@@ -50,7 +50,7 @@ impl Ids {
         &self.ids[..usize::from(self.count)]
     }
 
-    fn add(&mut self, id: u128) {
+    pub(super) fn add(&mut self, id: u128) {
         let is_new = !self.as_slice().contains(&id);
         if is_new && let Some(place) = self.ids.get_mut(usize::from(self.count)) {
             *place = id;
