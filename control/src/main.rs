@@ -43,10 +43,12 @@ enum Command {
     Canary(cli::canary::CanaryArgs),
     /// Tell what apply would change
     Diff(cli::diff::DiffArgs),
-    /// Tell which documents the control server keeps, or which proxies are connected to it
+    /// Tell which documents the control server keeps; which proxies, instances and drains there are
     Get(cli::get::GetArgs),
     /// Remove a document
     Delete(cli::delete::DeleteArgs),
+    /// Let an instance go: callers forget it, then it ends
+    Drain(cli::drain::DrainArgs),
     /// Tell whether everything is in force everywhere, and if not, what is not where and why
     Status(cli::status::StatusArgs),
     /// Tell who changed what, when and why
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => cli::diff::run(args),
         Command::Get(args) => cli::get::run(args),
         Command::Delete(args) => cli::delete::run(args),
+        Command::Drain(args) => cli::drain::run(args),
         Command::Status(args) => cli::status::run(args),
         Command::History(args) => cli::history::run(args),
         Command::Rollback(args) => cli::rollback::run(args),

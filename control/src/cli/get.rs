@@ -1,4 +1,5 @@
-//! `evenkeel get`: the documents that control keeps, or the proxies that are connected. Cold.
+//! `evenkeel get`: the documents that control keeps, the proxies that are connected, the instances that they speak for, and
+//! drains. Cold.
 
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ use serde_json::Value;
 use crate::cli::client::{Client, Failure, Server, escaped, path};
 use crate::cli::kinds::kind;
 use crate::cli::output::{Form, Output, complain, documents, end, print};
+use crate::cli::roll;
 use crate::cli::scope::Scope;
 use crate::cli::table::{Table, milliseconds};
 use crate::cli::waiting::names;
@@ -14,9 +16,9 @@ use crate::cli::waiting::names;
 /// What to get.
 #[derive(clap::Args)]
 pub struct GetArgs {
-    /// A kind of document, such as httproutes or svc; or proxies
+    /// A kind of document, such as httproutes or svc; or proxies, instances or drains
     kind: Option<String>,
-    /// One of that kind
+    /// One of that kind; of instances and drains, those of this Service
     name: Option<String>,
     #[command(flatten)]
     scope: Scope,
@@ -35,6 +37,10 @@ fn get(args: &GetArgs) -> Result<ExitCode, Failure> {
     let client = Client::open(&args.server)?;
     if matches!(args.kind.as_deref(), Some("proxy" | "proxies")) {
         proxies(&client, args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(word @ ("instance" | "instances" | "drain" | "drains")) = args.kind.as_deref() {
+        of_roll(&client, args, word.trim_end_matches('s'))?;
         return Ok(ExitCode::SUCCESS);
     }
     let kind = args.kind.as_deref().map(kind).transpose()?;
@@ -74,9 +80,7 @@ pub fn object(kind: &str, namespace: &str, name: &str) -> String {
 
 fn tell(objects: &[Value], args: &GetArgs) {
     if objects.is_empty() {
-        let place = args.scope.namespace().map_or(String::new(), |namespace| format!(" in namespace {namespace}"));
-        let other = if place.is_empty() { "" } else { "; -A looks at all namespaces" };
-        complain(format_args!("there is none{place}{other}"));
+        complain(format_args!("there is none{}", elsewhere(args)));
         return;
     }
     let mut table = Table::new(&["KIND", "NAMESPACE", "NAME", "REVISION", "IN FORCE", "NOTE"]);
@@ -87,6 +91,13 @@ fn tell(objects: &[Value], args: &GetArgs) {
         table.row([kind, namespace, name, object["revision"].to_string(), in_force(object), note(object)]);
     }
     args.output.tell(&table);
+}
+
+/// Where nothing was found, and where to look.
+fn elsewhere(args: &GetArgs) -> String {
+    let place =
+        args.scope.namespace().map(|namespace| format!(" in namespace {namespace}; -A looks at all namespaces"));
+    place.unwrap_or_default()
 }
 
 /// `n of m`.
@@ -113,6 +124,21 @@ pub fn note(object: &Value) -> String {
         notes.push(format!("{number} warnings"));
     }
     notes.join(", ")
+}
+
+/// Instances or drains, of a Service if one is named.
+fn of_roll(client: &Client, args: &GetArgs, what: &str) -> Result<(), Failure> {
+    let parameters = [("namespace", args.scope.namespace()), ("service", args.name.as_deref())];
+    let answer = client.get(&path(&format!("/api/v1/{what}s"), &parameters))?;
+    if args.output.tell_raw(&answer) {
+        return Ok(());
+    }
+    let table = if what == "instance" { roll::instances(&answer) } else { roll::drains(&answer) };
+    match table.is_empty() {
+        true => complain(format_args!("there is none{}", elsewhere(args))),
+        false => args.output.tell(&table),
+    }
+    Ok(())
 }
 
 fn proxies(client: &Client, args: &GetArgs) -> Result<(), Failure> {
