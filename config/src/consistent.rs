@@ -162,6 +162,7 @@ mod tests {
             weight: *weight,
             zone: None,
             labels: Default::default(),
+            incarnation: 0,
         };
         weights.iter().enumerate().map(endpoint).collect()
     }

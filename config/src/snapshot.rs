@@ -484,4 +484,7 @@ pub struct Endpoint {
     pub zone: Option<Box<str>>,
     /// Its labels; `lane` among them.
     pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// Which process it is, where a proxy of ours speaks for it: another one at the same address has another number. 0:
+    /// nobody knows.
+    pub incarnation: u64,
 }

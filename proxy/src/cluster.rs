@@ -25,7 +25,8 @@ pub(crate) struct ClusterState {
     pub(crate) name: Arc<str>,
     /// Moves whenever something changes that the choice of an endpoint depends on.
     epoch: AtomicU64,
-    endpoints: Mutex<HashMap<SocketAddr, Weak<EndpointState>>>,
+    /// By address and incarnation: another process is another endpoint.
+    endpoints: Mutex<HashMap<(SocketAddr, u64), Weak<EndpointState>>>,
     /// Requests under way, lent to workers in part.
     pub(crate) requests: AtomicI64,
     /// Connections.
@@ -122,14 +123,15 @@ impl ClusterStates {
         };
         let mut endpoints = state.endpoints.lock().expect("no holder of this lock can panic");
         let joined = cluster.endpoints.iter().map(|endpoint| {
-            if let Some(known) = endpoints.get(&endpoint.address).and_then(Weak::upgrade) {
+            let key = (endpoint.address, endpoint.incarnation);
+            if let Some(known) = endpoints.get(&key).and_then(Weak::upgrade) {
                 return known;
             }
             let fresh = Arc::new(EndpointState::default());
             if state.is_settled.load(Relaxed) {
                 fresh.ready_since.store(nanos(now), Relaxed);
             }
-            endpoints.insert(endpoint.address, Arc::downgrade(&fresh));
+            endpoints.insert(key, Arc::downgrade(&fresh));
             fresh
         });
         let joined: Vec<_> = joined.collect();
@@ -157,7 +159,7 @@ impl ClusterStates {
     pub(crate) fn find(&self, cluster: &Cluster) -> Option<(Arc<ClusterState>, Vec<Arc<EndpointState>>)> {
         let state = self.0.lock().expect("no holder of this lock can panic").get(&cluster.name)?.upgrade()?;
         let known = state.endpoints.lock().expect("no holder of this lock can panic");
-        let of = |endpoint: &Endpoint| known.get(&endpoint.address)?.upgrade();
+        let of = |endpoint: &Endpoint| known.get(&(endpoint.address, endpoint.incarnation))?.upgrade();
         let endpoints = cluster.endpoints.iter().map(of).collect::<Option<Vec<_>>>()?;
         drop(known);
         Some((state, endpoints))

@@ -88,6 +88,8 @@ pub(crate) struct ClusterView {
 /// An endpoint of a cluster on one worker.
 pub(crate) struct EndpointView {
     pub(crate) address: SocketAddr,
+    /// Which process it is, if a proxy of ours stands before it; else 0.
+    pub(crate) incarnation: u64,
     pub(crate) pool: Pool,
     pub(crate) load: Load,
     pub(crate) state: Arc<EndpointState>,
@@ -238,15 +240,16 @@ impl EndpointView {
 impl ClusterView {
     fn new(cluster: Arc<Cluster>, guards: &Guards, before: Option<&ClusterView>, making: &Making<'_>) -> ClusterView {
         let (state, states) = making.states.join(&cluster, making.workers, making.now);
-        let mut known: HashMap<SocketAddr, Rc<EndpointView>, foldhash::fast::RandomState> = before
+        let mut known: HashMap<(SocketAddr, u64), Rc<EndpointView>, foldhash::fast::RandomState> = before
             .iter()
             .flat_map(|before| before.endpoints.iter())
-            .map(|endpoint| (endpoint.address, endpoint.clone()))
+            .map(|endpoint| ((endpoint.address, endpoint.incarnation), endpoint.clone()))
             .collect();
         let endpoints = cluster.endpoints.iter().zip(states).map(|(endpoint, state)| {
-            known.remove(&endpoint.address).unwrap_or_else(|| {
+            known.remove(&(endpoint.address, endpoint.incarnation)).unwrap_or_else(|| {
                 Rc::new(EndpointView {
                     address: endpoint.address,
+                    incarnation: endpoint.incarnation,
                     pool: Pool::default(),
                     load: Load::default(),
                     state,

@@ -228,6 +228,7 @@ fn endpoints(service: &Object<Spec>, port: &ServicePort) -> Vec<Endpoint> {
             weight: endpoint.weight.0.try_into().unwrap_or(u32::MAX),
             zone: endpoint.zone.as_ref().map(|zone| zone.as_str().into()),
             labels: endpoint.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+            incarnation: 0,
         })
     });
     endpoints.collect()

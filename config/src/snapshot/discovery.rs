@@ -50,6 +50,8 @@ pub struct Instance {
     pub zone: Option<Box<str>>,
     /// What tells it from others; `lane` among them.
     pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// Which process it is; 0: nobody knows.
+    pub incarnation: u64,
 }
 
 /// What is known of where instances are.
@@ -176,6 +178,7 @@ fn endpoints(told: &Told, instances: &[Instance]) -> Vec<Endpoint> {
             weight: instance.weight,
             zone: instance.zone.clone(),
             labels: instance.labels.clone(),
+            incarnation: instance.incarnation,
         })
     };
     instances.iter().filter_map(endpoint).collect()

@@ -37,6 +37,7 @@ pub(crate) fn endpoints(dns: &Dns, addresses: &[IpAddr]) -> Vec<Endpoint> {
         weight: 1,
         zone: None,
         labels: BTreeMap::new(),
+        incarnation: 0,
     };
     addresses.iter().map(endpoint).collect()
 }

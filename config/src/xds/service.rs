@@ -82,6 +82,7 @@ fn instance(endpoint: &v1::Endpoint) -> Result<Instance, String> {
         weight: endpoint.weight.max(1),
         zone: (!endpoint.zone.is_empty()).then(|| endpoint.zone.as_str().into()),
         labels: words(&endpoint.labels),
+        incarnation: endpoint.incarnation,
     })
 }
 

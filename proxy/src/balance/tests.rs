@@ -14,7 +14,13 @@ fn balancer(balance: Balance, weights: &[u32]) -> Balancer {
 }
 
 fn endpoint(number: u8) -> Endpoint {
-    Endpoint { address: ([10, 0, 0, number], 80).into(), weight: 1, zone: None, labels: Default::default() }
+    Endpoint {
+        address: ([10, 0, 0, number], 80).into(),
+        weight: 1,
+        zone: None,
+        labels: Default::default(),
+        incarnation: 0,
+    }
 }
 
 /// A request that has not been tried.

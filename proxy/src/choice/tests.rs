@@ -48,6 +48,7 @@ fn chosen(row: &str, usage: &Usage, zone: Option<&str>) -> Choice {
             weight: 1,
             zone: (!zone.is_empty()).then(|| zone.into()),
             labels: Default::default(),
+            incarnation: 0,
         });
         standings.push(standing(state));
     }

@@ -240,6 +240,7 @@ fn instances_that_control_tells_are_in_lanes_of_a_group_in_shadow() {
         weight: 1,
         zone: None,
         labels: lane.map(|lane| ("lane".into(), lane.into())).into_iter().collect(),
+        incarnation: 0,
     };
     let lanes = "lanes: [{name: blue, selector: {lane: blue}}]";
     let of = |mode: &str| {

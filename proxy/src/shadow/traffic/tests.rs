@@ -94,6 +94,7 @@ fn what_follows_is_what_would_follow() {
 
 fn endpoint(state: &Arc<EndpointState>) -> EndpointView {
     EndpointView {
+        incarnation: 0,
         address: SocketAddr::from(([127, 0, 0, 1], 1)),
         pool: Default::default(),
         load: Default::default(),
