@@ -380,6 +380,11 @@ impl Registry {
         lost > 1 && confirmed * 100 < expected * CONFIRMED_PERCENT
     }
 
+    /// The Services that this is so of, each namespace and name.
+    pub fn braked(&self) -> impl Iterator<Item = &(Arc<str>, Arc<str>)> {
+        self.expected.keys().filter(|of| self.is_braked(of))
+    }
+
     fn in_service<'r>(&'r self, of: &(Arc<str>, Arc<str>)) -> impl Iterator<Item = (&'r Name, &'r Record)> + use<'r> {
         let (namespace, service) = of.clone();
         let first = Name { namespace: namespace.clone(), service: service.clone(), name: "".into() };

@@ -54,6 +54,7 @@ use crate::server::guard::Guard;
 use crate::server::join::Joins;
 use crate::server::limits::Pace;
 use crate::server::listen::Door;
+use crate::server::metrics::Metrics;
 use crate::server::rates::Rates;
 use crate::server::reports::Reports;
 use crate::server::roll::Roll;
@@ -115,8 +116,9 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let pace = Pace { per_second: args.requests_per_second, burst: 2 * args.requests_per_second };
     let guard = Guard::new(store.clone(), args.plaintext, pace);
     let names = Names::of(&args.data);
-    let roll = Roll::new(store.clone(), |name, instance| join::lane_of(&store, name, instance));
-    let fleet = Arc::new(Fleet::new(store.clone(), roll.clone(), names.load()));
+    let metrics = Arc::new(Metrics::default());
+    let roll = Roll::new(store.clone(), metrics.clone(), |name, instance| join::lane_of(&store, name, instance));
+    let fleet = Arc::new(Fleet::new(store.clone(), metrics, roll.clone(), names.load()));
     let feed = Arc::new(Feed::new(fleet.clone(), roll.clone()));
     let streams = Streams::new(feed.clone(), fleet.clone(), guard.clone());
     if !args.plaintext {

@@ -79,6 +79,7 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         say(&awaited);
         say(&gone(&answer["gone"]));
         say(&files);
+        say(&instances(&answer["instances"]));
         if answer["canary"].is_object() {
             say(&crate::cli::canary::text(&answer["canary"]));
         }
@@ -117,6 +118,30 @@ fn gone(list: &Value) -> String {
     let more = (list["count"].as_u64().unwrap_or(0) as usize).saturating_sub(named.len());
     let rest = (more > 0).then(|| format!("  gone: {}\n", count(more, "more proxy", "more proxies")));
     named.iter().map(line).chain(rest).collect()
+}
+
+/// What is wrong with instances; a line each.
+fn instances(told: &Value) -> String {
+    let number = |name: &str| told[name].as_u64().unwrap_or(0) as usize;
+    let braked: Vec<&str> = told["braked"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut lines = Vec::new();
+    if !braked.is_empty() {
+        let names = braked.join(", ");
+        lines.push(format!("  so many instances of {names} are unconfirmed that none of them is taken away\n"));
+    }
+    if let unconfirmed @ 1.. = number("unconfirmed") {
+        lines.push(format!(
+            "  {} unconfirmed: evenkeel get instances -A\n",
+            count(unconfirmed, "instance is", "instances are")
+        ));
+    }
+    if let refused @ 1.. = number("refused") {
+        lines.push(format!(
+            "  {} refused: evenkeel get instances -A\n",
+            count(refused, "instance was", "instances were")
+        ));
+    }
+    lines.concat()
 }
 
 /// What is hardly meant as it stands, the first of it; a line each.

@@ -48,7 +48,7 @@ struct Broken {
 /// All proxies.
 pub(crate) struct Fleet {
     store: Store,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// Those that have introduced themselves, by the number of their stream.
     proxies: Mutex<BTreeMap<u64, Arc<Proxy>>>,
     progress: Mutex<Progress>,
@@ -166,10 +166,10 @@ impl Life {
 
 impl Fleet {
     /// Nobody is here; those that were before are waited for.
-    pub(crate) fn new(store: Store, roll: Arc<Roll>, before: BTreeSet<Arc<str>>) -> Fleet {
+    pub(crate) fn new(store: Store, metrics: Arc<Metrics>, roll: Arc<Roll>, before: BTreeSet<Arc<str>>) -> Fleet {
         Fleet {
             store,
-            metrics: Metrics::default(),
+            metrics,
             proxies: Mutex::default(),
             progress: Mutex::default(),
             floor: watch::Sender::new(None),

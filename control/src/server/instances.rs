@@ -14,7 +14,8 @@ use crate::registry::{Drains, Name, Phase, Registry, Seen};
 use crate::server::answer::Fault;
 use crate::server::api::{Answer, Api};
 use crate::server::gate::Asking;
-use crate::server::roll::receipt;
+use crate::server::metrics::Metrics;
+use crate::server::roll::{Roll, receipt};
 use crate::store::State as Documents;
 
 /// Receipts that are told at once.
@@ -97,6 +98,38 @@ async fn drains(State(api): State<Api>, Query(parameters): Query<Parameters>) ->
         Name::parse(receipt["instance"].as_str().unwrap_or_default()).is_none_or(|name| parameters.means(&name))
     });
     Ok(Json(json!({ "underWay": under_way, "over": over })))
+}
+
+/// What is to be known of all instances at a glance.
+pub(crate) fn summary(roll: &Roll) -> Value {
+    roll.look(|registry, drains, refused| {
+        let unconfirmed = registry.all().filter(|(_, seen)| seen.is_unconfirmed).count();
+        let braked: Vec<String> =
+            registry.braked().map(|(namespace, service)| format!("{namespace}/{service}")).collect();
+        json!({
+            "count": registry.all().count(),
+            "unconfirmed": unconfirmed,
+            "braked": braked,
+            "draining": drains.all().len(),
+            "refused": refused.len(),
+        })
+    })
+}
+
+/// The same for dashboards.
+pub(crate) fn measure(roll: &Roll, metrics: &Metrics) {
+    let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    roll.look(|registry, _, _| {
+        let mut phases = ["starting", "ready", "last", "draining"].map(|word| (word, 0));
+        for (_, seen) in registry.all() {
+            phases.iter_mut().filter(|(word, _)| *word == seen.phase.word()).for_each(|(_, count)| *count += 1);
+        }
+        for (word, count) in phases {
+            metrics.instances.get_or_create(&[("phase", word.to_owned())]).set(gauge(count));
+        }
+        metrics.instances_unconfirmed.set(gauge(registry.all().filter(|(_, seen)| seen.is_unconfirmed).count()));
+        metrics.services_braked.set(gauge(registry.braked().count()));
+    });
 }
 
 fn name((namespace, service, name): (String, String, String)) -> Name {

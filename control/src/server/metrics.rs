@@ -2,6 +2,7 @@
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
@@ -19,6 +20,11 @@ pub(crate) struct Metrics {
     pub(crate) refusals: Counter,
     pub(crate) settled_after: Histogram,
     pub(crate) files_refused: Gauge,
+    pub(crate) instances: Family<[(&'static str, String); 1], Gauge>,
+    pub(crate) instances_unconfirmed: Gauge,
+    pub(crate) services_braked: Gauge,
+    pub(crate) drains: Family<[(&'static str, String); 1], Counter>,
+    pub(crate) forgotten_after: Histogram,
 }
 
 impl Default for Metrics {
@@ -36,7 +42,33 @@ impl Default for Metrics {
         registry.register("evenkeel_control_revision_settled_seconds", about, settled_after.clone());
         let about = "Whether rule files are refused, and what they said before is kept";
         registry.register("evenkeel_control_files_refused", about, files_refused.clone());
-        Metrics { registry, revision, settled, proxies, refusing, refusals, settled_after, files_refused }
+        let (instances, drains) = (Family::default(), Family::default());
+        let [instances_unconfirmed, services_braked] = std::array::from_fn(|_| Gauge::default());
+        let forgotten_after = Histogram::new(BOUNDS);
+        registry.register("evenkeel_control_instances", "Instances that proxies speak for", instances.clone());
+        let about = "Instances that are told to callers, and whose proxies are not connected";
+        registry.register("evenkeel_control_instances_unconfirmed", about, instances_unconfirmed.clone());
+        let about = "Services of which so many instances are unconfirmed that none is taken away";
+        registry.register("evenkeel_control_services_braked", about, services_braked.clone());
+        let about = "Drains that are over: each caller forgot the instance, or not each of them";
+        registry.register("evenkeel_control_drains", about, drains.clone());
+        let about = "Seconds from the mark of an instance that goes to the last caller who forgot it";
+        registry.register("evenkeel_control_drain_forgotten_seconds", about, forgotten_after.clone());
+        Metrics {
+            instances,
+            instances_unconfirmed,
+            services_braked,
+            drains,
+            forgotten_after,
+            registry,
+            revision,
+            settled,
+            proxies,
+            refusing,
+            refusals,
+            settled_after,
+            files_refused,
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use crate::log;
 use crate::registry::{Drain, Drains, Instance, Name, Phase, Refusal, Registry, Word};
 use crate::server::fleet::{Fleet, Leave, Proxy};
+use crate::server::metrics::Metrics;
 use crate::store::{self, Committed, DiskError, Store};
 
 /// When what could not be stored is tried again.
@@ -33,6 +34,7 @@ const NAMED_MAX: usize = 10;
 /// All instances.
 pub(crate) struct Roll {
     store: Store,
+    metrics: Arc<Metrics>,
     inner: Mutex<Inner>,
     /// There is something to store, or time matters earlier than it did.
     wake: Notify,
@@ -60,7 +62,11 @@ pub(crate) struct Refused {
 
 impl Roll {
     /// What is stored. `lane_of` tells the lane of an instance; empty: the baseline.
-    pub(crate) fn new(store: Store, lane_of: impl Fn(&Name, &Instance) -> Box<str>) -> Arc<Roll> {
+    pub(crate) fn new(
+        store: Store,
+        metrics: Arc<Metrics>,
+        lane_of: impl Fn(&Name, &Instance) -> Box<str>,
+    ) -> Arc<Roll> {
         let (stored, now) = (store.state().instances().clone(), Instant::now());
         let inner = Inner {
             registry: Registry::new(stored, lane_of, now),
@@ -70,7 +76,7 @@ impl Roll {
             refused: VecDeque::new(),
         };
         let (wake, open, next) = (Notify::new(), AtomicUsize::new(0), AtomicU64::new(1));
-        Arc::new(Roll { store, inner: Mutex::new(inner), wake, open, next })
+        Arc::new(Roll { store, metrics, inner: Mutex::new(inner), wake, open, next })
     }
 
     /// Taken after the catalog and before what is known of a stream, never the other way round.
@@ -269,6 +275,12 @@ impl Roll {
         self.open.store(inner.drains.all().len(), Relaxed);
         drop(inner);
         for receipt in receipts {
+            let is_clean = receipt["waiting"] == 0 && receipt["unreachable"] == 0;
+            let outcome = if is_clean { "forgotten" } else { "inDoubt" };
+            self.metrics.drains.get_or_create(&[("outcome", outcome.to_owned())]).inc();
+            if let Some(after) = receipt["forgottenMilliseconds"].as_f64() {
+                self.metrics.forgotten_after.observe(after / 1_000.0);
+            }
             self.store.keep_receipt(receipt.to_string());
         }
     }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::server::answer::{Fault, problem};
 use crate::server::api::{Answer, Api, check_kind, key};
 use crate::server::fleet::{Fleet, Leave, Life};
+use crate::server::instances;
 use crate::store::Object;
 
 /// Proxies that are named in one list; all are counted.
@@ -63,6 +64,7 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
         "canary": api.trials.told(),
         "gone": gone(&api.fleet, now),
         "files": api.files.told(),
+        "instances": instances::summary(&api.roll),
     })))
 }
 
@@ -328,6 +330,7 @@ async fn metrics(State(api): State<Api>) -> ([(&'static str, &'static str); 1], 
     metrics.proxies.set(gauge(proxies.len() as u64));
     metrics.refusing.set(gauge(refusing(&api.fleet)));
     metrics.files_refused.set(i64::from(api.files.told().is_some()));
+    instances::measure(&api.roll, metrics);
     ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text())
 }
 

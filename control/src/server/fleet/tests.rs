@@ -31,8 +31,8 @@ impl World {
         let checker = Arc::new(Mutex::new(Checker::default()));
         let disk = Disk::open(File::Memory).expect("memory");
         let store = Store::start(disk, Box::new(checker)).expect("an empty store");
-        let roll = Roll::new(store.clone(), |_, _| "".into());
-        let fleet = Arc::new(Fleet::new(store.clone(), roll.clone(), BTreeSet::new()));
+        let roll = Roll::new(store.clone(), Arc::default(), |_, _| "".into());
+        let fleet = Arc::new(Fleet::new(store.clone(), Arc::default(), roll.clone(), BTreeSet::new()));
         let feed = Arc::new(Feed::new(fleet.clone(), roll.clone()));
         tokio::spawn({
             let (feed, store) = (feed.clone(), store.clone());
@@ -123,7 +123,7 @@ async fn ten_thousand_answers_are_one_piece_of_news() {
 
     // Who was here before the start, and is not back in time, has gone.
     let before = BTreeSet::from(["lost".into()]);
-    let other = Fleet::new(world.store.clone(), world.roll.clone(), before);
+    let other = Fleet::new(world.store.clone(), Arc::default(), world.roll.clone(), before);
     assert!(!other.give_up(Instant::now()) && other.give_up(Instant::now() + Duration::from_secs(60)));
     let lost = other.gone_since(started);
     assert_eq!(lost.iter().map(|gone| (&*gone.id, &gone.how)).collect::<Vec<_>>(), [("lost", &Leave::Lost)]);
