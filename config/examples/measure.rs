@@ -41,6 +41,10 @@ impl RequestView for Request {
         self.host.as_bytes()
     }
 
+    fn authority(&self) -> &[u8] {
+        self.host.as_bytes()
+    }
+
     fn path(&self) -> &[u8] {
         self.path.as_bytes()
     }

@@ -1,5 +1,5 @@
-//! Documents become a [`Snapshot`]: references are resolved as Gateway API says, in the order a request
-//! meets them: listeners, their policies, routes, rules, backends. Errors are what cannot be understood or
+//! Documents become a [`Snapshot`], of a Gateway or of a Service's sidecar: references are resolved as Gateway API says, in the
+//! order a request meets them: listeners, their policies, routes, rules, backends. Errors are what cannot be understood or
 //! reaches into another namespace without leave; what dangles or is hidden has a meaning and is a warning. Pure, Cold.
 
 mod actions;
@@ -11,6 +11,7 @@ mod policies;
 mod protection;
 mod routes;
 mod shadow;
+mod sidecar;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -24,6 +25,7 @@ use crate::model::Documents;
 use crate::problem::Problems;
 use crate::reader::Origin;
 use crate::route::Expressions;
+use crate::sidecar::{Called, Sidecar};
 use crate::snapshot::Snapshot;
 
 /// What is costly to make and stays from one configuration to the next.
@@ -33,8 +35,28 @@ pub(crate) struct Kept {
     tables: Tables,
 }
 
+/// Whose configuration is made of documents.
+#[derive(Debug, Default)]
+pub(crate) enum Subject {
+    /// That of all Gateways among them.
+    #[default]
+    Gateways,
+    /// That of a Service's instance.
+    Sidecar {
+        sidecar: Sidecar,
+        /// Which Services it may call; None: all that are there.
+        called: Option<Called>,
+    },
+}
+
 /// Resolves everything. The result is of use only if no error was told.
-pub(crate) fn compile(documents: &Documents, origin: Origin, kept: &mut Kept, problems: &mut Problems) -> Snapshot {
+pub(crate) fn compile(
+    documents: &Documents,
+    origin: Origin,
+    subject: &Subject,
+    kept: &mut Kept,
+    problems: &mut Problems,
+) -> Snapshot {
     let Kept { expressions, tables } = kept;
     expressions.renew();
     tables.renew();
@@ -45,9 +67,14 @@ pub(crate) fn compile(documents: &Documents, origin: Origin, kept: &mut Kept, pr
     let protection = Protection::gather(documents, problems);
     let settings = traffic::settings(documents, problems);
     let mut backends = backends::Resolver::new(documents, settings, &protection, &lanes, origin, tables);
-    routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
+    let of_services = routes::attach(documents, &mut listeners, &mut backends, expressions, problems);
+    // What is wrong with listeners is told to whoever reads them.
+    let mut binds = listeners::into_binds(listeners, problems);
+    if let Subject::Sidecar { sidecar, called } = subject {
+        let called = called.as_ref();
+        binds = sidecar::binds(sidecar, called, documents, &of_services, &lanes, &mut backends, problems);
+    }
     let clusters = backends.into_clusters();
-    let binds = listeners::into_binds(listeners, problems);
     Snapshot { binds: binds.into(), clusters, lane_groups: lanes.groups, shadow_lane_groups: lanes.shadow_groups }
 }
 

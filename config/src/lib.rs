@@ -19,6 +19,7 @@ pub mod problem;
 mod reader;
 pub mod route;
 pub mod scope;
+pub mod sidecar;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -31,4 +32,5 @@ pub use files::{Source, sources};
 pub use model::{kinds, schema};
 pub use problem::{Problem, Severity};
 pub use reader::{Checked, Loaded, Origin, Reader, load, read};
+pub use sidecar::Sidecar;
 pub use snapshot::Snapshot;

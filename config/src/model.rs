@@ -20,6 +20,7 @@ pub(crate) mod traffic_policy;
 use std::sync::Arc;
 
 use crate::decode::{Decode, Path, refuse_shape};
+use crate::document::Key;
 use crate::model::metadata::Metadata;
 use crate::object::{nearest, object};
 use crate::problem::{Place, Problems};
@@ -51,6 +52,15 @@ macro_rules! kinds {
             /// Takes in what another has.
             pub(crate) fn extend(&mut self, other: &Documents) {
                 $( self.$list.extend(other.$list.iter().cloned()); )*
+            }
+
+            /// Whether there is an object of that name.
+            pub(crate) fn has(&self, key: &Key) -> bool {
+                let is_it = |metadata: &Metadata| (metadata.namespace(), metadata.name()) == (&*key.namespace, &*key.name);
+                match &*key.kind {
+                    $( stringify!($kind) => self.$list.iter().any(|object| is_it(&object.metadata)), )*
+                    _ => false,
+                }
             }
 
             /// Every object's kind, namespace, name and place.

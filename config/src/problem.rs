@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::document::Key;
+
 /// Whether a problem stops the configuration from being used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -33,21 +35,27 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
-/// How a warning about a Gateway that is missing begins.
-const NO_GATEWAY: &str = "there is no Gateway ";
+/// How a warning about a document that is missing begins.
+const MISSING: &str = "there is no ";
 
 /// Why a reference to a Gateway, or to one of its listeners, leads nowhere.
 pub(crate) fn no_gateway(namespace: &str, name: &str, listener: Option<&str>) -> String {
     let of = listener.map_or_else(String::new, |listener| format!(" with a listener {listener:?}"));
-    format!("{NO_GATEWAY}{namespace}/{name}{of}")
+    format!("{MISSING}Gateway {namespace}/{name}{of}")
 }
 
 impl Problem {
-    /// The Gateway, by namespace and name, that it says is missing: where only some of the Gateways are read, it may be
-    /// elsewhere.
-    pub fn missing_gateway(&self) -> Option<(&str, &str)> {
-        let name = self.reason.strip_prefix(NO_GATEWAY)?;
-        name.split(' ').next()?.split_once('/')
+    /// The document that it says is missing, or has no such part: where only some documents are read, it may be elsewhere.
+    pub fn missing(&self) -> Option<Key> {
+        let mut words = self.reason.strip_prefix(MISSING)?.split(' ');
+        let (kind, name) = (words.next()?, words.next()?.trim_end_matches(':'));
+        let (namespace, name) = name.split_once('/')?;
+        Some(Key { kind: kind.into(), namespace: namespace.into(), name: name.into() })
+    }
+
+    /// Whether that is a document that this one is attached to.
+    pub(crate) fn is_about_attachment(&self) -> bool {
+        ["spec.targetRefs[", "spec.parentRefs["].iter().any(|field| self.field.starts_with(field))
     }
 }
 

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::compile::{Kept, compile};
+use crate::compile::{Kept, Subject, compile};
 use crate::files::{self, Source};
 use crate::model::{self, Documents};
 use crate::problem::{Origins, Place, Problem, Problems, Severity};
+use crate::sidecar::{Called, Sidecar};
 use crate::snapshot::Snapshot;
 use crate::tree;
 
@@ -56,6 +57,7 @@ pub struct Reader {
     kept: Kept,
     reading: u64,
     origin: Origin,
+    subject: Subject,
     reads_parts: bool,
 }
 
@@ -82,6 +84,18 @@ impl Reader {
     /// A reader of such documents.
     pub fn new(origin: Origin) -> Reader {
         Reader { origin, ..Reader::default() }
+    }
+
+    /// The same for a Service's instance, in place of Gateways.
+    pub fn beside(self, sidecar: Sidecar) -> Reader {
+        Reader { subject: Subject::Sidecar { sidecar, called: None }, ..self }
+    }
+
+    /// From now on a sidecar may call only these Services of those that are there.
+    pub fn calls(&mut self, services: Called) {
+        if let Subject::Sidecar { called, .. } = &mut self.subject {
+            *called = Some(services);
+        }
     }
 
     /// A reader that is given different parts of a whole in turn, each of up to two thousand at least once in that many
@@ -118,25 +132,43 @@ impl Reader {
         // With documents missing, every reference to them would look wrong: one kind of mistake at a time.
         let snapshot = match problems.has_errors() {
             true => Snapshot::default(),
-            false => compile(&documents, self.origin, &mut self.kept, &mut problems),
+            false => compile(&documents, self.origin, &self.subject, &mut self.kept, &mut problems),
         };
-        let is_refused = problems.has_errors();
+        let stranger = self.stranger(&documents).filter(|_| !problems.has_errors());
+        let is_refused = problems.has_errors() || stranger.is_some();
         let (mut list, origins) = problems.into_sorted(sources.iter().map(|source| &source.name));
         self.origins = origins;
         self.forget(passing);
         if self.origin == Origin::Control {
-            // A proxy gets its own Gateway only: others are there for others.
-            list.retain(|problem| {
-                let is_here = |name| {
-                    documents
-                        .gateways
-                        .iter()
-                        .any(|gateway| (gateway.metadata.namespace(), gateway.metadata.name()) == name)
-                };
-                problem.severity == Severity::Error || problem.missing_gateway().is_none_or(is_here)
-            });
+            // A proxy gets its own Gateway only, or what belongs to its Service and to those that it calls: others are there
+            // for others.
+            let is_sidecar = matches!(self.subject, Subject::Sidecar { .. });
+            let is_elsewhere = |problem: &Problem| {
+                let Some(missing) = problem.missing() else { return false };
+                let is_meant = *missing.kind == *"Gateway" || is_sidecar && problem.is_about_attachment();
+                is_meant && !documents.has(&missing)
+            };
+            list.retain(|problem| problem.severity == Severity::Error || !is_elsewhere(problem));
         }
+        list.extend(stranger);
         if is_refused { Err(list) } else { Ok(Checked { snapshot, warnings: list }) }
+    }
+
+    /// That files know nothing of the Service beside whose instance this is: most likely its name is wrong.
+    fn stranger(&self, documents: &Documents) -> Option<Problem> {
+        let (Subject::Sidecar { sidecar, .. }, Origin::Files) = (&self.subject, self.origin) else { return None };
+        let Sidecar { namespace, service, .. } = sidecar;
+        let mut names = documents.services.iter().map(|known| (known.metadata.namespace(), known.metadata.name()));
+        let is_there = names.any(|name| name == (&**namespace, &**service));
+        (!is_there).then(|| Problem {
+            severity: Severity::Error,
+            file: "--service".into(),
+            line: 0,
+            column: 0,
+            field: String::new(),
+            reason: format!("there is no Service {namespace}/{service} in these files"),
+            hint: None,
+        })
     }
 
     fn read_source(

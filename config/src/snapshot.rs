@@ -38,7 +38,8 @@ pub struct Snapshot {
 pub struct Bind {
     /// Where to listen. Port 0 asks the kernel for a free one.
     pub address: SocketAddr,
-    /// `namespace/gateway/listener`, of the first listener on this address; names it in logs and metrics.
+    /// `namespace/gateway/listener`, of the first listener on this address, or `namespace/service/inbound` and `outbound`;
+    /// names it in logs and metrics.
     pub name: Arc<str>,
     /// The downstream side: bounds, timeouts, trust.
     pub settings: Arc<ListenerSettings>,
@@ -50,6 +51,17 @@ pub struct Bind {
     pub shadow: Option<Arc<ListenerShadow>>,
     /// Which rule a request meets here.
     pub table: Table,
+    /// Where calls of an instance go out.
+    pub calls: Option<Calls>,
+}
+
+/// What is known of an instance whose calls go out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calls {
+    /// To whose Services short names belong.
+    pub namespace: Arc<str>,
+    /// A Service that is not known here may be there all the same: control tells of those that are called.
+    pub by_use: bool,
 }
 
 /// The downstream side of a listener: ListenerPolicy with its defaults filled in.
@@ -104,6 +116,9 @@ pub enum ClientAddress {
     TrustedHops(u8),
     /// The connection opens with a PROXY protocol v2 header that names the client.
     ProxyProtocolV2,
+    /// Peers are proxies and services of the mesh: what they say of the client is kept as it is, and the client is the last
+    /// address in `x-forwarded-for`.
+    Kept,
 }
 
 /// What to do with an encoded slash or backslash (`%2F`, `%5C`) in a path.
@@ -231,7 +246,7 @@ pub enum PathChange {
 /// One port of a Service with its endpoints.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
-    /// `namespace/service:port`.
+    /// `namespace/service:port`, or `namespace/service:app` of the instance beside which this proxy stands.
     pub name: Arc<str>,
     /// The Service's namespace.
     pub namespace: Arc<str>,
@@ -239,6 +254,8 @@ pub struct Cluster {
     pub service: Arc<str>,
     /// The port's number.
     pub port: u16,
+    /// It is the instance beside which this proxy stands, and no port of its Service.
+    pub is_app: bool,
     /// Where its endpoints come from.
     pub discovery: Discovery,
     /// Those with a weight above 0; none means 503.

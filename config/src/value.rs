@@ -16,7 +16,7 @@ use crate::tree::Node;
 
 pub(crate) use moment::Moment;
 pub(crate) use number::{Decimal, Percentage, Period, Port, Ratio, RedirectStatus, Size, Whole};
-pub(crate) use text::path as check_path;
+pub(crate) use text::{is_label, label, label_key, label_value, object_name, path as check_path};
 
 /// Defines a text with rules: a type around what `parse` makes of it, and its schema.
 macro_rules! text {

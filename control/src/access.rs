@@ -153,22 +153,23 @@ fn is_own(bounds: &Bounds, id: &str, cluster: &str) -> bool {
     is_of_cluster && is_workload && is_within(bounds, namespace)
 }
 
-/// `Gateway/NAMESPACE/NAME`, or `/*` behind it for all that belongs to it.
+/// `Gateway/NAMESPACE/NAME`, or `/*` behind it for all that belongs to it; and all that belongs to any Service for who may
+/// call it, wherever that is.
 fn is_for(bounds: &Bounds, resource: &str) -> bool {
     if resource.starts_with(ENDPOINTS) {
         // Given only to those whose rules send requests there, which the catalog knows.
         return true;
     }
-    let mut parts = resource.strip_suffix("/*").unwrap_or(resource).splitn(3, '/');
-    let (Some("Gateway"), Some(namespace), Some(own)) = (parts.next(), parts.next(), parts.next()) else {
-        return false;
-    };
-    let is_workload = match &bounds.workload {
-        None => !own.is_empty() && !own.contains('/'),
-        Some(Workload::Gateway(name)) => **name == *own,
-        Some(Workload::Service(_)) => false,
-    };
-    is_workload && is_within(bounds, namespace)
+    let (whole, is_collection) = resource.strip_suffix("/*").map_or((resource, false), |whole| (whole, true));
+    let mut parts = whole.splitn(3, '/');
+    let (Some(kind), Some(namespace), Some(own)) = (parts.next(), parts.next(), parts.next()) else { return false };
+    let is_name = !own.is_empty() && !own.contains('/');
+    match (kind, &bounds.workload) {
+        ("Gateway", None) => is_name && is_within(bounds, namespace),
+        ("Gateway", Some(Workload::Gateway(name))) => **name == *own && is_within(bounds, namespace),
+        ("Service", None | Some(Workload::Service(_))) => is_name && is_collection,
+        _ => false,
+    }
 }
 
 fn places(bounds: &Bounds) -> String {
@@ -273,6 +274,9 @@ mod tests {
             ("deep", Action::Subscribe("Gateway/shop/edge/x/*")),
             ("all", Action::Subscribe("*")),
             ("service", Action::Subscribe("Service/shop/a")),
+            ("service/*", Action::Subscribe("Service/shop/a/*")),
+            ("far/*", Action::Subscribe("Service/pay/b/*")),
+            ("far/deep", Action::Subscribe("Service/pay/b/c/*")),
         ];
         let edge = || Some(Workload::Gateway("edge".into()));
         for (who, expected) in [
@@ -280,8 +284,8 @@ mod tests {
             (identity(Role::Operator, &[], None), "read try change shop pay"),
             (identity(Role::Operator, &["shop"], None), "read try change shop"),
             (identity(Role::Proxy, &["shop"], edge()), "stream own edge edge/*"),
-            (identity(Role::Proxy, &["shop"], None), "stream own sibling edge edge/* other/*"),
-            (identity(Role::Proxy, &["shop"], Some(Workload::Service("edge".into()))), "stream own"),
+            (identity(Role::Proxy, &["shop"], None), "stream own sibling edge edge/* other/* service/* far/*"),
+            (identity(Role::Proxy, &["shop"], Some(Workload::Service("edge".into()))), "stream own service/* far/*"),
         ] {
             let allowed = actions.iter().filter(|(_, action)| may(&who, action).is_ok()).map(|(name, _)| *name);
             assert_eq!(allowed.collect::<Vec<_>>().join(" "), expected, "{who:?}");

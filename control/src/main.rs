@@ -29,6 +29,8 @@ enum Command {
     Up(cli::up::UpArgs),
     /// Run a gateway with rule files
     Gateway(Box<proxy::GatewayArgs>),
+    /// Run beside one instance of a Service: what comes in goes to it, and its calls go out to Services by their names
+    Proxy(Box<proxy::SidecarArgs>),
     /// Run the control server: documents with history, checked before they are kept, over a REST API
     Control(cli::control::ControlCommand),
     /// Tell what a request would meet at a running gateway: listener, lane, route, policies, endpoint
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
     match Args::parse().command {
         Command::Up(args) => cli::up::run(args),
         Command::Gateway(args) => proxy::run(*args),
+        Command::Proxy(args) => proxy::run_sidecar(*args),
         Command::Control(args) => cli::control::run(args),
         Command::Explain(args) => cli::explain::run(args),
         Command::Check(args) => cli::check::run(args),

@@ -435,6 +435,10 @@ impl config::route::RequestView for Head {
         self.bytes(self.host)
     }
 
+    fn authority(&self) -> &[u8] {
+        self.bytes(self.authority)
+    }
+
     fn path(&self) -> &[u8] {
         self.bytes(self.path)
     }

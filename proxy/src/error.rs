@@ -50,6 +50,10 @@ pub enum Kind {
     NoEndpoint,
     /// Control has not told the backend's endpoints.
     Awaited,
+    /// Control has not said whether there is a Service of that name.
+    Unheard,
+    /// No Service has that name.
+    NoService,
     /// The request's lane has no endpoint that is ready, and may not be left.
     NoLane,
     /// No connection to the endpoint.
@@ -75,7 +79,7 @@ pub enum Kind {
 impl Kind {
     /// Whether there was nobody to serve the request, so that other rules may still know somebody.
     pub(crate) fn finds_nobody(self) -> bool {
-        matches!(self, Kind::NoEndpoint | Kind::NoLane | Kind::Vanished | Kind::Awaited)
+        matches!(self, Kind::NoEndpoint | Kind::NoLane | Kind::Vanished | Kind::Awaited | Kind::Unheard)
     }
 }
 
@@ -137,6 +141,8 @@ impl ProxyError {
             (_, NoCluster) => (500, "the route has no valid backend\n", "NC"),
             (_, NoEndpoint) => (503, "no endpoint is available\n", "UH"),
             (_, Awaited) => (503, "the endpoints of the service are not known yet\n", "CP"),
+            (_, Unheard) => (503, "the service is not known yet\n", "CP"),
+            (_, NoService) => (404, "no service has this name\n", "NS"),
             (_, NoLane) => (503, "the lane has no endpoint\n", "NL"),
             (_, Vanished) => (503, "no endpoint is available\n", "UH"),
             (_, Connect) => (503, "the service cannot be reached\n", "UF"),
@@ -223,6 +229,8 @@ mod tests {
         check(ProxyError::here(Kind::NoCluster), 500, "NC");
         check(ProxyError::here(Kind::NoEndpoint), 503, "UH");
         check(ProxyError::here(Kind::NoLane), 503, "NL");
+        check(ProxyError::here(Kind::Unheard), 503, "CP");
+        check(ProxyError::here(Kind::NoService), 404, "NS");
         check(ProxyError::here(Kind::Exhausted), 503, "UO");
         check(ProxyError::here(Kind::Overflow), 503, "UO");
         check(ProxyError::here(Kind::PendingTimeout), 503, "UO");

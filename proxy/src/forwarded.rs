@@ -16,7 +16,9 @@ pub(crate) fn apply(head: &mut Head, policy: &ClientAddress, peer: SocketAddr, s
         true => client_from(policy, head).unwrap_or(peer.ip()),
         false => peer.ip(),
     };
-    if trusted {
+    if matches!(policy, ClientAddress::Kept) {
+        // Whoever was at the edge has said it, and the mesh is no part of it.
+    } else if trusted {
         let before = joined(head);
         head.remove_known(Known::XForwardedFor);
         head.add_with("x-forwarded-for", Known::XForwardedFor, |text| {
@@ -64,6 +66,7 @@ pub(crate) fn trusts(policy: &ClientAddress, peer: IpAddr) -> bool {
         ClientAddress::Peer | ClientAddress::ProxyProtocolV2 => false,
         ClientAddress::TrustedCidrs(networks) => networks.iter().any(|network| network.contains(&peer)),
         ClientAddress::TrustedHops(hops) => *hops > 0,
+        ClientAddress::Kept => true,
     }
 }
 
@@ -88,6 +91,7 @@ fn client_from(policy: &ClientAddress, head: &Head) -> Option<IpAddr> {
         }
         // The nearest of the trusted proxies is the peer itself, which is not in the list.
         ClientAddress::TrustedHops(hops) => addresses.nth(usize::from(*hops) - 1).flatten(),
+        ClientAddress::Kept => addresses.next().flatten(),
     }
 }
 
@@ -261,6 +265,10 @@ mod tests {
         check(&hops(1), &line, "2001:db8::1", continued);
         check(&hops(2), &line, "9.9.9.9", continued);
         check(&hops(3), &line, "10.0.0.9", continued);
+        let kept = "x-forwarded-for: 9.9.9.9, [2001:db8::1]:80|x-forwarded-proto: http";
+        check(&ClientAddress::Kept, &line, "2001:db8::1", kept);
+        check(&ClientAddress::Kept, &[], "10.0.0.9", "x-forwarded-proto: http");
+        check(&ClientAddress::Kept, &[("x-forwarded-proto", "https")], "10.0.0.9", "x-forwarded-proto: https");
     }
 
     #[test]

@@ -143,6 +143,15 @@ impl Lanes {
                 let found = inherited.lane.and_then(|(group, index)| self.find(&groups[group], index));
                 Found { lane: found, differs: inherited.differs, ..Found::default() }
             }
+            LaneRole::Call { groups, own } => {
+                let inherited = lane::inherit(groups, head);
+                let (lane, is_said) = of_call(groups, inherited.lane, *own, head);
+                if let Some((group, index)) = lane.filter(|_| !is_said) {
+                    lane::tag(head, &groups[group], index);
+                }
+                let found = lane.and_then(|(group, index)| self.find(&groups[group], index));
+                Found { lane: found, differs: inherited.differs, ..Found::default() }
+            }
             LaneRole::Decide(group) => {
                 lane::strip(head, &self.all);
                 let guard = |index: usize| self.bears(group, index, ready);
@@ -175,12 +184,11 @@ impl Lanes {
             LaneRole::Strip => Box::default(),
             LaneRole::Inherit(groups) => {
                 let inherited = lane::inherit(groups, head).lane;
-                let decided = groups.iter().enumerate().map(|(place, group)| {
-                    let index = inherited.filter(|(found, _)| *found == place).map(|(_, index)| index);
-                    let lane = index.and_then(|index| shadow.find(group, index));
-                    Shadowed { group: group.name.clone(), lane }
-                });
-                decided.collect()
+                shadow.of_each(groups, inherited)
+            }
+            LaneRole::Call { groups, own } => {
+                let inherited = lane::inherit(groups, head).lane;
+                shadow.of_each(groups, of_call(groups, inherited, *own, head).0)
             }
             LaneRole::Decide(group) => {
                 let guard = |index: usize| shadow.bears(group, index, ready);
@@ -202,9 +210,18 @@ impl Lanes {
 
     /// Takes out of an answer what only the mesh should know.
     pub(crate) fn leave(&self, role: &LaneRole, answer: &mut Head) {
-        if !matches!(role, LaneRole::Inherit(_)) && !self.all.is_empty() {
+        if !role.is_inside() && !self.all.is_empty() {
             lane::strip(answer, &self.all);
         }
+    }
+
+    /// What each of these groups says of a request that is in one lane at most.
+    fn of_each(&self, groups: &[Arc<LaneGroup>], lane: Option<(usize, usize)>) -> Box<[Shadowed]> {
+        let decided = groups.iter().enumerate().map(|(place, group)| {
+            let index = lane.filter(|(found, _)| *found == place).map(|(_, index)| index);
+            Shadowed { group: group.name.clone(), lane: index.and_then(|index| self.find(group, index)) }
+        });
+        decided.collect()
     }
 
     fn group(&self, group: &Arc<LaneGroup>) -> Option<&GroupLanes> {
@@ -240,6 +257,21 @@ impl Lanes {
         }
         bears.get(index).map_or(0.0, |bears| bears.share)
     }
+}
+
+/// The lane of a call that an instance makes, and whether its tag says so: first what that says, last the lane of the instance.
+fn of_call(
+    groups: &[Arc<LaneGroup>],
+    inherited: Option<(usize, usize)>,
+    own: Option<(usize, usize)>,
+    head: &Head,
+) -> (Option<(usize, usize)>, bool) {
+    // A tag that names no lane says that it is in the baseline.
+    if inherited.is_some() || lane::is_tagged(head, groups) {
+        return (inherited, true);
+    }
+    // What is remembered of the call's trace comes here, before the word of the instance.
+    (own, false)
 }
 
 /// What a lane is given: less at once, more only when that has held for a while.

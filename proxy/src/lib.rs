@@ -5,11 +5,13 @@ mod admin;
 #[expect(clippy::allow_attributes_without_reason, reason = "generated")]
 #[allow(missing_docs, reason = "config/proto says what each means")]
 pub mod ads;
+mod args;
 mod attempt;
 mod attempts;
 mod balance;
 mod budget;
 mod buffer;
+mod calls;
 mod census;
 mod cgroup;
 mod check;
@@ -28,10 +30,10 @@ mod exchange;
 mod explain;
 mod first_use;
 mod forwarded;
-mod gateway;
 mod guards;
 pub mod h1;
 mod lanes;
+mod life;
 mod listen;
 mod log;
 mod metrics;
@@ -61,6 +63,8 @@ mod view;
 pub mod watch;
 mod wire;
 mod worker;
+mod workload;
 
 pub use admin::AdminAddress;
-pub use gateway::{GatewayArgs, run};
+pub use args::{GatewayArgs, ProcessArgs, SidecarArgs};
+pub use life::{run, run_sidecar};

@@ -382,10 +382,10 @@ fn encode_rules(encoder: &mut DescriptorEncoder<'_>, guards: &Guards) -> fmt::Re
     Ok(())
 }
 
-/// Istio's labels, as far as a gateway knows them.
+/// Istio's labels, as far as they are known here.
 fn labels(key: &SeriesKey) -> [(&'static str, String); 9] {
     [
-        ("reporter", "source".into()),
+        ("reporter", key.reporter.into()),
         ("destination_service", format!("{}.{}", key.service, key.namespace)),
         ("destination_service_name", key.service.to_string()),
         ("destination_service_namespace", key.namespace.to_string()),
@@ -405,7 +405,8 @@ mod tests {
     fn workers_are_added_up_and_ended_series_expire() {
         let stats = [WorkerStats::default(), WorkerStats::default()];
         let expiry = Expiry::default();
-        let key = SeriesKey { service: "web".into(), namespace: "default".into(), lane: None, status: 200, flag: "-" };
+        let (service, namespace) = ("web".into(), "default".into());
+        let key = SeriesKey { reporter: "source", service, namespace, lane: None, status: 200, flag: "-" };
         let series: Vec<_> = stats.iter().map(|stats| stats.series(key.clone())).collect();
         for series in &series {
             series.duration_us.observe(700);
@@ -426,7 +427,8 @@ mod tests {
     #[test]
     fn the_last_bucket_has_the_name_that_prometheus_wants() {
         let shared = Shared::new(1, 1, None, None).expect("a mailbox");
-        let key = SeriesKey { service: "web".into(), namespace: "default".into(), lane: None, status: 200, flag: "-" };
+        let (service, namespace) = ("web".into(), "default".into());
+        let key = SeriesKey { reporter: "source", service, namespace, lane: None, status: 200, flag: "-" };
         shared.stats[0].series(key).duration_us.observe(700);
         let text = text(&registry(shared, Arc::new(Status::new())));
         let bucket = |line: &&str| line.starts_with("istio_request_duration_milliseconds_bucket{le=\"+Inf\"");

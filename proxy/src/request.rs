@@ -6,9 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use config::Snapshot;
-use config::snapshot::lanes::LaneRole;
-use config::snapshot::{Filter, ListenerSettings, Mirror};
+use config::snapshot::{ClientAddress, Filter, ListenerSettings, Mirror};
 use filters::head::Known;
 use filters::{Entry, Head, Verdict};
 
@@ -134,8 +132,10 @@ pub(crate) fn learn(
     peer: SocketAddr,
     head: &mut Head,
 ) -> IpAddr {
-    // Many servers read `_` as `-`, and would take such a field for one of ours.
-    head.remove_known(Known::Underscored);
+    if !matches!(settings.client_address, ClientAddress::Kept) {
+        // Many servers read `_` as `-`, and would take such a field for one of ours. Services may have theirs.
+        head.remove_known(Known::Underscored);
+    }
     let trusted = forwarded::trusts(&settings.client_address, peer.ip());
     let client_address = forwarded::apply(head, &settings.client_address, peer, "http");
     forwarded::identify(head, trusted, || worker.dice());
@@ -182,7 +182,12 @@ async fn forward(
         let status = if meta.method == Method::Options { 200 } else { 501 };
         return Ok(reply::send_status(guard, client, meta, status, record).await);
     }
-    let (mut met, cluster) = meet(worker, &guard.bind, head, record)?;
+    let (mut met, cluster) = match meet(worker, &guard.bind, head, record) {
+        Err(ProxyError { kind: Kind::Unheard, .. }) => {
+            return Err(first_use::hear_of(worker, client, &guard.bind, head).await);
+        }
+        met => met?,
+    };
     let deadline = after(worker.driver.now(), met.rule.request_timeout);
     let mut passage = Passage::begin(worker);
     if !met.rule.protection.is_empty()
@@ -309,7 +314,8 @@ pub(crate) fn meet(
     record: &mut Record,
 ) -> Result<(Met, Option<Rc<ClusterView>>), ProxyError> {
     let (view, index) = worker.place(bind).ok_or(ProxyError::here(Kind::NoRoute))?;
-    let found = view.snapshot.binds[index].table.find(head).ok_or(ProxyError::here(Kind::NoRoute))?;
+    let listener = &view.snapshot.binds[index];
+    let found = listener.table.find(head).ok_or_else(|| ProxyError::here(first_use::missing(listener, head)))?;
     let rule = view.rule(index, found);
     record.rule = Some(rule.clone());
     let entry = Entry { scheme: "http", port: bind.port, prefix_bytes: found.prefix_bytes };
@@ -329,8 +335,7 @@ pub(crate) fn meet(
 
 /// Whether what requests here say of the mesh is believed.
 fn is_inside(worker: &Worker, bind: &BindView) -> bool {
-    let inherits = |index: usize, snapshot: &Snapshot| matches!(snapshot.binds[index].lanes, LaneRole::Inherit(_));
-    worker.place(bind).is_some_and(|(view, index)| inherits(index, &view.snapshot))
+    worker.place(bind).is_some_and(|(view, index)| view.snapshot.binds[index].lanes.is_inside())
 }
 
 /// What the address does about the request's lane.

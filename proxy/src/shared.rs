@@ -1,6 +1,7 @@
 //! What threads see of each other: the mail that a worker gets, and the counts that bounds and balance stand on. Nothing
 //! here is touched by a request; a connection costs a few of these counts. Hot.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -35,6 +36,8 @@ pub(crate) enum Mail {
     ShedIdle,
     /// A task of this worker has got what it waited for.
     Wake(TaskId),
+    /// Control has said that something is not there: whoever waits for it shall look.
+    Heard,
     /// What a request would meet here.
     Explain(Question),
     /// Requests of other workers wait for a connection to this cluster: hand over idle ones.
@@ -103,10 +106,12 @@ pub(crate) struct Shared {
     pub(crate) states: States,
     /// Those of the newest snapshot.
     pub(crate) guards: Mutex<Arc<Guards>>,
-    /// Whom requests ask for endpoints that control has not told.
+    /// Whom requests ask for what control has not told.
     pub(crate) asks: OnceLock<UnboundedSender<Arc<str>>>,
-    /// Requests that wait for such endpoints.
+    /// Requests that wait for such endpoints, or for what control knows of a Service.
     pub(crate) awaiting: AtomicUsize,
+    /// Collections of Services that control has said are not there.
+    absent: Mutex<HashSet<Arc<str>>>,
     /// Where this process stands.
     pub(crate) zone: Option<Box<str>>,
     /// Workers tell time from here.
@@ -139,6 +144,7 @@ impl Shared {
             guards: Mutex::default(),
             asks: OnceLock::new(),
             awaiting: AtomicUsize::new(0),
+            absent: Mutex::default(),
             zone,
             origin: Instant::now(),
         }))
@@ -154,8 +160,19 @@ impl Shared {
         self.mailboxes[waiter.worker].send(Mail::Wake(waiter.task));
     }
 
-    /// Asks control for endpoints.
-    pub(crate) fn ask_for_endpoints(&self, resource: &Arc<str>) {
+    /// Whether control has said lately that a collection is not there.
+    pub(crate) fn is_absent(&self, name: &str) -> bool {
+        self.absent.lock().expect("no holder of this lock can panic").contains(name)
+    }
+
+    /// These are not there, and whoever waits for one shall hear it.
+    pub(crate) fn set_absent(&self, names: HashSet<Arc<str>>) {
+        *self.absent.lock().expect("no holder of this lock can panic") = names;
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Heard));
+    }
+
+    /// Asks control for endpoints, or for what belongs to a Service.
+    pub(crate) fn ask_control_for(&self, resource: &Arc<str>) {
         // Who ends does not listen any more.
         let _ = self.asks.get().map(|asks| asks.send(resource.clone()));
     }

@@ -90,6 +90,8 @@ impl Histogram {
 /// What the series of one request is told apart by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SeriesKey {
+    /// Who counts: the `destination` beside its instance, else the `source`.
+    pub(crate) reporter: &'static str,
     /// The Service's name, or `unknown` where none was chosen.
     pub(crate) service: Arc<str>,
     /// Its namespace, or `unknown`.
@@ -264,7 +266,8 @@ mod tests {
     #[test]
     fn series_live_as_long_as_somebody_uses_them() {
         let stats = WorkerStats::default();
-        let key = SeriesKey { service: "web".into(), namespace: "default".into(), lane: None, status: 200, flag: "-" };
+        let (service, namespace) = ("web".into(), "default".into());
+        let key = SeriesKey { reporter: "source", service, namespace, lane: None, status: 200, flag: "-" };
         let series = stats.series(key.clone());
         assert!(Arc::ptr_eq(&series, &stats.series(key)));
         let count = || {

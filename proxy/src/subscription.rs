@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use config::Source;
+use config::sidecar::Called;
 use config::snapshot::discovery::Instances;
 use config::wire::envoy::config::core::v3::node::UserAgentVersionType;
 use config::wire::envoy::config::core::v3::{Locality, Node};
@@ -31,6 +32,7 @@ use crate::status::Status;
 use crate::subscription::keeper::Keeper;
 use crate::subscription::line::{Line, News, news, open};
 use crate::subscription::reporter::Reporter;
+use crate::workload::Workload;
 
 pub(crate) use crate::subscription::reporter::Fare;
 
@@ -43,6 +45,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// What control said of endpoints, by resource; None: there is no such Service.
 pub(crate) type Updates = Vec<(Arc<str>, Option<Instances>)>;
+/// A collection of a Service, and whether there is such a Service.
+pub(crate) type Heard = (Arc<str>, bool);
 /// Told whether a change is in force, or what is wrong with it.
 pub(crate) type Answer = oneshot::Sender<Result<(), Vec<String>>>;
 
@@ -52,6 +56,8 @@ pub(crate) struct Offer {
     pub(crate) from: String,
     /// One for each document; problems name it.
     pub(crate) sources: Vec<Source>,
+    /// Services that were asked for and are there.
+    pub(crate) called: Called,
     /// Endpoints that come into force with them.
     pub(crate) updates: Updates,
     pub(crate) answer: Answer,
@@ -67,6 +73,7 @@ pub(crate) struct Update {
 pub(crate) enum Came {
     Offer(Offer),
     Update(Update),
+    Heard(Vec<Heard>),
 }
 
 /// What control is asked for.
@@ -81,24 +88,24 @@ enum Order {
 pub(crate) struct Subscription {
     offers: Receiver<Offer>,
     updates: Receiver<Update>,
+    heard: UnboundedReceiver<Vec<Heard>>,
     orders: UnboundedSender<Order>,
-    /// The endpoints that a copy on disk has.
+    /// The endpoints that a copy on disk has, and the Services that were called.
     pub(crate) known: Vec<Arc<str>>,
 }
 
 impl Subscription {
-    /// Subscribes to what belongs to a Gateway, `NAMESPACE/NAME`.
+    /// Subscribes to what belongs to a Gateway or a Service.
     pub(crate) fn start(
         control: Control,
-        gateway: &str,
+        workload: &Workload,
         zone: Option<&str>,
         folder: Option<Folder>,
         status: Arc<Status>,
     ) -> Subscription {
         let node = Node {
-            // Unlike that of a gateway on another machine, or before.
-            id: format!("{gateway}@{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
-            cluster: gateway.to_owned(),
+            id: workload.id(),
+            cluster: workload.cluster(),
             locality: zone.map(|zone| Locality { zone: zone.into(), ..Locality::default() }),
             user_agent_name: "evenkeel".into(),
             user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(env!("CARGO_PKG_VERSION").into())),
@@ -115,13 +122,17 @@ impl Subscription {
                 (Some(Start { copy, heard, until: Instant::now() + CONTROL_FIRST }), held)
             }
         };
-        let known: Vec<Arc<str>> = held.keys().filter(|name| name.starts_with(xds::ENDPOINTS)).cloned().collect();
+        let wanted: Arc<str> = format!("{}/*", workload.document()).into();
+        let is_asked_for =
+            |name: &Arc<str>| name.starts_with(xds::ENDPOINTS) || xds::is_collection(name) && *name != wanted;
+        let known: Vec<Arc<str>> = held.keys().filter(|name| is_asked_for(name)).cloned().collect();
         let (offers, offered) = channel(1);
         let (updates, updated) = channel(1);
+        let (hears, heard) = unbounded_channel();
         let (orders, ordered) = unbounded_channel();
         let mut life = Life {
             control: Arc::new(control),
-            wanted: format!("Gateway/{gateway}/*").into(),
+            wanted,
             in_force: held.iter().map(|(name, held)| (name.clone(), held.body.clone())).collect(),
             client: Client::new(node.clone(), held, start.as_ref().map_or(0, |start| start.copy.revision)),
             node,
@@ -131,6 +142,7 @@ impl Subscription {
             endpoints: Track::default(),
             offers,
             updates,
+            hears,
             line: Line::Down { until: Instant::now() },
             is_heard: false,
             told: None,
@@ -140,13 +152,14 @@ impl Subscription {
         };
         life.client.want(std::iter::once(&*life.wanted).chain(known.iter().map(|name| &**name)));
         tokio::spawn(life.run(ordered));
-        Subscription { offers: offered, updates: updated, orders, known }
+        Subscription { offers: offered, updates: updated, heard, orders, known }
     }
 
     /// What comes next; if `takes_rules` is not set, of endpoints alone. May be dropped at any time and called again.
     pub(crate) async fn next(&mut self, takes_rules: bool) -> Came {
         tokio::select! {
             Some(update) = self.updates.recv() => Came::Update(update),
+            Some(heard) = self.heard.recv() => Came::Heard(heard),
             Some(offer) = self.offers.recv(), if takes_rules => Came::Offer(offer),
             // It ends with the process.
             else => std::future::pending().await,
@@ -205,7 +218,7 @@ impl Track {
 struct Life {
     control: Arc<Control>,
     node: Node,
-    /// The collection of the Gateway.
+    /// The collection of the Gateway, or of the own Service.
     wanted: Arc<str>,
     client: Client,
     /// Bodies by name, of what is in force, or is on disk and will be.
@@ -218,6 +231,7 @@ struct Life {
     endpoints: Track,
     offers: Sender<Offer>,
     updates: Sender<Update>,
+    hears: UnboundedSender<Vec<Heard>>,
     line: Line,
     /// Control has said something on this connection.
     is_heard: bool,
@@ -273,8 +287,8 @@ impl Life {
         while self.rules.current.is_none()
             && let Some(change) = self.rules.waiting.pop_front()
         {
-            if self.is_begun && change.resources.is_empty() {
-                // Whoever comes back is told that nothing is missing.
+            if self.is_begun && self.changes_nothing(&change) {
+                // Whoever comes back is told that nothing is missing, and whoever asks for what is not there, just that.
                 self.answered(Some(change), Ok(()));
                 continue;
             }
@@ -291,6 +305,11 @@ impl Life {
                 Err(problem) => self.answered(Some(change), Err(vec![problem])),
             }
         }
+    }
+
+    /// Whether all that it says is that something is not there, which was not there before.
+    fn changes_nothing(&self, change: &Change) -> bool {
+        change.resources.iter().all(|(name, held)| held.is_none() && !self.in_force.contains_key(name))
     }
 
     /// One store never goes back, but for what is held back for a moment: who is told that there is nothing, as of an
@@ -317,7 +336,8 @@ impl Life {
     fn offer(&mut self, from: String, bodies: &BTreeMap<Arc<str>, Bytes>, updates: Updates, change: Option<Change>) {
         let (answer, answered) = oneshot::channel();
         // One at a time: there is room, unless the process ends.
-        let _ = self.offers.try_send(Offer { from, sources: resources::sources(bodies), updates, answer });
+        let (sources, called) = (resources::sources(bodies), resources::called(bodies));
+        let _ = self.offers.try_send(Offer { from, sources, called, updates, answer });
         self.rules.current = Some(Current { change, answer: answered });
         if let Some(start) = &mut self.start {
             // From here on the answer decides.
@@ -350,11 +370,13 @@ impl Life {
         match change {
             Some(change) => {
                 if is_good {
+                    let is_news = !self.changes_nothing(&change);
                     resources::take(&mut self.in_force, &change);
-                    self.keeper.is_due = true;
-                    if has_rules(&change) {
+                    self.keeper.is_due |= is_news;
+                    if is_news && has_rules(&change) {
                         self.reporter.on_rules(self.status.fare());
                     }
+                    self.tell_services(&change);
                 }
                 let actions = self.client.on_applied(&change, result);
                 self.act(actions);
@@ -362,8 +384,9 @@ impl Life {
             None if is_good => {}
             None => {
                 // This build cannot use what another wrote: nothing of it is held.
+                let wanted = self.client.wanted().clone();
                 self.client = Client::new(self.node.clone(), BTreeMap::new(), 0);
-                self.client.want([&*self.wanted]);
+                self.client.want(wanted.iter().map(|name| &**name));
                 self.in_force.clear();
                 self.start = None;
                 event("error", "the copy of the last configuration cannot be used; waiting for control");
@@ -377,6 +400,16 @@ impl Life {
         }
         let revision = self.client.revision();
         self.status.control(|control| control.revision = revision);
+    }
+
+    /// Tells which Services are there, of those that were asked for.
+    fn tell_services(&self, change: &Change) {
+        let of_others = change.resources.iter().filter(|(name, _)| xds::is_collection(name) && **name != self.wanted);
+        let heard: Vec<Heard> = of_others.map(|(name, held)| (name.clone(), held.is_some())).collect();
+        if !heard.is_empty() {
+            // It ends with the process.
+            let _ = self.hears.send(heard);
+        }
     }
 
     fn follow(&mut self, order: Order) {

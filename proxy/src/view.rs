@@ -114,14 +114,15 @@ struct Made {
 
 /// The series of one destination, found again without asking the registry.
 pub(crate) struct SeriesCache {
+    reporter: &'static str,
     service: Arc<str>,
     namespace: Arc<str>,
     known: RefCell<Vec<Arc<Series>>>,
 }
 
 impl SeriesCache {
-    fn new(service: Arc<str>, namespace: Arc<str>) -> SeriesCache {
-        SeriesCache { service, namespace, known: RefCell::default() }
+    fn new(service: Arc<str>, namespace: Arc<str>, reporter: &'static str) -> SeriesCache {
+        SeriesCache { reporter, service, namespace, known: RefCell::default() }
     }
 
     /// The series of a status and a flag: few for each destination, the usual one first.
@@ -138,7 +139,7 @@ impl SeriesCache {
             return series.clone();
         }
         let (service, namespace) = (self.service.clone(), self.namespace.clone());
-        let key = SeriesKey { service, namespace, lane: lane.cloned(), status, flag };
+        let key = SeriesKey { reporter: self.reporter, service, namespace, lane: lane.cloned(), status, flag };
         let series = stats.series(key);
         known.push(series.clone());
         series
@@ -178,7 +179,7 @@ impl View {
             lanes: Lanes::new(&Snapshot::default(), None),
             guards: Arc::default(),
             by_name: HashMap::default(),
-            nowhere: Rc::new(SeriesCache::new("unknown".into(), "unknown".into())),
+            nowhere: Rc::new(SeriesCache::new("unknown".into(), "unknown".into(), "source")),
         }
     }
 
@@ -283,7 +284,10 @@ impl ClusterView {
             credits: Credits::new(making.workers),
             series: match before {
                 Some(before) => before.series.clone(),
-                None => Rc::new(SeriesCache::new(cluster.service.clone(), cluster.namespace.clone())),
+                None => {
+                    let reporter = if cluster.is_app { "destination" } else { "source" };
+                    Rc::new(SeriesCache::new(cluster.service.clone(), cluster.namespace.clone(), reporter))
+                }
             },
             state,
             cluster,

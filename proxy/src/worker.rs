@@ -66,7 +66,7 @@ pub(crate) struct Worker {
     leaving: RefCell<Vec<Rc<BindView>>>,
     /// Tasks of downstream connections, to be woken when the worker shall finish.
     connections: RefCell<HashSet<TaskId>>,
-    /// Tasks that wait for endpoints, to be woken with each revision.
+    /// Tasks that wait for control's word, to be woken with each revision, and when something is not there.
     pub(crate) awaiting: RefCell<HashSet<TaskId>>,
     finishing: Cell<bool>,
     /// From when on idle connections are closed, once the worker finishes.
@@ -255,7 +255,7 @@ impl Worker {
         if self.binds.borrow().len() < known {
             self.wake_connections();
         }
-        self.awaiting.borrow().iter().for_each(|task| self.driver.wake(*task));
+        self.wake_awaiting();
         check::renew(self);
         self.stats().revision.set(revision);
     }
@@ -304,6 +304,10 @@ impl Worker {
             self.driver.wake(bind.listener.get());
         }
         self.wake_connections();
+    }
+
+    fn wake_awaiting(&self) {
+        self.awaiting.borrow().iter().for_each(|task| self.driver.wake(*task));
     }
 
     fn wake_connections(&self) {
@@ -387,6 +391,7 @@ async fn read_mail(worker: Rc<Worker>) {
                 }
                 Mail::Explain(question) => explain::answer(&worker, question),
                 Mail::Wake(task) => worker.driver.wake(task),
+                Mail::Heard => worker.wake_awaiting(),
                 Mail::HandOver(state) => {
                     if let Some(cluster) = worker.view().cluster(&state.name) {
                         cluster.hand_over_idle(worker.driver.now());

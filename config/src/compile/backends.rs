@@ -159,8 +159,26 @@ impl<'d> Resolver<'d> {
             problems.warning(place, field(), reason, None);
             return None;
         };
+        Some(self.cluster(service, service_port, problems))
+    }
+
+    /// Whether a Service has a port, or any if none is named; None: there is no such Service.
+    pub(crate) fn has_port(&self, namespace: &str, name: &str, port: Option<u16>) -> Option<bool> {
+        let service = self.services.get(&(namespace, name))?;
+        Some(port.is_none_or(|port| service.spec.ports.iter().any(|known| known.port.number() == port)))
+    }
+
+    /// The index of the cluster of a Service's port.
+    pub(crate) fn cluster(
+        &mut self,
+        service: &'d Object<Spec>,
+        service_port: &'d ServicePort,
+        problems: &mut Problems,
+    ) -> usize {
+        let (namespace, name) = (service.metadata.namespace(), service.metadata.name());
+        let port = service_port.port.number();
         if let Some(index) = self.indices.get(&(namespace, name, port)) {
-            return Some(*index);
+            return *index;
         }
         let (settings, shadow) = self.settings.of((namespace, name));
         let policies = self.actions.policies(self.protection.of_service(namespace, name));
@@ -174,6 +192,7 @@ impl<'d> Resolver<'d> {
             namespace: namespace.into(),
             service: name.into(),
             port,
+            is_app: false,
             discovery: discovery(service, service_port, self.origin),
             groups,
             shadow_groups,
@@ -189,9 +208,14 @@ impl<'d> Resolver<'d> {
             let field = "spec.endpoints";
             problems.warning(service.place, field, reason, None);
         }
+        self.indices.insert((namespace, name, port), self.clusters.len());
+        self.add(cluster)
+    }
+
+    /// Takes in a cluster that is no Service's, and tells its index.
+    pub(crate) fn add(&mut self, cluster: Cluster) -> usize {
         self.clusters.push(Arc::new(cluster));
-        self.indices.insert((namespace, name, port), self.clusters.len() - 1);
-        Some(self.clusters.len() - 1)
+        self.clusters.len() - 1
     }
 
     /// Tells a name too many.

@@ -3,7 +3,7 @@
 
 mod group;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::compile::listeners::Listener;
@@ -85,6 +85,33 @@ impl<'d> Lanes<'d> {
     /// As `members`, if LaneGroups in shadow acted; nobody where the namespace has none.
     pub(crate) fn shadow_members(&self, namespace: &str, endpoints: &[Endpoint]) -> Vec<(Option<Arc<str>>, Vec<u32>)> {
         self.shadow_namespaces.get(namespace).map_or(Vec::new(), |namespace| namespace.membership.members(endpoints))
+    }
+
+    /// What is done about calls to an instance of a namespace with these labels, and about those that it makes; and the same
+    /// if LaneGroups in shadow acted.
+    pub(crate) fn of_instance(&self, namespace: &str, labels: &BTreeMap<Box<str>, Box<str>>) -> [[LaneRole; 2]; 2] {
+        [(&self.groups, &self.namespaces), (&self.shadow_groups, &self.shadow_namespaces)].map(
+            |(groups, namespaces)| {
+                let is_its = |group: &&Arc<LaneGroup>| *group.namespace == *namespace && !group.lanes.is_empty();
+                let groups: Vec<Arc<LaneGroup>> = groups.iter().filter(is_its).cloned().collect();
+                let own = namespaces.get(namespace).and_then(|namespace| {
+                    let all = || labels.iter().map(|(key, value)| (&**key, &**value));
+                    let taken = namespace.membership.taking(all, |key| labels.get(key).map(|value| &**value));
+                    let known = &namespace.lanes[*taken.first()?];
+                    let name = known.group.metadata.to_string();
+                    Some((groups.iter().position(|group| *group.name == *name)?, known.index))
+                });
+                [LaneRole::Inherit(groups.clone()), LaneRole::Call { groups, own }]
+            },
+        )
+    }
+
+    /// The names of all lanes of a namespace, and of those in shadow.
+    pub(crate) fn names(&self, namespace: &str) -> [Vec<Arc<str>>; 2] {
+        [&self.groups, &self.shadow_groups].map(|groups| {
+            let of_namespace = groups.iter().filter(|group| *group.namespace == *namespace);
+            of_namespace.flat_map(|group| group.lanes.iter().map(|lane| lane.name.clone())).collect()
+        })
     }
 
     /// That a lane which acts for nobody is there in shadow.

@@ -200,6 +200,7 @@ pub(crate) fn into_binds(listeners: Vec<Listener<'_>>, problems: &mut Problems) 
             shadow_lanes: first.shadow_lanes.clone(),
             shadow: first.shadow.clone(),
             table,
+            calls: None,
         });
     }
     binds

@@ -104,16 +104,34 @@ impl<'d> Protection<'d> {
         self.by_target.get(&Target::Service(namespace, name)).cloned().unwrap_or_default()
     }
 
+    /// What protects an instance of a Service, whoever calls it: limits. What they remember is not what is remembered of its
+    /// own calls.
+    pub(crate) fn of_instance(&self, namespace: &str, name: &str) -> Vec<Arc<Policy>> {
+        let all = self.by_target.get(&Target::Service(namespace, name)).into_iter().flatten();
+        let protects = |policy: &&Arc<Policy>| match policy.action {
+            Action::RateLimit(_) | Action::ConcurrencyLimit(_) => true,
+            Action::CircuitBreaker(_) | Action::FaultInjection(_) => false,
+        };
+        let at_inbound = |policy: &Arc<Policy>| {
+            let state_key = format!("{} at inbound", policy.state_key).into();
+            Arc::new(Policy { state_key, ..Policy::clone(policy) })
+        };
+        all.filter(protects).map(at_inbound).collect()
+    }
+
     /// What requests meet that come in at a listener and take a rule: namespace and name of the Gateway and of the
-    /// route, and the names of listener and rule.
-    pub(crate) fn of_rule(&self, gateway: (&str, &str, &str), route: (&str, &str, Option<&str>)) -> Vec<Arc<Policy>> {
-        let (namespace, name, listener) = gateway;
-        let at_gateway = Target::Gateway(namespace, name, None);
-        let at_listener = Target::Gateway(namespace, name, Some(listener));
+    /// route, and the names of listener and rule. None: calls to a Service.
+    pub(crate) fn of_rule(
+        &self,
+        gateway: Option<(&str, &str, &str)>,
+        route: (&str, &str, Option<&str>),
+    ) -> Vec<Arc<Policy>> {
+        let at_gateway = gateway.map(|(namespace, name, _)| Target::Gateway(namespace, name, None));
+        let at_listener = gateway.map(|(namespace, name, listener)| Target::Gateway(namespace, name, Some(listener)));
         let (namespace, name, rule) = route;
         let at_route = Target::Route(namespace, name, None);
         let at_rule = rule.map(|rule| Target::Route(namespace, name, Some(rule)));
-        let levels = [Some(at_gateway), Some(at_listener), Some(at_route), at_rule];
+        let levels = [at_gateway, at_listener, Some(at_route), at_rule];
         let levels =
             levels.map(|target| target.and_then(|target| self.by_target.get(&target)).map_or(&[][..], |list| list));
         let mut met: Vec<Arc<Policy>> = Vec::new();

@@ -2,7 +2,7 @@
 //! of precedence, backends. Pure, Cold.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::compile::backends::Resolver;
@@ -10,7 +10,8 @@ use crate::compile::filters;
 use crate::compile::listeners::Listener;
 use crate::compile::shadow;
 use crate::model::http_route::{
-    HeaderMatch, Match, ParentRef, PathMatch, PathMatchType, QueryParamMatch, Rule as WrittenRule, Spec, ValueMatchType,
+    HeaderMatch, Match, ParentKind, ParentRef, PathMatch, PathMatchType, QueryParamMatch, Rule as WrittenRule, Spec,
+    ValueMatchType,
 };
 use crate::model::{Documents, Object};
 use crate::problem::{Place, Problems, no_gateway};
@@ -18,14 +19,18 @@ use crate::route::{Condition, Conditions, Expressions, PathCondition, Rank, Rout
 use crate::snapshot::policy::Policy;
 use crate::snapshot::{Backends, Choice, Rule};
 
-/// Adds the matches of every route to the listeners that it attaches to.
+/// What callers of Services meet: entries by namespace and name, those for one port only with its number.
+pub(crate) type OfServices<'d> = BTreeMap<(&'d str, &'d str), Vec<(Option<u16>, RouteEntry)>>;
+
+/// Adds the matches of every route to the listeners that it attaches to, and tells those for callers of Services.
 pub(crate) fn attach<'d>(
     documents: &'d Documents,
     listeners: &mut [Listener<'d>],
     backends: &mut Resolver<'d>,
     expressions: &mut Expressions,
     problems: &mut Problems,
-) {
+) -> OfServices<'d> {
+    let mut of_services = OfServices::new();
     let mut routes: Vec<_> = documents.http_routes.iter().map(Arc::as_ref).collect();
     routes.sort_by_cached_key(|route| route.metadata.seniority());
     for (age, route) in routes.iter().enumerate() {
@@ -33,13 +38,35 @@ pub(crate) fn attach<'d>(
         let mut forms = Forms { route, entries, by_policies: HashMap::new() };
         let parents = &route.spec.parent_refs;
         if parents.is_empty() {
-            problems.warning(route.place, "spec.parentRefs", "is attached to no Gateway and serves nothing", None);
+            let reason = "is attached to no Gateway and to no Service, and serves nothing";
+            problems.warning(route.place, "spec.parentRefs", reason, None);
         }
         for (index, parent) in parents.iter().enumerate() {
-            attach_to(parent, index, &mut forms, listeners, backends, problems);
+            match parent.parent_kind() {
+                Some(ParentKind::Gateway) => attach_to(parent, index, &mut forms, listeners, backends, problems),
+                Some(ParentKind::Service) => {
+                    attach_to_service(parent, index, &mut forms, &mut of_services, backends, problems);
+                }
+                None => {}
+            }
         }
     }
-    shadow::warn(&routes, listeners, problems);
+    let called: Vec<Vec<RouteEntry>> = of_services.values().flat_map(|entries| by_port(entries)).collect();
+    let met_together = listeners.iter().map(|listener| &*listener.entries).chain(called.iter().map(Vec::as_slice));
+    shadow::warn(&routes, met_together, problems);
+    of_services
+}
+
+/// The entries that callers of each port meet for which there are some of its own, and of any other one.
+fn by_port(entries: &[(Option<u16>, RouteEntry)]) -> Vec<Vec<RouteEntry>> {
+    let ports: BTreeSet<Option<u16>> = entries.iter().map(|(port, _)| *port).chain([None]).collect();
+    ports.into_iter().map(|port| of_port(entries, port)).collect()
+}
+
+/// The entries that callers of a port meet.
+pub(crate) fn of_port(entries: &[(Option<u16>, RouteEntry)], port: Option<u16>) -> Vec<RouteEntry> {
+    let is_its = |(of, _): &&(Option<u16>, RouteEntry)| of.is_none() || *of == port;
+    entries.iter().filter(is_its).map(|(_, entry)| entry.clone()).collect()
 }
 
 /// A route's entries, whose rules have other policies at other listeners.
@@ -52,14 +79,17 @@ struct Forms<'d> {
 }
 
 impl Forms<'_> {
-    /// The entries as they are at a listener.
-    fn at(&mut self, listener: &Listener<'_>, backends: &mut Resolver<'_>) -> Cow<'_, [RouteEntry]> {
+    /// The entries as they are at a listener. None: for callers of a Service.
+    fn at(&mut self, listener: Option<&Listener<'_>>, backends: &mut Resolver<'_>) -> Cow<'_, [RouteEntry]> {
         let protection = backends.protection;
         if protection.is_empty() {
             return Cow::Borrowed(&self.entries);
         }
-        let (route, gateway) = (&self.route.metadata, &listener.gateway.metadata);
-        let gateway = (gateway.namespace(), gateway.name(), listener.written.name.as_str());
+        let route = &self.route.metadata;
+        let gateway = listener.map(|listener| {
+            let gateway = &listener.gateway.metadata;
+            (gateway.namespace(), gateway.name(), listener.written.name.as_str())
+        });
         let rules: Vec<Option<&str>> = match &self.route.spec.rules {
             Some(rules) => rules.iter().map(WrittenRule::section_name).collect(),
             None => vec![None],
@@ -83,6 +113,40 @@ impl Forms<'_> {
     }
 }
 
+fn attach_to_service<'d>(
+    parent: &'d ParentRef,
+    index: usize,
+    forms: &mut Forms<'d>,
+    of_services: &mut OfServices<'d>,
+    backends: &mut Resolver<'d>,
+    problems: &mut Problems,
+) {
+    let route = forms.route;
+    let (namespace, name) = (route.metadata.namespace(), parent.name.as_str());
+    let field = format!("spec.parentRefs[{index}]");
+    if let Some(other) = parent.namespace.as_ref().filter(|other| other.as_str() != namespace) {
+        let reason =
+            format!("Service {}/{name} of another namespace as a parent is not enforced by this build", other.as_str());
+        let hint = "whoever owns the Service says what its callers meet";
+        return problems.error_with_hint(parent.place, format!("{field}.namespace"), reason, hint);
+    }
+    let port = parent.port.map(|port| port.number());
+    match backends.has_port(namespace, name, port) {
+        None => return problems.warning(parent.place, field, format!("there is no Service {namespace}/{name}"), None),
+        Some(false) => {
+            let reason = format!("Service {namespace}/{name} has no port {}", port.unwrap_or_default());
+            return problems.warning(parent.place, field, reason, None);
+        }
+        Some(true) => {}
+    }
+    if let Some(hostname) = route.spec.hostnames.first() {
+        let reason = format!("says nothing to callers of Service {namespace}/{name}, who name it");
+        problems.warning(hostname.place, "spec.hostnames", reason, None);
+    }
+    let entries = forms.at(None, backends);
+    of_services.entry((namespace, name)).or_default().extend(entries.iter().map(|entry| (port, entry.clone())));
+}
+
 fn attach_to(
     parent: &ParentRef,
     index: usize,
@@ -100,7 +164,7 @@ fn attach_to(
         (gateway.namespace(), gateway.name()) == (namespace, name)
     };
     let is_named = |listener: &Listener<'_>| {
-        parent.section_name.as_ref().is_none_or(|section| *section == listener.written.name.value)
+        parent.section_name.as_ref().is_none_or(|section| section.value == listener.written.name.value)
             && parent.port.is_none_or(|port| port == listener.written.port.value)
     };
     if !listeners.iter().any(is_gateway) {
@@ -126,7 +190,7 @@ fn attach_to(
             .map(|hostname| hostname.as_str())
             .filter(|hostname| listener.hostname().is_none_or(|listener| intersect(listener, hostname)))
             .collect();
-        let entries = forms.at(listener, backends);
+        let entries = forms.at(Some(listener), backends);
         if hostnames.is_empty() {
             is_attached = true;
             listener.entries.extend(entries.iter().cloned());

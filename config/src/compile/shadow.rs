@@ -7,27 +7,30 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::compile::listeners::Listener;
 use crate::model::Object;
 use crate::model::http_route::Spec;
 use crate::problem::{Place, Problems};
 use crate::route::{Conditions, PathCondition, Rank, RouteEntry};
 
-/// Warns of each hidden match once. Routes stand at their `Rank::age`.
-pub(crate) fn warn(routes: &[&Object<Spec>], listeners: &[Listener<'_>], problems: &mut Problems) {
+/// Warns of each hidden match once, among those that the same requests meet. Routes stand at their `Rank::age`.
+pub(crate) fn warn<'e>(
+    routes: &[&Object<Spec>],
+    met_together: impl Iterator<Item = &'e [RouteEntry]>,
+    problems: &mut Problems,
+) {
     let everything = Conditions::default();
     let mut told: HashSet<Rank> = HashSet::new();
-    for listener in listeners {
+    for entries in met_together {
         #[allow(
             clippy::mutable_key_type,
             reason = "an expression hashes and compares by its pattern, which never changes"
         )]
         let mut first: HashMap<(Option<&str>, &Conditions), &RouteEntry> = HashMap::new();
-        for entry in &listener.entries {
+        for entry in entries {
             let known = first.entry((entry.host(), entry.conditions())).or_insert(entry);
             *known = if entry.rank() < known.rank() { entry } else { known };
         }
-        for entry in &listener.entries {
+        for entry in entries {
             let same = first.get(&(entry.host(), entry.conditions()));
             let wide = match entry.path() {
                 PathCondition::Expression(_) => first.get(&(entry.host(), &everything)),

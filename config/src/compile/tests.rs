@@ -7,6 +7,7 @@ mod lanes;
 mod matching;
 mod protection;
 mod shadow;
+mod sidecar;
 
 use crate::route::tests::Request;
 use crate::snapshot::{Bind, ClientAddress, Filter, Rule, Snapshot};

@@ -13,7 +13,7 @@ use crate::value::{
 object! {
     /// What is done with requests.
     Spec {
-        /// The Gateways, or listeners of them, that it serves.
+        /// The Gateways, or listeners of them, that it serves; and the Services whose callers it serves.
         defaulted parent_refs: List<ParentRef, 0, 32> = "parentRefs" or List::default(),
         /// Only requests to these hosts; all that its listeners take if absent.
         defaulted hostnames: List<At<Hostname>, 0, 16> = "hostnames" or List::default(),
@@ -25,22 +25,48 @@ object! {
 }
 
 object! {
-    /// A Gateway, or one of its listeners.
+    /// A Gateway, or one of its listeners; or a Service, for those who call it through a sidecar.
     ParentRef {
-        /// Gateway API's if absent.
+        /// Gateway API's if absent; empty for Services.
         optional group: Group = "group",
-        /// Only `Gateway` in this build.
+        /// `Gateway` if absent, or `Service`.
         optional kind: Kind = "kind",
         /// The route's own if absent.
         optional namespace: Namespace = "namespace",
-        /// The Gateway's name.
+        /// The Gateway's name, or the Service's.
         required name: ObjectName = "name",
-        /// One of its listeners; all if absent.
-        optional section_name: SectionName = "sectionName",
-        /// Only its listeners on this port.
+        /// One of the Gateway's listeners; all if absent.
+        optional section_name: At<SectionName> = "sectionName",
+        /// Only the Gateway's listeners on this port, or this port of the Service.
         optional port: Port = "port",
     }
-    check parent_is_a_gateway;
+    check parent_is_known;
+}
+
+/// Whom a route serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ParentKind {
+    /// Those who come in at its listeners.
+    Gateway,
+    /// Those who call it through a sidecar.
+    Service,
+}
+
+impl ParentRef {
+    /// What it names; None if that was told as a problem.
+    pub(crate) fn parent_kind(&self) -> Option<ParentKind> {
+        let (group, kind) = self.written_kind();
+        match (group, kind) {
+            (GATEWAY_GROUP, "Gateway") => Some(ParentKind::Gateway),
+            ("", "Service") => Some(ParentKind::Service),
+            _ => None,
+        }
+    }
+
+    fn written_kind(&self) -> (&str, &str) {
+        let group = self.group.as_ref().map_or(GATEWAY_GROUP, |group| group.as_str());
+        (group, self.kind.as_ref().map_or("Gateway", |kind| kind.as_str()))
+    }
 }
 
 object! {
@@ -199,12 +225,19 @@ fn header_can_be_there(header: &HeaderMatch, path: &Path<'_>, problems: &mut Pro
     header.name.warn_if_dropped(header.name.place, &path.field("name"), problems);
 }
 
-fn parent_is_a_gateway(parent: &ParentRef, path: &Path<'_>, problems: &mut Problems) {
-    let group = parent.group.as_ref().map_or(GATEWAY_GROUP, |group| group.as_str());
-    let kind = parent.kind.as_ref().map_or("Gateway", |kind| kind.as_str());
-    if group != GATEWAY_GROUP || kind != "Gateway" {
-        let reason = format!("{kind} of {group:?} as a parent is not enforced by this build");
-        problems.error(parent.place, path.field("kind"), reason);
+fn parent_is_known(parent: &ParentRef, path: &Path<'_>, problems: &mut Problems) {
+    match (parent.parent_kind(), &parent.section_name) {
+        (None, _) => {
+            let (group, kind) = parent.written_kind();
+            let reason = format!("{kind} of {group:?} as a parent is not enforced by this build");
+            let hint = format!("Gateways are of group {GATEWAY_GROUP}, Services are of group \"\"");
+            problems.error_with_hint(parent.place, path.field("kind"), reason, hint);
+        }
+        (Some(ParentKind::Service), Some(section)) => {
+            let hint = "name one of its ports with port";
+            problems.error_with_hint(section.place, path.field("sectionName"), "a Service has no sections", hint);
+        }
+        _ => {}
     }
 }
 
@@ -256,17 +289,22 @@ fn path_is_valid(path_match: &PathMatch, path: &Path<'_>, problems: &mut Problem
 fn parents_and_rules_are_distinct(spec: &Spec, path: &Path<'_>, problems: &mut Problems) {
     let parents = path.field("parentRefs");
     for (index, parent) in spec.parent_refs.iter().enumerate() {
-        let same = |before: &&ParentRef| before.name == parent.name && before.namespace == parent.namespace;
+        let identity = |parent: &ParentRef| (parent.parent_kind(), parent.name.clone(), parent.namespace.clone());
+        let same = |before: &&ParentRef| identity(before) == identity(parent);
         let Some(before) = spec.parent_refs[..index].iter().find(same) else {
             continue;
         };
         let shape = |parent: &ParentRef| (parent.section_name.is_some(), parent.port.is_some());
-        let section = |parent: &ParentRef| (parent.section_name.clone(), parent.port);
+        let section = |parent: &ParentRef| (parent.section_name.as_ref().map(|at| at.value.clone()), parent.port);
         let is_repeated =
             spec.parent_refs[..index].iter().filter(same).any(|before| section(before) == section(parent));
         if shape(before) != shape(parent) || is_repeated {
-            let hint = "name a different sectionName in each, or write it once";
-            let reason = "refers to the same Gateway as another parentRef";
+            let (kind, part) = match parent.parent_kind() {
+                Some(ParentKind::Service) => ("Service", "port"),
+                _ => ("Gateway", "sectionName"),
+            };
+            let hint = format!("name a different {part} in each, or write it once");
+            let reason = format!("refers to the same {kind} as another parentRef");
             problems.error_with_hint(parent.place, parents.item(index), reason, hint);
         }
     }

@@ -17,6 +17,21 @@ pub enum LaneRole {
     Decide(Arc<LaneGroup>),
     /// Calls between services: their tag is believed, of any of these groups.
     Inherit(Vec<Arc<LaneGroup>>),
+    /// Calls that one instance makes: their tag is believed, of any of these groups, and one without a tag is in the
+    /// instance's own lane.
+    Call {
+        /// Of its namespace.
+        groups: Vec<Arc<LaneGroup>>,
+        /// Places of the group and of the lane in it; None: it is in the baseline.
+        own: Option<(usize, usize)>,
+    },
+}
+
+impl LaneRole {
+    /// Whether what requests say of the mesh is believed.
+    pub fn is_inside(&self) -> bool {
+        matches!(self, LaneRole::Inherit(_) | LaneRole::Call { .. })
+    }
 }
 
 /// LaneGroup.

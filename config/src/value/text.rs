@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 /// The characters of one label, and where `-` may not stand.
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && !text.starts_with('-')
@@ -15,14 +15,14 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
-pub(super) fn object_name(text: &str) -> Result<Box<str>, String> {
+pub(crate) fn object_name(text: &str) -> Result<Box<str>, String> {
     match is_subdomain(text) {
         true => Ok(text.into()),
         false => Err(format!("{text:?} is not a name (lower case letters, digits, '-' and '.')")),
     }
 }
 
-pub(super) fn label(text: &str) -> Result<Box<str>, String> {
+pub(crate) fn label(text: &str) -> Result<Box<str>, String> {
     match is_label(text) {
         true => Ok(text.into()),
         false => Err(format!("{text:?} is not a namespace (lower case letters, digits and '-')")),
@@ -157,7 +157,7 @@ fn is_label_text(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
-pub(super) fn label_key(text: &str) -> Result<Box<str>, String> {
+pub(crate) fn label_key(text: &str) -> Result<Box<str>, String> {
     let is_key = match text.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_label_text(name),
         None => is_label_text(text),
@@ -168,7 +168,7 @@ pub(super) fn label_key(text: &str) -> Result<Box<str>, String> {
     }
 }
 
-pub(super) fn label_value(text: &str) -> Result<Box<str>, String> {
+pub(crate) fn label_value(text: &str) -> Result<Box<str>, String> {
     match text.is_empty() || is_label_text(text) {
         true => Ok(text.into()),
         false => Err(format!("{text:?} is not a label's value")),

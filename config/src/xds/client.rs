@@ -92,6 +92,11 @@ impl Client {
         &self.held
     }
 
+    /// What control is asked for.
+    pub fn wanted(&self) -> &BTreeSet<Arc<str>> {
+        &self.wanted
+    }
+
     /// The highest revision of which everything that is wanted is in force.
     pub fn revision(&self) -> u64 {
         self.revision

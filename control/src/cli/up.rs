@@ -156,8 +156,9 @@ fn start_gateway(
 ) -> Result<JoinHandle<ExitCode>, String> {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let admin = door.display().to_string().parse().map(Some)?;
-    let of = proxy::GatewayArgs::of(vec![rules]);
-    let args = proxy::GatewayArgs { workers: Some(1), finish_within: 1, ready: Some(ready), admin, events, ..of };
+    let of = proxy::ProcessArgs::of(vec![rules]);
+    let process = proxy::ProcessArgs { workers: Some(1), finish_within: 1, ready: Some(ready), admin, events, ..of };
+    let args = proxy::GatewayArgs { process, name: None };
     let running = std::thread::Builder::new()
         .name("gateway".into())
         .spawn(move || proxy::run(args))

@@ -72,10 +72,10 @@ impl Checker {
     fn look(&mut self, state: &State, key: &Key) -> BTreeSet<Key> {
         let whole = Some(key.clone()).filter(|key| *key.kind == *"Gateway");
         let keys = match &whole {
-            Some(gateway) => self.scopes.of_gateway(gateway),
+            Some(gateway) => self.scopes.of(gateway),
             None => self.scopes.concerned([key]),
         };
-        self.read(&Draft::of(state), &whole, &keys, &mut Vec::new());
+        self.read(&Draft::of(state), &whole, &keys, &keys, &mut Vec::new());
         keys
     }
 
@@ -107,22 +107,25 @@ impl Checker {
         frozen
     }
 
-    /// Compiles what belongs together.
-    fn read(&mut self, draft: &Draft<'_>, whole: &Whole, keys: &BTreeSet<Key>, problems: &mut Vec<Problem>) -> Before {
-        let source = |object: &Arc<Object>| Source {
-            name: object.key.to_string().into(),
-            bytes: object.text.as_bytes().to_vec(),
-        };
-        let sources: Vec<Source> = keys.iter().filter_map(|key| draft.get(key)).map(source).collect();
-        let mut found = match self.reader.read(&sources) {
+    /// Compiles what belongs together, for what there is to say about some of it.
+    fn read(
+        &mut self,
+        draft: &Draft<'_>,
+        whole: &Whole,
+        keys: &BTreeSet<Key>,
+        about: &BTreeSet<Key>,
+        problems: &mut Vec<Problem>,
+    ) -> Before {
+        let mut found = match self.reader.read(&sources(draft, keys)) {
             Ok(checked) => checked.warnings,
             Err(all) => {
                 problems.extend(all.into_iter().filter(|problem| problem.severity == Severity::Error));
                 return Before::new();
             }
         };
-        found.retain(|warning| !is_elsewhere(draft, whole, warning));
-        let names = sources.into_iter().map(|source| source.name).collect();
+        let names: BTreeSet<Arc<str>> =
+            about.iter().filter(|key| draft.get(key).is_some()).map(|key| key.to_string().into()).collect();
+        found.retain(|warning| names.contains(&warning.file) && !is_elsewhere(draft, keys, warning));
         let mut before = self.warnings.replace(whole, &names, found);
         if whole.is_some() {
             // They do not stand alone.
@@ -146,12 +149,16 @@ pub(crate) fn look_at_all(store: &Store, checker: &Mutex<Checker>) {
     }
 }
 
-/// Gateways are looked at one by one: to each of them the others seem to be missing.
-fn is_elsewhere(draft: &Draft<'_>, whole: &Whole, warning: &Problem) -> bool {
-    warning.missing_gateway().is_some_and(|(namespace, name)| {
-        let key = Key { kind: "Gateway".into(), namespace: namespace.into(), name: name.into() };
-        whole.as_ref() != Some(&key) && draft.get(&key).is_some()
-    })
+/// Documents as they are written, each named.
+fn sources(draft: &Draft<'_>, keys: &BTreeSet<Key>) -> Vec<Source> {
+    let source =
+        |object: &Arc<Object>| Source { name: object.key.to_string().into(), bytes: object.text.as_bytes().to_vec() };
+    keys.iter().filter_map(|key| draft.get(key)).map(source).collect()
+}
+
+/// What belongs together is looked at by itself: to it, others seem to be missing.
+fn is_elsewhere(draft: &Draft<'_>, keys: &BTreeSet<Key>, warning: &Problem) -> bool {
+    warning.missing().is_some_and(|key| !keys.contains(&key) && draft.get(&key).is_some())
 }
 
 impl Check for Checker {
@@ -222,29 +229,41 @@ impl Checker {
         if frozen.is_empty() { Ok(()) } else { Err(Refusal::Frozen(frozen)) }
     }
 
+    fn gateways(&self, key: &Key) -> impl Iterator<Item = Key> + use<> {
+        self.scopes.roots(key).into_iter().filter(|root| *root.kind == *"Gateway")
+    }
+
     /// Whether it is right. Problems name a document where they name a file elsewhere.
     fn judge(&mut self, draft: &Draft<'_>, committed: &Committed) -> Result<(), Refusal> {
         let is_return = matches!(committed.cause.course, Course::TakesBack(_));
         let mut gateways = BTreeSet::new();
         for moved in &committed.moved {
-            gateways.extend(self.scopes.gateways(&moved.key));
+            gateways.extend(self.gateways(&moved.key));
         }
         for moved in &committed.moved {
             self.set(&moved.key, moved.after.as_ref());
         }
         for moved in &committed.moved {
-            gateways.extend(self.scopes.gateways(&moved.key));
+            gateways.extend(self.gateways(&moved.key));
         }
         let (mut problems, mut before) = (Vec::new(), Before::new());
         let mut rest = self.scopes.concerned(committed.moved.iter().map(|moved| &moved.key));
         for gateway in gateways {
-            let keys = self.scopes.of_gateway(&gateway);
-            before.extend(self.read(draft, &Some(gateway), &keys, &mut problems));
+            let keys = self.scopes.of(&gateway);
+            before.extend(self.read(draft, &Some(gateway), &keys, &keys, &mut problems));
             rest.retain(|key| !keys.contains(key));
         }
         // What no Gateway knows of.
         if !rest.is_empty() {
-            before.extend(self.read(draft, &None, &rest, &mut problems));
+            let keys = self.scopes.with_references(&rest);
+            before.extend(self.read(draft, &None, &keys, &rest, &mut problems));
+        }
+        // Lanes of a namespace meet at each Service of it, whichever Gateways decide.
+        let of_lanes = committed.moved.iter().filter(|moved| *moved.key.kind == *"LaneGroup");
+        for namespace in of_lanes.map(|moved| &moved.key.namespace).collect::<BTreeSet<_>>() {
+            let all = sources(draft, &self.scopes.lane_groups(namespace));
+            let found = self.reader.read(&all).err().unwrap_or_default();
+            problems.extend(found.into_iter().filter(|problem| problem.severity == Severity::Error));
         }
         let touched = committed.moved.iter().map(|moved| moved.key.to_string().into()).collect();
         let mut news = self.warnings.news(&before, &touched);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use config::document::Key;
-use config::scope::Scopes;
+use config::scope::{Scopes, is_root};
 use config::wire::evenkeel::v1::{self, resource::Kind};
 use config::xds::catalog::{Catalog, Changed, Transaction};
 use config::xds::{self, ENDPOINTS, service};
@@ -129,7 +129,7 @@ impl Feed {
             scoped.scopes.set(key, value.as_ref());
             scoped.instances.put(&mut transaction, key, value.as_ref());
         }
-        for key in documents.keys().filter(|key| *key.kind == *"Gateway") {
+        for key in documents.keys().filter(|key| is_root(key)) {
             let members = Some(members(&scoped.scopes, key)).filter(|members| !members.is_empty());
             transaction.collections.insert(collection(key), members);
         }
@@ -178,7 +178,7 @@ impl Feed {
     fn take_straight(&self, scoped: &mut Scoped, committed: &Committed) {
         let revision = committed.revision;
         let mut transaction = Transaction { revision, ..Transaction::default() };
-        let mut gateways: BTreeSet<Key> = BTreeSet::new();
+        let mut roots: BTreeSet<Key> = BTreeSet::new();
         for moved in &committed.moved {
             let value: Option<Value> = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
             if moved.is_only_endpoints() && scoped.trial.as_ref().is_some_and(|trial| trial.changes(&moved.key)) {
@@ -188,19 +188,19 @@ impl Feed {
             scoped.instances.put(&mut transaction, &moved.key, value.as_ref());
             let trial = scoped.trial.as_mut().map(|trial| &mut trial.scopes);
             for scopes in std::iter::once(&mut scoped.scopes).chain(trial) {
-                let before = scopes.gateways(&moved.key);
+                let before = scopes.roots(&moved.key);
                 if scopes.set(&moved.key, value.as_ref()) {
-                    gateways.extend(before);
-                    gateways.extend(scopes.gateways(&moved.key));
+                    roots.extend(before);
+                    roots.extend(scopes.roots(&moved.key));
                 }
             }
         }
         let shifted: BTreeSet<Arc<str>> = committed.shifts.iter().map(|shift| scoped.instances.shift(shift)).collect();
         let told = shifted.into_iter().map(|name| (name.clone(), scoped.instances.told(&name)));
         transaction.resources.extend(told);
-        transaction.collections = collections(&scoped.scopes, &gateways);
+        transaction.collections = collections(&scoped.scopes, &roots);
         // Those who try something have members of their own.
-        let over = scoped.trial.as_ref().map(|trial| collections(&trial.scopes, &gateways)).unwrap_or_default();
+        let over = scoped.trial.as_ref().map(|trial| collections(&trial.scopes, &roots)).unwrap_or_default();
         let mut catalog = self.write();
         let mut changed = catalog.commit(transaction);
         let over = catalog.amend_trial(Transaction { revision, collections: over, ..Transaction::default() });
@@ -218,20 +218,20 @@ impl Feed {
         let revision = committed.revision;
         let empty = || Transaction { revision, ..Transaction::default() };
         let (mut urgent, mut tried, mut scopes) = (empty(), empty(), scoped.scopes.clone());
-        let mut gateways: BTreeSet<Key> = BTreeSet::new();
+        let mut roots: BTreeSet<Key> = BTreeSet::new();
         for moved in &committed.moved {
             let value: Option<Value> = moved.after.as_ref().and_then(|object| serde_json::from_str(&object.text).ok());
             // What goes is still in use where the rules are those from before.
             scoped.instances.put_endpoints(&mut urgent, &moved.key, value.as_ref());
             put_tried(&mut tried, &moved.key, value.as_ref());
-            gateways.extend(scopes.gateways(&moved.key));
+            roots.extend(scopes.roots(&moved.key));
             scopes.set(&moved.key, value.as_ref());
         }
         for moved in &committed.moved {
-            gateways.extend(scopes.gateways(&moved.key));
+            roots.extend(scopes.roots(&moved.key));
         }
         tried.resources.retain(|name, _| !urgent.resources.contains_key(name));
-        tried.collections = collections(&scopes, &gateways);
+        tried.collections = collections(&scopes, &roots);
         let mut catalog = self.write();
         let changed = catalog.commit(urgent);
         self.tell(&changed, Some(&audience(&scoped.scopes, &changed)));
@@ -285,10 +285,10 @@ impl Feed {
     }
 }
 
-/// The members of these Gateways; None: there are none.
-fn collections(scopes: &Scopes, gateways: &BTreeSet<Key>) -> BTreeMap<Arc<str>, Option<BTreeSet<Arc<str>>>> {
-    let told = |gateway: &Key| Some(members(scopes, gateway)).filter(|members| !members.is_empty());
-    gateways.iter().map(|gateway| (collection(gateway), told(gateway))).collect()
+/// The members of these Gateways and Services; None: there are none.
+fn collections(scopes: &Scopes, roots: &BTreeSet<Key>) -> BTreeMap<Arc<str>, Option<BTreeSet<Arc<str>>>> {
+    let told = |root: &Key| Some(members(scopes, root)).filter(|members| !members.is_empty());
+    roots.iter().map(|root| (collection(root), told(root))).collect()
 }
 
 /// Whoever subscribes to one of these may be concerned: what changed, and the collections that it is in.
@@ -297,7 +297,7 @@ fn audience(scopes: &Scopes, changed: &Changed) -> BTreeSet<Arc<str>> {
     // What has left a collection has changed it.
     let rules =
         changed.resources.iter().filter(|name| !name.starts_with(ENDPOINTS)).filter_map(|name| Key::parse(name));
-    names.extend(rules.flat_map(|key| scopes.gateways(&key)).map(|gateway| collection(&gateway)));
+    names.extend(rules.flat_map(|key| scopes.roots(&key)).map(|root| collection(&root)));
     names
 }
 
@@ -317,11 +317,11 @@ fn body(kind: Kind) -> Bytes {
     v1::Resource { kind: Some(kind) }.encode_to_vec().into()
 }
 
-/// What a Gateway's proxies subscribe to.
-fn collection(gateway: &Key) -> Arc<str> {
-    format!("{gateway}/*").into()
+/// What the proxies of a Gateway or a Service subscribe to, and those that call the Service.
+fn collection(root: &Key) -> Arc<str> {
+    format!("{root}/*").into()
 }
 
-fn members(scopes: &Scopes, gateway: &Key) -> BTreeSet<Arc<str>> {
-    scopes.of_gateway(gateway).iter().map(|key| key.to_string().into()).collect()
+fn members(scopes: &Scopes, root: &Key) -> BTreeSet<Arc<str>> {
+    scopes.of(root).iter().map(|key| key.to_string().into()).collect()
 }

@@ -37,6 +37,7 @@ mod safety;
 mod server;
 mod service_faults;
 mod shadow;
+mod sidecar;
 mod skew;
 mod starts;
 mod tidy;

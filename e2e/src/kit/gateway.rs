@@ -54,7 +54,12 @@ impl Launch {
 
     /// Under a control server, as one of this Gateway.
     pub fn named(control: SocketAddr, gateway: &str) -> Launch {
-        Launch { control: Some(control), ..Launch::new("") }.flags(&["--name", gateway])
+        Launch::of(control).flags(&["--name", gateway])
+    }
+
+    /// Under a control server.
+    pub(super) fn of(control: SocketAddr) -> Launch {
+        Launch { control: Some(control), ..Launch::new("") }
     }
 
     /// So many workers.
@@ -126,7 +131,8 @@ impl Launch {
             None => command.arg("-f").arg(seen_folder),
             Some(control) => command.args(["--control", &control.to_string()]),
         };
-        command.args(["--workers", &self.workers.to_string(), "--admin", &doors.to_string()]).args(&self.flags);
+        command.args(["--workers", &self.workers.to_string(), "--admin", &doors.to_string()]);
+        command.args(self.flags.iter().map(|flag| flag.replace(PORT, &port.to_string())));
         command.stdin(Stdio::null()).stdout(out).stderr(log);
         let guard = match self.cpu {
             Some(cpu) => Guard::start(&mut command, cpu),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::Source;
+use config::sidecar::Called;
 use config::snapshot::discovery::Instances;
 use config::wire::evenkeel::v1::{self, resource::Kind};
 use config::xds;
@@ -30,6 +31,15 @@ pub(super) fn sources(bodies: &BTreeMap<Arc<str>, Bytes>) -> Vec<Source> {
         Kind::Endpoints(_) => None,
     };
     bodies.iter().filter_map(document).collect()
+}
+
+/// The Services whose collections are among resources.
+pub(super) fn called(bodies: &BTreeMap<Arc<str>, Bytes>) -> Called {
+    let service = |name: &str| {
+        let (namespace, service) = name.strip_prefix("Service/")?.strip_suffix("/*")?.split_once('/')?;
+        Some((namespace.into(), service.into()))
+    };
+    bodies.keys().filter_map(|name| service(name)).collect()
 }
 
 /// The endpoints among resources. The error names what is wrong.

@@ -163,7 +163,7 @@ fn parents() {
     assert_eq!(reasons, ["there is no Gateway default/shop with a listener \"none\""]);
     check_warnings(
         &route("name: r", &format!("rules: [{{{TO_A}}}]")),
-        &["spec.parentRefs: is attached to no Gateway and serves nothing"],
+        &["spec.parentRefs: is attached to no Gateway and to no Service, and serves nothing"],
     );
     // ParentReference.sectionName and port: both must suit.
     let two = gateway("{name: x, port: 8081, protocol: HTTP}, {name: y, port: 8082, protocol: HTTP}");

@@ -6,9 +6,11 @@ use super::*;
 fn routes() {
     check_spec(
         "HTTPRoute",
-        "parentRefs: [{kind: Service, group: '', name: a}], useDefaultGateways: All, hostnames: ['*', a..b], rules: []",
+        "parentRefs: [{kind: Service, name: a}, {kind: Service, group: '', name: a, sectionName: b}], useDefaultGateways: All, hostnames: ['*', a..b], rules: []",
         &[
-            "f:2: spec.parentRefs[0].kind: Service of \"\" as a parent is not enforced by this build",
+            "f:2: spec.parentRefs[0].kind: Service of \"gateway.networking.k8s.io\" as a parent is not enforced by this build \
+             (Gateways are of group gateway.networking.k8s.io, Services are of group \"\")",
+            "f:2: spec.parentRefs[1].sectionName: a Service has no sections (name one of its ports with port)",
             "f:2: spec.useDefaultGateways: is not enforced by this build",
             "f:2: spec.hostnames[0]: \"*\" is not a host name (lower case, no address; *. may stand first)",
             "f:2: spec.hostnames[1]: \"a..b\" is not a host name (lower case, no address; *. may stand first)",

@@ -1,8 +1,6 @@
-//! The life of the process: rules in, workers up, doors open; then rules that change and the signal to end.
+//! The life of a gateway or a sidecar: rules in, workers up, doors open; then rules that change and the signal to end.
 //! The only place that reads rules, watches files and hears signals; what is in force is `revision`'s business. Cold.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,23 +11,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, AdminAddress, Doors};
-use crate::control::ControlAddress;
+use crate::admin::{Admin, Doors};
+use crate::args::{GatewayArgs, ProcessArgs, SidecarArgs, Start};
 use crate::dns::Dns;
-use crate::log::{AccessLog, Format, event};
+use crate::log::{AccessLog, event};
 use crate::origin::{First, News, Next, Origin};
 use crate::process::Process;
 use crate::revision::{InForce, Rules};
 use crate::stats::{Counter, WorkerStats};
 use crate::status::Status;
 use crate::subscription::{Answer, Updates};
-use crate::{admin, cgroup, log, metrics, watch};
-
-/// Kubernetes grants a pod 30 s by default.
-const FINISH_WITHIN_S: u64 = 25;
-
-/// Endpoints of so many Services are cheaper to have than to wait for.
-const PRELOAD_SERVICES: u32 = 1_000;
+use crate::{admin, log, metrics, watch};
 
 /// From one look at which endpoints are used to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -37,107 +29,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// How much the main thread gives way to workers, of 19.
 const MAIN_NICENESS: i32 = 10;
 
-/// What a gateway is started with.
-#[derive(Debug, Clone, clap::Args)]
-pub struct GatewayArgs {
-    /// Rule files and folders of them (.yaml, .yml, .json); watched for changes
-    #[arg(short = 'f', long = "file", value_name = "PATH", required_unless_present = "control")]
-    pub files: Vec<PathBuf>,
-    /// A control server to get rules from, in place of files
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "files", requires = "name")]
-    pub control: Option<ControlAddress>,
-    /// The CA that control's certificate is from (PEM). Without it there is no TLS, and control must be on this machine
-    #[arg(long, value_name = "PATH", requires = "control")]
-    pub control_ca: Option<PathBuf>,
-    /// The token that says to control who this is; read again with each connection
-    #[arg(long, value_name = "PATH", requires = "control")]
-    pub token_file: Option<PathBuf>,
-    /// Which Gateway this is at the control server
-    #[arg(long, value_name = "NAMESPACE/NAME", requires = "control")]
-    pub name: Option<String>,
-    /// Where the last good configuration of control is kept, for a start without it; made if it is not there
-    #[arg(long, value_name = "FOLDER", requires = "control")]
-    pub data: Option<PathBuf>,
-    /// How many Services' endpoints control is asked for before a request needs them; beyond, with the first request
-    #[arg(long, value_name = "N", default_value_t = PRELOAD_SERVICES, requires = "control")]
-    pub preload_services: u32,
-    /// Worker threads [default: one per core that the cgroup allows]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub workers: Option<u16>,
-    /// Where /live and /ready are answered
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub probe: Option<SocketAddr>,
-    /// Where /metrics is answered
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub metrics: Option<SocketAddr>,
-    /// Where /config, /endpoints, /policies, /stats and `evenkeel explain` are answered: a loopback address or the path of a
-    /// unix socket
-    #[arg(long, value_name = "ADDRESS:PORT | PATH")]
-    pub admin: Option<AdminAddress>,
-    /// Where requests are logged: a file, or - for standard output [default: nowhere]
-    #[arg(long, value_name = "PATH")]
-    pub access_log: Option<PathBuf>,
-    /// How they are logged
-    #[arg(long, value_enum, default_value_t = Format::Json)]
-    pub access_log_format: Format,
-    /// After SIGTERM, how long requests in flight may take
-    #[arg(long, value_name = "SECONDS", default_value_t = FINISH_WITHIN_S, value_parser = clap::value_parser!(u64).range(..=86_400))]
-    pub finish_within: u64,
-    /// Which DNS server is asked for names of Services; may be there several times [default: those of /etc/resolv.conf]
-    #[arg(long = "resolver", value_name = "ADDRESS:PORT")]
-    pub resolvers: Vec<SocketAddr>,
-    /// The zone in which this gateway stands, for policies that prefer what is near
-    #[arg(long, value_name = "ZONE", env = "EVENKEEL_ZONE")]
-    pub zone: Option<String>,
-    /// How many gateways share what RateLimits with scope sharedByReplicas allow
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub replicas: u32,
-    /// Told once requests are served.
-    #[arg(skip)]
-    pub ready: Option<std::sync::mpsc::Sender<()>>,
-    /// Told events in place of standard error, which may be a screen that others draw on.
-    #[arg(skip)]
-    pub events: Option<std::sync::mpsc::SyncSender<String>>,
-}
-
-impl GatewayArgs {
-    /// These rule files, and everything else as it is without flags.
-    pub fn of(files: Vec<PathBuf>) -> GatewayArgs {
-        GatewayArgs {
-            files,
-            control: None,
-            control_ca: None,
-            token_file: None,
-            name: None,
-            data: None,
-            preload_services: PRELOAD_SERVICES,
-            workers: None,
-            probe: None,
-            metrics: None,
-            admin: None,
-            access_log: None,
-            access_log_format: Format::Json,
-            finish_within: FINISH_WITHIN_S,
-            resolvers: Vec::new(),
-            zone: None,
-            replicas: 1,
-            ready: None,
-            events: None,
-        }
-    }
-}
-
 /// Runs a gateway until it is told to end. Exit code 1: the rules are wrong, or an address is taken.
 pub fn run(args: GatewayArgs) -> ExitCode {
+    begin(Start::of_gateway(args))
+}
+
+/// Runs a Service's proxy beside one of its instances, as `run` does a gateway.
+pub fn run_sidecar(args: SidecarArgs) -> ExitCode {
+    begin(Start::of_sidecar(args))
+}
+
+fn begin(start: Result<Start, String>) -> ExitCode {
     let started = Instant::now();
-    if let Some(events) = &args.events {
+    let start = match start {
+        Ok(start) => start,
+        Err(problem) => return fail(&[problem]),
+    };
+    if let Some(events) = &start.process.events {
         log::send_events_to(events.clone());
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&[format!("cannot start: {error}")]),
     };
-    let lived = runtime.block_on(live(args, started));
+    let lived = runtime.block_on(live(start, started));
     // A read of rules that hangs is not waited for.
     runtime.shutdown_background();
     match lived {
@@ -153,13 +68,14 @@ fn fail(problems: &[String]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
+async fn live(start: Start, started: Instant) -> Result<(), Vec<String>> {
+    let Start { workload, workers, process: args } = start;
     let one = |error: String| vec![error];
     let status = Arc::new(Status::new());
-    let mut origin = Origin::of(&args, status.clone()).map_err(one)?;
+    let mut origin = Origin::of(&args, workload, status.clone()).map_err(one)?;
     // What is wrong with files is told before anything else is done.
     let first = match &mut origin {
-        Origin::Files(_) => Some(origin.first().await?),
+        Origin::Files(..) => Some(origin.first().await?),
         Origin::Control(_) => None,
     };
 
@@ -170,7 +86,6 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
                 .map_err(|error| one(format!("cannot write the access log to {}: {error}", path.display())))?,
         ),
     };
-    let workers = args.workers.map_or_else(cgroup::cores, usize::from);
     let process = Process::start(workers, access_log, args.zone.as_deref().map(Box::from))
         .map_err(|error| one(format!("cannot start workers: {error}")))?;
     process.shared.states.set_replicas(args.replicas);
@@ -214,7 +129,7 @@ async fn live(args: GatewayArgs, started: Instant) -> Result<(), Vec<String>> {
 
 /// Serves, follows changed rules, and ends when told to.
 async fn run_until_signal(
-    args: &GatewayArgs,
+    args: &ProcessArgs,
     mut in_force: InForce,
     mut origin: Origin,
     reader: Reader,
@@ -225,7 +140,7 @@ async fn run_until_signal(
     let by_hand = changed.clone();
     // A change that nobody has looked at yet stands for the ones after it.
     let noticed = move || !matches!(changed.try_send(()), Err(tokio::sync::mpsc::error::TrySendError::Closed(())));
-    if let Origin::Files(files) = &origin
+    if let Origin::Files(files, _) = &origin
         && let Err(error) = watch::start(files.clone(), noticed)
     {
         event("warn", &format!("rule files are not watched, SIGHUP reads them again: {error}"));
@@ -251,6 +166,10 @@ async fn run_until_signal(
             news = origin.news(reader.is_some()) => match news {
                 News::Rules(next) => reading = reader.take().map(|reader| Reading::start(reader, next)),
                 News::Endpoints(update) => in_force.take_endpoints(&update.updates, update.answer),
+                News::Services(heard) => {
+                    let shared = &in_force.process.shared;
+                    shared.set_absent(origin.hear(&heard, shared.origin.elapsed()));
+                }
             },
             read = async { reading.as_mut().expect("checked").await }, if reading.is_some() => {
                 reading = None;
@@ -260,14 +179,19 @@ async fn run_until_signal(
                 in_force.take(rules, updates, started, answer);
             }
             () = in_force.is_due() => in_force.advance(),
-            Some(resource) = asked.recv() => origin.use_now(&resource),
+            Some(resource) = asked.recv() => origin.use_now(&resource, in_force.process.shared.origin.elapsed()),
             _ = looks.tick() => {
                 let used = in_force.process.shared.clusters.used(in_force.rules());
-                origin.look(in_force.rules(), |resource| used.contains(resource));
+                let now = in_force.process.shared.origin.elapsed();
+                origin.look(in_force.rules(), |resource| used.contains(resource), now);
             }
             _ = health.tick() => {
                 if in_force.process.has_lost_a_worker() {
                     return Err(vec!["a worker has ended unexpectedly".into()]);
+                }
+                let shared = &in_force.process.shared;
+                if let Some(absent) = origin.tick(shared.origin.elapsed()) {
+                    shared.set_absent(absent);
                 }
                 // An address that another process held may be free by now.
                 if in_force.may_succeed_later {

@@ -1,0 +1,226 @@
+//! What a gateway and a sidecar are started with, as people type it. Cold.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use config::Sidecar;
+
+use crate::admin::AdminAddress;
+use crate::cgroup;
+use crate::control::ControlAddress;
+use crate::log::Format;
+use crate::workload::Workload;
+
+/// Kubernetes grants a pod 30 s by default.
+const FINISH_WITHIN_S: u64 = 25;
+
+/// Endpoints of so many Services are cheaper to have than to wait for.
+const PRELOAD_SERVICES: u32 = 1_000;
+
+/// The label that names an instance's lane.
+const LANE: &str = "lane";
+
+/// What a gateway is started with.
+#[derive(Debug, Clone, clap::Args)]
+#[command(mut_arg("control", |control| control.requires("name")))]
+pub struct GatewayArgs {
+    /// What all proxies are started with.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+    /// Which Gateway this is at the control server
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "control")]
+    pub name: Option<String>,
+}
+
+/// What a Service's proxy beside one of its instances is started with.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SidecarArgs {
+    /// The Service whose instance stands beside this
+    #[arg(long, value_name = "NAME")]
+    pub service: String,
+    /// The Service's namespace
+    #[arg(long, value_name = "NAME", default_value = "default", env = "EVENKEEL_NAMESPACE")]
+    pub namespace: String,
+    /// What tells this instance from others of the Service [default: the host's name and the number of this process]
+    #[arg(long, value_name = "NAME", env = "EVENKEEL_INSTANCE")]
+    pub instance: Option<String>,
+    /// The lane that the instance is in, by its label `lane`
+    #[arg(long, value_name = "LANE", env = "EVENKEEL_LANE")]
+    pub lane: Option<String>,
+    /// A label of the instance; may be there several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Where the instance listens
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub app: SocketAddr,
+    /// Where requests to the instance come in
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub inbound: SocketAddr,
+    /// Where the instance sends its calls
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub outbound: SocketAddr,
+    /// What all proxies are started with.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// What all proxies are started with.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProcessArgs {
+    /// Rule files and folders of them (.yaml, .yml, .json); watched for changes
+    #[arg(short = 'f', long = "file", value_name = "PATH", required_unless_present = "control")]
+    pub files: Vec<PathBuf>,
+    /// A control server to get rules from, in place of files
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "files")]
+    pub control: Option<ControlAddress>,
+    /// The CA that control's certificate is from (PEM). Without it there is no TLS, and control must be on this machine
+    #[arg(long, value_name = "PATH", requires = "control")]
+    pub control_ca: Option<PathBuf>,
+    /// The token that says to control who this is; read again with each connection
+    #[arg(long, value_name = "PATH", requires = "control")]
+    pub token_file: Option<PathBuf>,
+    /// Where the last good configuration of control is kept, for a start without it; made if it is not there
+    #[arg(long, value_name = "FOLDER", requires = "control")]
+    pub data: Option<PathBuf>,
+    /// How many Services' endpoints control is asked for before a request needs them; beyond, with the first request
+    #[arg(long, value_name = "N", default_value_t = PRELOAD_SERVICES, requires = "control")]
+    pub preload_services: u32,
+    /// Worker threads [default: for a gateway one per core that the cgroup allows, for a sidecar one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Where /live and /ready are answered
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub probe: Option<SocketAddr>,
+    /// Where /metrics is answered
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// Where /config, /endpoints, /policies, /stats and `evenkeel explain` are answered: a loopback address or the path of a
+    /// unix socket
+    #[arg(long, value_name = "ADDRESS:PORT | PATH")]
+    pub admin: Option<AdminAddress>,
+    /// Where requests are logged: a file, or - for standard output [default: nowhere]
+    #[arg(long, value_name = "PATH")]
+    pub access_log: Option<PathBuf>,
+    /// How they are logged
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    pub access_log_format: Format,
+    /// After SIGTERM, how long requests in flight may take
+    #[arg(long, value_name = "SECONDS", default_value_t = FINISH_WITHIN_S, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub finish_within: u64,
+    /// Which DNS server is asked for names of Services; may be there several times [default: those of /etc/resolv.conf]
+    #[arg(long = "resolver", value_name = "ADDRESS:PORT")]
+    pub resolvers: Vec<SocketAddr>,
+    /// The zone in which this proxy stands, for policies that prefer what is near
+    #[arg(long, value_name = "ZONE", env = "EVENKEEL_ZONE")]
+    pub zone: Option<String>,
+    /// How many proxies like this one share what RateLimits with scope sharedByReplicas allow
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub replicas: u32,
+    /// Told once requests are served.
+    #[arg(skip)]
+    pub ready: Option<std::sync::mpsc::Sender<()>>,
+    /// Told events in place of standard error, which may be a screen that others draw on.
+    #[arg(skip)]
+    pub events: Option<std::sync::mpsc::SyncSender<String>>,
+}
+
+impl ProcessArgs {
+    /// These rule files, and everything else as it is without flags.
+    pub fn of(files: Vec<PathBuf>) -> ProcessArgs {
+        ProcessArgs {
+            files,
+            control: None,
+            control_ca: None,
+            token_file: None,
+            data: None,
+            preload_services: PRELOAD_SERVICES,
+            workers: None,
+            probe: None,
+            metrics: None,
+            admin: None,
+            access_log: None,
+            access_log_format: Format::Json,
+            finish_within: FINISH_WITHIN_S,
+            resolvers: Vec::new(),
+            zone: None,
+            replicas: 1,
+            ready: None,
+            events: None,
+        }
+    }
+}
+
+/// What a process is started with, once it is known that it makes sense.
+pub(crate) struct Start {
+    pub(crate) workload: Workload,
+    pub(crate) workers: usize,
+    pub(crate) process: ProcessArgs,
+}
+
+impl Start {
+    pub(crate) fn of_gateway(args: GatewayArgs) -> Result<Start, String> {
+        let GatewayArgs { process, name } = args;
+        let workers = process.workers.map_or_else(cgroup::cores, usize::from);
+        Ok(Start { workload: Workload::gateway(name)?, workers, process })
+    }
+
+    pub(crate) fn of_sidecar(args: SidecarArgs) -> Result<Start, String> {
+        let SidecarArgs { service, namespace, instance, lane, labels, app, inbound, outbound, process } = args;
+        let lane = lane.map(|lane| (LANE.to_owned(), lane));
+        let mut all = BTreeMap::new();
+        for (key, value) in lane.into_iter().chain(labels) {
+            if all.insert(key.clone().into(), value.into()).is_some() {
+                return Err(format!("label {key} is there twice"));
+            }
+        }
+        let (namespace, service) = (namespace.into(), service.into());
+        let sidecar = Sidecar { namespace, service, labels: all, app, inbound, outbound }.check()?;
+        let workers = process.workers.map_or(1, usize::from);
+        Ok(Start { workload: Workload::sidecar(sidecar, instance)?, workers, process })
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        sidecar: SidecarArgs,
+    }
+
+    #[test]
+    fn a_sidecar_is_told_whom_it_stands_beside() {
+        let addresses = "--app 127.0.0.1:1 --inbound 127.0.0.1:2 --outbound 127.0.0.1:3 -f r";
+        for (words, expected) in [
+            ("--service web", "Service/default/web {}"),
+            (
+                "--service web --namespace shop --instance a-1 --lane blue --label version=v2",
+                "Service/shop/web {\"lane\": \"blue\", \"version\": \"v2\"} shop/web@a-1",
+            ),
+            ("--service web --lane blue --label lane=red", "label lane is there twice"),
+            ("--service web --instance a@b", "\"a@b\" is not the name of an instance"),
+            ("--service WEB", "\"WEB\" is not a name"),
+            ("--service web --label version", "is not KEY=VALUE"),
+        ] {
+            let typed = Typed::try_parse_from(format!("proxy {words} {addresses}").split(' '));
+            let start = typed.map_err(|error| error.to_string()).and_then(|typed| Start::of_sidecar(typed.sidecar));
+            let shown = start.map(|Start { workload, workers, .. }| {
+                assert_eq!(workers, 1);
+                let Workload::Sidecar { sidecar, .. } = &workload else { panic!("it is one") };
+                format!("{} {:?} {}", workload.document(), sidecar.labels, workload.id())
+            });
+            let (Ok(shown) | Err(shown)) = shown;
+            assert!(shown.contains(expected), "{shown}");
+        }
+    }
+}
