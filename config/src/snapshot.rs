@@ -53,6 +53,8 @@ pub struct Bind {
     pub table: Table,
     /// Where calls of an instance go out.
     pub calls: Option<Calls>,
+    /// Where requests to an instance come in: its Service, `namespace/name`.
+    pub instance_of: Option<Arc<str>>,
 }
 
 /// What is known of an instance whose calls go out.

@@ -99,6 +99,8 @@ struct Record {
     lease: Instant,
     /// Somebody wants it to go.
     is_asked: bool,
+    /// Callers were told of it before control started.
+    is_from_before: bool,
 }
 
 /// An instance as others see it.
@@ -112,6 +114,8 @@ pub struct Seen<'r> {
     pub is_unconfirmed: bool,
     /// Somebody wants it to go.
     pub is_asked: bool,
+    /// Callers were told of it before control started: nobody knows who they are.
+    pub is_from_before: bool,
 }
 
 /// All instances.
@@ -167,7 +171,7 @@ impl Registry {
             let phase = if instance.is_draining { Phase::Draining { deadline: lease } } else { Phase::Ready };
             let (lane, instance) = (lane_of(name, instance), Instance::clone(instance));
             registry.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
-            let record = Record { instance, lane, phase, stream: None, lease, is_asked: false };
+            let record = Record { instance, lane, phase, stream: None, lease, is_asked: false, is_from_before: true };
             *registry.expected.entry(service(name)).or_default() += usize::from(phase == Phase::Ready);
             registry.records.insert(name.clone(), record);
         }
@@ -213,7 +217,8 @@ impl Registry {
         self.remove(name);
         self.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
         let phase = Phase::Starting;
-        let record = Record { instance, lane, phase, stream: Some(stream), lease: now, is_asked: false };
+        let record =
+            Record { instance, lane, phase, stream: Some(stream), lease: now, is_asked: false, is_from_before: false };
         self.records.insert(name.clone(), record);
         Ok(())
     }
@@ -473,6 +478,7 @@ fn seen(record: &Record) -> Seen<'_> {
         phase: record.phase,
         is_unconfirmed: record.stream.is_none(),
         is_asked: record.is_asked,
+        is_from_before: record.is_from_before,
     }
 }
 

@@ -84,6 +84,8 @@ pub enum Known {
     Date,
     /// X-Evenkeel-Mirror: the mark of mirrored copies.
     Mirror,
+    /// X-Evenkeel-Hop: what proxies of the mesh say to each other. It passes none of them.
+    Hop,
     /// A name with `_`, which many servers take for `-`: `remove_known` keeps it from passing the edge.
     Underscored,
 }

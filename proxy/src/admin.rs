@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use crate::census::{self, Census};
 use crate::explain::Question;
 use crate::guards;
+use crate::instance::Handle;
 use crate::log::event;
 use crate::shadow;
 use crate::shared::{Mail, Shared};
@@ -38,6 +39,8 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What is asked with a head.
 const EXPLAIN: &str = "/explain";
+/// Lets the instance go, and answers when it has.
+const DRAIN: &str = "/drain";
 /// The largest head that is explained, and how long a worker may take to.
 const HEAD_BYTES_MAX: usize = 1 << 20;
 const EXPLAIN_TIME_MAX: Duration = Duration::from_secs(5);
@@ -83,6 +86,38 @@ pub(crate) struct Admin {
     pub(crate) status: Arc<Status>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) registry: Registry,
+    /// None: nobody may let this instance go here.
+    pub(crate) drain: Option<Drain>,
+}
+
+/// How an instance is let go by whoever has the token.
+pub(crate) struct Drain {
+    token: PathBuf,
+    within: Duration,
+    instance: OnceLock<Handle>,
+}
+
+impl Drain {
+    /// The token is read each time, since what is in the file is replaced from time to time.
+    pub(crate) fn new(token: PathBuf, within: Duration) -> Drain {
+        Drain { token, within, instance: OnceLock::new() }
+    }
+
+    /// There is an instance from now on.
+    pub(crate) fn begin(&self, instance: Handle) {
+        // There is one.
+        let _ = self.instance.set(instance);
+    }
+
+    fn lets(&self, request: &Request<Incoming>) -> bool {
+        let said = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+        let said = said.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        let known = std::fs::read_to_string(&self.token).unwrap_or_default();
+        let known = known.trim();
+        // As long for each that is as long, wherever they differ.
+        let differs = known.bytes().zip(said.bytes()).fold(0, |differs, (one, other)| differs | (one ^ other));
+        !known.is_empty() && known.len() == said.len() && differs == 0
+    }
 }
 
 /// Addresses of the doors; those not given stay shut.
@@ -158,12 +193,15 @@ where
 }
 
 async fn serve(door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, admin: Arc<Admin>) {
+    let waits = admin.drain.as_ref().filter(|_| door == Door::Probe).map_or(Duration::ZERO, |drain| drain.within);
     let service = service_fn(move |request: Request<Incoming>| {
         let admin = admin.clone();
         async move {
             Ok::<_, Infallible>(match (door, request.method(), request.uri().path()) {
                 (Door::Admin, &Method::POST, EXPLAIN) => explain(request, &admin).await,
                 (Door::Admin, _, EXPLAIN) => only("POST"),
+                (Door::Probe, &Method::GET | &Method::POST, DRAIN) => drain(&request, &admin).await,
+                (Door::Probe, _, DRAIN) => only("GET, POST"),
                 _ => respond(door, &request, &admin),
             })
         }
@@ -173,7 +211,7 @@ async fn serve(door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     // A client that breaks off is nobody's problem here.
-    let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
+    let _ = tokio::time::timeout(CONNECTION_TIME_MAX + waits, connection).await;
 }
 
 impl Door {
@@ -217,6 +255,21 @@ async fn explain(request: Request<Incoming>, admin: &Admin) -> Response<Full<Byt
     match tokio::time::timeout(EXPLAIN_TIME_MAX, answer).await {
         Ok(Ok(told)) => document(&told),
         _ => text(StatusCode::SERVICE_UNAVAILABLE, "no worker answers\n".into()),
+    }
+}
+
+/// `GET /drain` with the token: lets the instance go, and answers when it has.
+async fn drain(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
+    match &admin.drain {
+        None => text(StatusCode::FORBIDDEN, "nobody may: start it with --drain-token-file FILE\n".into()),
+        Some(drain) if !drain.lets(request) => {
+            text(StatusCode::UNAUTHORIZED, "only with the token: Authorization: Bearer TOKEN\n".into())
+        }
+        Some(drain) => match drain.instance.get() {
+            // Nobody knows it so far.
+            None => document(&json!({ "reason": "it has not begun" })),
+            Some(instance) => document(&instance.drain().await),
+        },
     }
 }
 

@@ -1,19 +1,27 @@
 //! What a gateway and a sidecar are started with, as people type it. Cold.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use config::Sidecar;
+use config::wire::evenkeel::v1::Member;
+use prost::bytes::Bytes;
 
 use crate::admin::AdminAddress;
 use crate::cgroup;
 use crate::control::ControlAddress;
+use crate::drain::Terms;
+use crate::instance::Check;
 use crate::log::Format;
 use crate::workload::Workload;
 
 /// Kubernetes grants a pod 30 s by default.
 const FINISH_WITHIN_S: u64 = 25;
+const DRAIN_WITHIN_S: u64 = 27;
+/// Balancers look every few seconds, and want to see it more than once.
+const OUTSIDE_GRACE_S: u64 = 10;
 
 /// Endpoints of so many Services are cheaper to have than to wait for.
 const PRELOAD_SERVICES: u32 = 1_000;
@@ -60,6 +68,27 @@ pub struct SidecarArgs {
     /// Where the instance sends its calls
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub outbound: SocketAddr,
+    /// What the instance is asked for to learn whether it is ready, such as /healthz [default: it is when it takes connections]
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    pub app_ready: Option<String>,
+    /// Where callers find the inbound address, if not at its own [default: that, or the address that control sees]
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Option<IpAddr>,
+    /// Which port of its Service the instance serves, by name [default: the first]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub port: String,
+    /// The instance's share of requests among the others
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub weight: u32,
+    /// How long the instance may take to go, from SIGTERM or /drain on: a few seconds less than whoever ends it waits
+    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_WITHIN_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub drain_within: u64,
+    /// What callers outside the mesh are given to hear that the instance goes, where one came within the last minute
+    #[arg(long, value_name = "SECONDS", default_value_t = OUTSIDE_GRACE_S, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub outside_grace: u64,
+    /// The token for GET /drain at the probe address; without it, nobody may
+    #[arg(long, value_name = "PATH", requires = "probe")]
+    pub drain_token_file: Option<PathBuf>,
     /// What all proxies are started with.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -156,17 +185,29 @@ pub(crate) struct Start {
     pub(crate) workload: Workload,
     pub(crate) workers: usize,
     pub(crate) process: ProcessArgs,
+    /// None: a gateway.
+    pub(crate) beside: Option<Beside>,
+}
+
+/// What is known of the instance beside which a sidecar stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Beside {
+    /// As control is told.
+    pub(crate) member: Member,
+    pub(crate) check: Check,
+    pub(crate) terms: Terms,
+    pub(crate) drain_token: Option<PathBuf>,
 }
 
 impl Start {
     pub(crate) fn of_gateway(args: GatewayArgs) -> Result<Start, String> {
         let GatewayArgs { process, name } = args;
         let workers = process.workers.map_or_else(cgroup::cores, usize::from);
-        Ok(Start { workload: Workload::gateway(name)?, workers, process })
+        Ok(Start { workload: Workload::gateway(name)?, workers, process, beside: None })
     }
 
     pub(crate) fn of_sidecar(args: SidecarArgs) -> Result<Start, String> {
-        let SidecarArgs { service, namespace, instance, lane, labels, app, inbound, outbound, process } = args;
+        let SidecarArgs { service, namespace, instance, lane, labels, app, inbound, outbound, process, .. } = args;
         let lane = lane.map(|lane| (LANE.to_owned(), lane));
         let mut all = BTreeMap::new();
         for (key, value) in lane.into_iter().chain(labels) {
@@ -177,8 +218,45 @@ impl Start {
         let (namespace, service) = (namespace.into(), service.into());
         let sidecar = Sidecar { namespace, service, labels: all, app, inbound, outbound }.check()?;
         let workers = process.workers.map_or(1, usize::from);
-        Ok(Start { workload: Workload::sidecar(sidecar, instance)?, workers, process })
+        let terms = Terms {
+            within: Duration::from_secs(args.drain_within),
+            outside_grace: Duration::from_secs(args.outside_grace),
+            is_announced: process.control.is_some(),
+        };
+        let address = args.advertise.unwrap_or(inbound.ip());
+        let address = match address {
+            address if address.is_unspecified() => Bytes::new(),
+            IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
+            IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),
+        };
+        let member = Member {
+            namespace: sidecar.namespace.to_string(),
+            service: sidecar.service.to_string(),
+            incarnation: incarnation(),
+            address,
+            ports: [(args.port, u32::from(inbound.port()))].into(),
+            weight: args.weight,
+            zone: process.zone.clone().unwrap_or_default(),
+            labels: sidecar.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+            ..Member::default()
+        };
+        let workload = Workload::sidecar(sidecar, instance)?;
+        let member = Member { name: workload.instance().to_owned(), ..member };
+        let check = Check { app, path: args.app_ready };
+        let beside = Some(Beside { member, check, terms, drain_token: args.drain_token_file });
+        Ok(Start { workload, workers, process, beside })
     }
+}
+
+/// Which process this is: one that is started later under the same name has a greater number.
+fn incarnation() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn path(text: &str) -> Result<String, String> {
+    let is_path = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_path.then(|| text.to_owned()).ok_or_else(|| format!("{text:?} is no path"))
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

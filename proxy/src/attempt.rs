@@ -18,6 +18,7 @@ use crate::driver::{Driver, Socket};
 use crate::error::{Kind, ProxyError, Reached};
 use crate::exchange::{Broken, Pump};
 use crate::h1::{self, Framing, HeadLimits, ResponseMeta, answer_framing, encode_response};
+use crate::hop::{self, Told};
 use crate::pool::{self, Link};
 use crate::record::Record;
 use crate::request::{After, Asked, Met};
@@ -148,6 +149,17 @@ pub(crate) async fn run(
         trial.ended(&attempted, record);
     }
     let answer_meta = received?;
+    if endpoint.incarnation != 0 {
+        match hop::take_told(&mut answer) {
+            Told::Nothing => {}
+            Told::Leaving => attempt.cluster.state.leaves(&endpoint.state),
+            Told::Misdirected if response.is_cut() => {}
+            Told::Misdirected => {
+                attempt.cluster.state.leaves(&endpoint.state);
+                return Err(ProxyError::upstream(Kind::Misdirected, Reached::Answered));
+            }
+        }
+    }
     if !response.is_cut() && (attempt.retries_answer)(&answer, request) {
         return Err(ProxyError::upstream(Kind::Status, Reached::Answered));
     }
@@ -167,6 +179,9 @@ pub(crate) async fn run(
         && let Some((view, index)) = worker.place(&attempt.guard.bind)
     {
         view.lanes.leave(&view.snapshot.binds[index].lanes, &mut answer);
+    }
+    if attempt.guard.is_leaving() {
+        hop::tell_leaving(&mut answer);
     }
     if let Some(cookie) = &asked.issue {
         answer.add("Set-Cookie", cookie);

@@ -127,9 +127,12 @@ pub(crate) async fn run(
         record.has_begun = record.answer_started || request.has_begun(meta.framing);
         worker.stats().upstream_stale.add(u64::from(error.is_stale(record.reused)));
         match retry::after(error, as_sent(&request, record.reused, record.answer_started), policy) {
-            Next::Anew(_) if error.kind == Kind::Vanished && vanished == VANISHED_MAX => return Err(error),
+            Next::Anew(_) if has_gone(error.kind) && vanished == VANISHED_MAX => return Err(error),
             Next::Anew(next) => {
-                vanished += u32::from(error.kind == Kind::Vanished);
+                vanished += u32::from(has_gone(error.kind));
+                if error.kind == Kind::Misdirected {
+                    tried.push(endpoint.address);
+                }
                 was_stale |= next.rewind;
                 again = next;
             }
@@ -156,6 +159,11 @@ pub(crate) async fn run(
         // Picked anew, and from the revision that is in force now.
         cluster = worker.view().cluster(&cluster.cluster.name).ok_or(ProxyError::here(Kind::NoEndpoint))?;
     }
+}
+
+/// Whether whoever was chosen is not there any more.
+fn has_gone(kind: Kind) -> bool {
+    matches!(kind, Kind::Vanished | Kind::Misdirected)
 }
 
 /// What was chosen for an attempt.

@@ -21,12 +21,19 @@ pub(crate) struct Standing {
     /// Until when it is left alone; in the past if it is not.
     pub(crate) ejected_until: Duration,
     pub(crate) ready_since: Option<Duration>,
+    /// It says that it goes.
+    pub(crate) is_leaving: bool,
 }
 
 impl Standing {
     /// As it is now.
     pub(crate) fn of(state: &EndpointState) -> Standing {
-        Standing { health: state.health(), ejected_until: state.ejected_until(), ready_since: state.ready_since() }
+        Standing {
+            health: state.health(),
+            ejected_until: state.ejected_until(),
+            ready_since: state.ready_since(),
+            is_leaving: state.is_leaving(),
+        }
     }
 }
 
@@ -41,6 +48,8 @@ pub(crate) enum Use {
     Unwell,
     /// It failed too often.
     Ejected,
+    /// It says that it goes.
+    Leaving,
 }
 
 /// Whom requests go to.
@@ -116,6 +125,9 @@ pub(crate) fn choose(
 
 /// What an endpoint's standing means.
 pub(crate) fn usability(standing: Standing, usage: &Usage, now: Duration) -> Use {
+    if standing.is_leaving {
+        return Use::Leaving;
+    }
     if usage.outlier.is_some() && standing.ejected_until > now {
         return Use::Ejected;
     }

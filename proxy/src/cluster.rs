@@ -49,6 +49,8 @@ pub(crate) struct EndpointState {
     /// Since when it may be used; 0 for one that was there from the beginning.
     ready_since: AtomicU64,
     health: AtomicU8,
+    /// It goes, and said so itself.
+    is_leaving: AtomicBool,
 }
 
 /// How often an endpoint failed, and what came of it.
@@ -256,6 +258,14 @@ impl ClusterState {
         Some(Ejection::Ejected { failures, length })
     }
 
+    /// An endpoint says that it goes: it is left alone, as long as there is another.
+    #[cold]
+    pub(crate) fn leaves(&self, endpoint: &EndpointState) {
+        if !endpoint.is_leaving.swap(true, Relaxed) {
+            self.changed();
+        }
+    }
+
     /// What active checks say now of an endpoint.
     pub(crate) fn checked(&self, endpoint: &EndpointState, address: SocketAddr, health: Health, now: Duration) {
         let before = endpoint.health();
@@ -292,6 +302,11 @@ impl EndpointState {
     /// Until when it is left alone; in the past if it is not.
     pub(crate) fn ejected_until(&self) -> Duration {
         self.ejections.until()
+    }
+
+    /// Whether it goes, and said so itself.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Relaxed)
     }
 
     /// How often it was, over all time.

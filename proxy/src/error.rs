@@ -54,6 +54,8 @@ pub enum Kind {
     Unheard,
     /// No Service has that name.
     NoService,
+    /// It was meant for an instance of another Service, which was here before.
+    Misdirected,
     /// The request's lane has no endpoint that is ready, and may not be left.
     NoLane,
     /// No connection to the endpoint.
@@ -143,6 +145,8 @@ impl ProxyError {
             (_, Awaited) => (503, "the endpoints of the service are not known yet\n", "CP"),
             (_, Unheard) => (503, "the service is not known yet\n", "CP"),
             (_, NoService) => (404, "no service has this name\n", "NS"),
+            (Side::Upstream, Misdirected) => (503, "no endpoint is available\n", "UH"),
+            (_, Misdirected) => (421, "another service is here\n", "MD"),
             (_, NoLane) => (503, "the lane has no endpoint\n", "NL"),
             (_, Vanished) => (503, "no endpoint is available\n", "UH"),
             (_, Connect) => (503, "the service cannot be reached\n", "UF"),
@@ -231,6 +235,8 @@ mod tests {
         check(ProxyError::here(Kind::NoLane), 503, "NL");
         check(ProxyError::here(Kind::Unheard), 503, "CP");
         check(ProxyError::here(Kind::NoService), 404, "NS");
+        check(ProxyError::here(Kind::Misdirected), 421, "MD");
+        check(ProxyError::upstream(Kind::Misdirected, Reached::Answered), 503, "UH");
         check(ProxyError::here(Kind::Exhausted), 503, "UO");
         check(ProxyError::here(Kind::Overflow), 503, "UO");
         check(ProxyError::here(Kind::PendingTimeout), 503, "UO");

@@ -9,19 +9,21 @@ use config::Reader;
 use config::Snapshot;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, Doors};
-use crate::args::{GatewayArgs, ProcessArgs, SidecarArgs, Start};
+use crate::admin::{Admin, Doors, Drain};
+use crate::args::{Beside, GatewayArgs, ProcessArgs, SidecarArgs, Start};
 use crate::dns::Dns;
+use crate::instance::{self, Instance};
 use crate::log::{AccessLog, event};
 use crate::origin::{First, News, Next, Origin};
 use crate::process::Process;
 use crate::revision::{InForce, Rules};
 use crate::stats::{Counter, WorkerStats};
 use crate::status::Status;
-use crate::subscription::{Answer, Updates};
-use crate::{admin, log, metrics, watch};
+use crate::subscription::{Answer, Known, Standing, Updates, Voice};
+use crate::{admin, log, metrics};
 
 /// From one look at which endpoints are used to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -69,10 +71,17 @@ fn fail(problems: &[String]) -> ExitCode {
 }
 
 async fn live(start: Start, started: Instant) -> Result<(), Vec<String>> {
-    let Start { workload, workers, process: args } = start;
+    let Start { workload, workers, process: args, beside } = start;
+    let (standing, stands) = watch::channel(Standing::Starting);
+    let (told, known) = watch::channel(Known::default());
+    // Where there is no control nobody says anything.
+    let (voice, silence) = match (&beside, &args.control) {
+        (Some(beside), Some(_)) => (Some(Voice { member: beside.member.clone(), standing: stands, known: told }), None),
+        _ => (None, Some(told)),
+    };
     let one = |error: String| vec![error];
     let status = Arc::new(Status::new());
-    let mut origin = Origin::of(&args, workload, status.clone()).map_err(one)?;
+    let mut origin = Origin::of(&args, workload.clone(), status.clone(), voice).map_err(one)?;
     // What is wrong with files is told before anything else is done.
     let first = match &mut origin {
         Origin::Files(..) => Some(origin.first().await?),
@@ -89,14 +98,18 @@ async fn live(start: Start, started: Instant) -> Result<(), Vec<String>> {
     let process = Process::start(workers, access_log, args.zone.as_deref().map(Box::from))
         .map_err(|error| one(format!("cannot start workers: {error}")))?;
     process.shared.states.set_replicas(args.replicas);
+    // It is the only place where this is set; and so below.
+    let _ = process.shared.own.set(workload.cluster().into());
+    status.set_app(beside.is_none());
     // Where cores are short, reading rules and telling metrics give way to requests. On Linux this is the calling
     // thread's, and that of threads it starts from here on; the workers run already. Without it all still works.
     let _ = rustix::process::setpriority_process(None, MAIN_NICENESS);
     // The doors first: a start that fails on one of them must not have taken a single connection.
     let registry = metrics::registry(process.shared.clone(), status.clone());
-    let shared = Arc::new(Admin { status: status.clone(), shared: process.shared.clone(), registry });
+    let drain = beside.as_ref().and_then(|beside| Some(Drain::new(beside.drain_token.clone()?, beside.terms.within)));
+    let shared = Arc::new(Admin { status: status.clone(), shared: process.shared.clone(), registry, drain });
     let doors = Doors { probe: args.probe, metrics: args.metrics, admin: args.admin.clone() };
-    admin::open(&doors, shared).await.map_err(one)?;
+    admin::open(&doors, shared.clone()).await.map_err(one)?;
     let mut signals = Signals::listen().map_err(one)?;
     let first = match first {
         Some(first) => first,
@@ -110,10 +123,16 @@ async fn live(start: Start, started: Instant) -> Result<(), Vec<String>> {
     let First { reader, rules, updates, answer } = first;
     check_descriptors(process.shared.connections_max, &rules.0).map_err(one)?;
     let (asks, asked) = unbounded_channel();
-    // It is the only place where this is set.
     let _ = process.shared.asks.set(asks);
     let dns = Dns::new(status.clone(), args.resolvers.clone());
-    let in_force = InForce::start(process, status, dns, rules, updates).await.map_err(one)?;
+    let of_workers = process.shared.clone();
+    let in_force = InForce::start(process, status.clone(), dns, rules, updates).await.map_err(one)?;
+    let instance = beside.map(|Beside { check, terms, .. }| {
+        Instance { terms, check, standing, known, silence, shared: of_workers, status }.start()
+    });
+    if let (Some(instance), Some(drain)) = (&instance, &shared.drain) {
+        drain.begin(instance.clone());
+    }
     event("info", &format!("ready with {workers} workers after {} ms", started.elapsed().as_millis()));
     if let Some(ready) = &args.ready {
         // Who does not wait for it does not need to know.
@@ -124,7 +143,7 @@ async fn live(start: Start, started: Instant) -> Result<(), Vec<String>> {
         // Control may have gone meanwhile.
         let _ = answer.send(Ok(()));
     }
-    run_until_signal(&args, in_force, origin, reader, signals, asked).await
+    run_until_signal(&args, in_force, origin, reader, signals, asked, instance).await
 }
 
 /// Serves, follows changed rules, and ends when told to.
@@ -135,13 +154,14 @@ async fn run_until_signal(
     reader: Reader,
     mut signals: Signals,
     mut asked: UnboundedReceiver<Arc<str>>,
+    mut instance: Option<instance::Handle>,
 ) -> Result<(), Vec<String>> {
     let (changed, mut changes) = tokio::sync::mpsc::channel(1);
     let by_hand = changed.clone();
     // A change that nobody has looked at yet stands for the ones after it.
     let noticed = move || !matches!(changed.try_send(()), Err(tokio::sync::mpsc::error::TrySendError::Closed(())));
     if let Origin::Files(files, _) = &origin
-        && let Err(error) = watch::start(files.clone(), noticed)
+        && let Err(error) = crate::watch::start(files.clone(), noticed)
     {
         event("warn", &format!("rule files are not watched, SIGHUP reads them again: {error}"));
     }
@@ -156,7 +176,11 @@ async fn run_until_signal(
             origin.follow(in_force.rules());
         }
         tokio::select! {
-            () = signals.ends.recv() => break,
+            () = signals.ends.recv() => match &mut instance {
+                Some(instance) if !instance.is_to_end() => instance.end(),
+                _ => break,
+            },
+            () = over(&mut instance) => break,
             _ = signals.hangup.recv() => ask(&by_hand),
             _ = signals.user1.recv() => reopen_log(&in_force.process),
             _ = signals.user2.recv() => event("info", "SIGUSR2 has no meaning here"),
@@ -210,6 +234,14 @@ async fn run_until_signal(
     }
     finish(&in_force.process, &in_force.status, Duration::from_secs(args.finish_within), &mut signals.ends).await;
     Ok(())
+}
+
+/// Comes when an instance that was told to end has gone, and its application needs its proxy no longer.
+async fn over(instance: &mut Option<instance::Handle>) {
+    match instance {
+        Some(instance) if instance.is_to_end() => instance.over().await,
+        _ => std::future::pending().await,
+    }
 }
 
 /// Asks for the rules to be read again; a question that waits already stands for this one.

@@ -18,7 +18,7 @@ use crate::demand::{Demand, Orders};
 use crate::log::event;
 use crate::revision::Rules;
 use crate::status::Status;
-use crate::subscription::{Answer, Came, Heard, Subscription, Update, Updates};
+use crate::subscription::{Answer, Came, Heard, Subscription, Update, Updates, Voice};
 use crate::workload::Workload;
 
 /// Rules as they are written.
@@ -92,19 +92,23 @@ impl Text {
 
 impl Origin {
     /// As the command line says.
-    pub(crate) fn of(args: &ProcessArgs, workload: Workload, status: Arc<Status>) -> Result<Origin, String> {
+    pub(crate) fn of(
+        args: &ProcessArgs,
+        workload: Workload,
+        status: Arc<Status>,
+        voice: Option<Voice>,
+    ) -> Result<Origin, String> {
         let Some(address) = &args.control else { return Ok(Origin::Files(args.files.clone(), workload)) };
         let control = Control::new(address.clone(), args.control_ca.clone(), args.token_file.clone())?;
         let folder = args.data.as_ref().map(|path| Folder::open(path, &workload.copy())).transpose()?;
         status.control(|status| status.address = address.to_string());
-        let subscription = Subscription::start(control, &workload, args.zone.as_deref(), folder, status);
+        let subscription = Subscription::start(control, &workload, args.zone.as_deref(), folder, status, voice);
         let (endpoints, collections): (Vec<_>, Vec<_>) =
             subscription.known.iter().cloned().partition(|name| name.starts_with(xds::ENDPOINTS));
         let demand = Demand::new(args.preload_services as usize, endpoints);
         let (sources, called, updates) = (Vec::new(), Called::new(), Vec::new());
         let calls = Calls::new(collections);
-        let remote = Remote { workload, subscription, demand, calls, sources, called, updates };
-        Ok(Origin::Control(Box::new(remote)))
+        Ok(Origin::Control(Box::new(Remote { workload, subscription, demand, calls, sources, called, updates })))
     }
 
     /// The first rules: those of files, or what control has for this Gateway or Service, as soon as it has something that is

@@ -9,9 +9,13 @@ use crate::buffer::{LentHead, Output};
 use crate::connection::Client;
 use crate::error::{Reply, reason_phrase};
 use crate::h1::{Framing, Method, RequestMeta};
+use crate::hop;
 use crate::record::Record;
 use crate::request::After;
 use crate::worker::ConnectionGuard;
+
+/// The flag of a request that was meant for another Service.
+const MISDIRECTED: &str = "MD";
 
 /// Sends an error in answer to a request.
 pub(crate) async fn send_error(
@@ -21,7 +25,8 @@ pub(crate) async fn send_error(
     reply: &Reply,
     record: &mut Record,
 ) -> After {
-    send(guard, client, Asked::of(meta), Text::of(reply.status, reply.body), record).await
+    let hop = (reply.flag == MISDIRECTED).then_some(hop::MISDIRECTED);
+    send(guard, client, Asked::of(meta), Text { hop, ..Text::of(reply.status, reply.body) }, record).await
 }
 
 /// Sends an error in answer to what was no request: nothing after it can be one, either.
@@ -90,12 +95,14 @@ struct Text<'a> {
     body: &'a str,
     headers: &'a [(Box<str>, Box<str>)],
     retry_after: Option<u32>,
+    /// What proxies of the mesh are told beside it.
+    hop: Option<&'static [u8]>,
     filters: [&'a [Filter]; 2],
 }
 
 impl Text<'_> {
     fn of(status: u16, body: &str) -> Text<'_> {
-        Text { status, location: None, body, headers: &[], retry_after: None, filters: [&[]; 2] }
+        Text { status, location: None, body, headers: &[], retry_after: None, hop: None, filters: [&[]; 2] }
     }
 }
 
@@ -117,10 +124,13 @@ async fn send(
     guard: &ConnectionGuard,
     client: &mut Client,
     asked: Asked,
-    text: Text<'_>,
+    mut text: Text<'_>,
     record: &mut Record,
 ) -> After {
     let keep_alive = asked.keep_alive && !guard.is_ending();
+    if guard.is_leaving() {
+        text.hop.get_or_insert(hop::LEAVING);
+    }
     let mut out = Output::lend();
     let mut date = Vec::new();
     guard.worker.write_date(&mut date);
@@ -145,7 +155,7 @@ async fn send(
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn write(out: &mut Vec<u8>, text: &Text<'_>, date: &[u8], keep_alive: bool, is_head: bool) {
-    let Text { status, location, body, headers, retry_after, filters } = text;
+    let Text { status, location, body, headers, retry_after, hop, filters } = text;
     let mut head = LentHead::lend();
     head.add("Date", date);
     if let Some(location) = location {
@@ -163,6 +173,9 @@ fn write(out: &mut Vec<u8>, text: &Text<'_>, date: &[u8], keep_alive: bool, is_h
         head.add("Content-Type", b"text/plain");
     }
     filters.iter().for_each(|filters| filters::on_response(filters, &mut head));
+    if let Some(hop) = hop {
+        head.add(hop::NAME, hop);
+    }
     out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason_phrase(*status)).as_bytes());
     head.copy_fields(out, |_| true);
     // RFC 9110 8.6: these have no content, and 204 says no length.

@@ -17,6 +17,7 @@ use crate::error::{Kind, ProxyError};
 use crate::first_use;
 use crate::forwarded;
 use crate::h1::{self, Framing, HeadLimits, Method, RequestMeta};
+use crate::hop::{self, Sent};
 use crate::lanes::{Found, Ready};
 use crate::passage::{Passage, Stage};
 use crate::record::Record;
@@ -53,6 +54,8 @@ pub(crate) async fn serve(
     record.ask(&head);
     client.tell_shadow(settings, &mut record);
     let in_flight = InFlight::count(worker);
+    let inbound = Inbound::enter(guard, &head);
+    let misdirected = inbound.as_ref().is_some_and(|inbound| inbound.is_misdirected);
 
     let revision = worker.stats().revision.get();
     let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
@@ -64,7 +67,10 @@ pub(crate) async fn serve(
     worker.stats().lanes_differ.add(u64::from(differs));
 
     let asked = Asked { client_address, settings, meta: &meta, issue };
-    let mut result = forward(guard, client, &asked, &mut head, &mut record).await;
+    let mut result = match misdirected {
+        true => Err(ProxyError::here(Kind::Misdirected)),
+        false => forward(guard, client, &asked, &mut head, &mut record).await,
+    };
     if let Err(error) = result
         && error.kind.finds_nobody()
         && worker.stats().revision.get() != revision
@@ -75,7 +81,7 @@ pub(crate) async fn serve(
         Ok(after) => after,
         Err(error) => fail(guard, client, &meta, error, &mut record).await,
     };
-    drop(in_flight);
+    drop((in_flight, inbound));
     if let Some(trial) = &settings.trial {
         trial.ended(&mut record, meta.framing);
     }
@@ -136,6 +142,8 @@ pub(crate) fn learn(
         // Many servers read `_` as `-`, and would take such a field for one of ours. Services may have theirs.
         head.remove_known(Known::Underscored);
     }
+    // It was said to us, or by somebody who has nothing to say here.
+    head.remove_known(Known::Hop);
     let trusted = forwarded::trusts(&settings.client_address, peer.ip());
     let client_address = forwarded::apply(head, &settings.client_address, peer, "http");
     forwarded::identify(head, trusted, || worker.dice());
@@ -218,6 +226,9 @@ async fn forward(
         let cluster = &cluster.cluster;
         head.authority = head.append_with(|text| write_service(text, &cluster.service, &cluster.namespace));
     }
+    if let Some(hop) = &cluster.hop {
+        head.add_with(hop::NAME, Known::Hop, |text| text.extend_from_slice(hop));
+    }
     let result = attempts::run(guard, client, asked, head, &met, cluster, deadline, record).await;
     passage.outcome = record.outcome(worker.driver.now(), result.as_ref().err());
     result
@@ -236,6 +247,41 @@ impl InFlight<'_> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.stats().requests_in_flight.subtract(1);
+    }
+}
+
+/// Counts a request to the instance beside which this proxy stands, for as long as it is served, however that ends.
+struct Inbound<'w> {
+    worker: &'w Worker,
+    /// It was meant for another Service.
+    is_misdirected: bool,
+}
+
+impl<'w> Inbound<'w> {
+    /// None: it goes elsewhere.
+    fn enter(guard: &'w ConnectionGuard, head: &Head) -> Option<Inbound<'w>> {
+        let service = guard.bind.instance_of.as_ref()?;
+        let worker = &*guard.worker;
+        let (stats, now_ms) = (worker.stats(), worker.driver.now().as_millis() as u64);
+        stats.inbound.add(1);
+        stats.inbound_in_flight.add(1);
+        stats.inbound_at_ms.set(now_ms.max(1));
+        let is_misdirected = match hop::sent(head) {
+            Sent::Outside => {
+                stats.outside_at_ms.set(now_ms.max(1));
+                false
+            }
+            Sent::By(_, meant) => meant != service.as_bytes(),
+        };
+        stats.misdirected.add(u64::from(is_misdirected));
+        Some(Inbound { worker, is_misdirected })
+    }
+}
+
+impl Drop for Inbound<'_> {
+    fn drop(&mut self) {
+        self.worker.stats().inbound_in_flight.subtract(1);
+        self.worker.stats().inbound_at_ms.set((self.worker.driver.now().as_millis() as u64).max(1));
     }
 }
 

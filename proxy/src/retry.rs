@@ -56,6 +56,8 @@ pub(crate) fn after(error: ProxyError, request: Request, policy: &Retries) -> Ne
     let rewound = Again { fresh: false, rewind: true };
     match (error.kind, error.reached) {
         (Kind::Vanished, _) => Next::Anew(Again::default()),
+        // Whoever is there now says that nothing was done with it.
+        (Kind::Misdirected, _) if request.can_rewind => Next::Anew(Again { fresh: false, rewind: true }),
         // The peer had closed an idle connection, as it may whenever it likes (RFC 9112 9.3.1).
         (_, Reached::Nothing) if error.is_stale(request.reused) => Next::Anew(Again { fresh: true, rewind: false }),
         // It may also have ended because of this very request: once is enough, and `attempts: 0` is none at all.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,10 @@ pub(crate) struct Shared {
     pub(crate) awaiting: AtomicUsize,
     /// Collections of Services that control has said are not there.
     absent: Mutex<HashSet<Arc<str>>>,
+    /// The instance beside which this proxy stands goes, and says so with each answer.
+    pub(crate) is_leaving: AtomicBool,
+    /// What this proxy stands for, as it says it to others of the mesh.
+    pub(crate) own: OnceLock<Arc<str>>,
     /// Where this process stands.
     pub(crate) zone: Option<Box<str>>,
     /// Workers tell time from here.
@@ -142,6 +146,8 @@ impl Shared {
             clusters: ClusterStates::default(),
             states: States::default(),
             guards: Mutex::default(),
+            is_leaving: AtomicBool::new(false),
+            own: OnceLock::new(),
             asks: OnceLock::new(),
             awaiting: AtomicUsize::new(0),
             absent: Mutex::default(),

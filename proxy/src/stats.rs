@@ -176,6 +176,15 @@ pub(crate) struct WorkerStats {
     /// Requests sent again on a fresh connection, since a pooled one had been closed.
     pub(crate) upstream_stale: Counter,
     pub(crate) requests_in_flight: Counter,
+    /// Requests to the instance beside which this proxy stands: all that came, those that are being served, and when the
+    /// last one began or ended, in milliseconds since the start of the process.
+    pub(crate) inbound: Counter,
+    pub(crate) inbound_in_flight: Counter,
+    pub(crate) inbound_at_ms: Counter,
+    /// When the last one came that no proxy of the mesh sent; 0: none did.
+    pub(crate) outside_at_ms: Counter,
+    /// Those that were meant for another Service.
+    pub(crate) misdirected: Counter,
     pub(crate) panics: Counter,
     /// The longest turn of the loop since the last scrape.
     pub(crate) turn_ns_max: Counter,

@@ -43,6 +43,10 @@ struct Inner {
     reloads_applied: u64,
     reloads_refused: u64,
     finishing: bool,
+    /// The instance beside which this proxy stands goes.
+    leaving: bool,
+    /// It is not ready.
+    lacks_app: bool,
 }
 
 impl Status {
@@ -59,6 +63,8 @@ impl Status {
                 reloads_applied: 0,
                 reloads_refused: 0,
                 finishing: false,
+                leaving: false,
+                lacks_app: false,
             }),
             names: Mutex::default(),
             control: Mutex::default(),
@@ -150,7 +156,22 @@ impl Status {
 
     /// Whether new requests should come here.
     pub(crate) fn is_ready(&self) -> bool {
-        self.with(|inner| inner.revision > 0 && !inner.finishing)
+        self.with(|inner| inner.revision > 0 && !inner.finishing && !inner.leaving && !inner.lacks_app)
+    }
+
+    /// Whether rules are in force.
+    pub(crate) fn has_rules(&self) -> bool {
+        self.with(|inner| inner.revision > 0)
+    }
+
+    /// The instance beside which this proxy stands goes.
+    pub(crate) fn leaving(&self) {
+        self.with(|inner| inner.leaving = true);
+    }
+
+    /// Whether that instance is ready.
+    pub(crate) fn set_app(&self, is_ready: bool) {
+        self.with(|inner| inner.lacks_app = !is_ready);
     }
 
     /// The snapshot in force.

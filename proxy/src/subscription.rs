@@ -6,6 +6,7 @@ mod keeper;
 mod line;
 mod reporter;
 mod resources;
+mod speaker;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -32,9 +33,11 @@ use crate::status::Status;
 use crate::subscription::keeper::Keeper;
 use crate::subscription::line::{Line, News, news, open};
 use crate::subscription::reporter::Reporter;
+use crate::subscription::speaker::Speaker;
 use crate::workload::Workload;
 
 pub(crate) use crate::subscription::reporter::Fare;
+pub(crate) use crate::subscription::speaker::{Known, Standing, Voice};
 
 /// A start waits for control for so long before it takes what is on disk: what control says is never older.
 const CONTROL_FIRST: Duration = Duration::from_secs(1);
@@ -102,6 +105,7 @@ impl Subscription {
         zone: Option<&str>,
         folder: Option<Folder>,
         status: Arc<Status>,
+        voice: Option<Voice>,
     ) -> Subscription {
         let node = Node {
             id: workload.id(),
@@ -148,6 +152,7 @@ impl Subscription {
             told: None,
             keeper: Keeper::new(folder),
             reporter: Reporter::new(),
+            speaker: Speaker::new(voice),
             status,
         };
         life.client.want(std::iter::once(&*life.wanted).chain(known.iter().map(|name| &**name)));
@@ -239,6 +244,8 @@ struct Life {
     told: Option<(&'static str, Box<str>)>,
     keeper: Keeper,
     reporter: Reporter,
+    /// Nobody speaks at a gateway.
+    speaker: Speaker,
     status: Arc<Status>,
 }
 
@@ -263,6 +270,10 @@ impl Life {
                         self.reporter.report(way, &self.node, self.client.revision(), self.status.fare());
                     }
                     self.keeper.keep(&self.client, matches!(self.line, Line::Up(..))).await;
+                }
+                said = self.speaker.next(self.is_heard && matches!(self.line, Line::Up(..))) => {
+                    let way = if let Line::Up(_, _, way) = &self.line { Some(way) } else { None };
+                    self.speaker.on(said, way);
                 }
                 news = news(&mut self.line) => self.on_news(news),
             }
@@ -477,6 +488,7 @@ impl Life {
     fn lose(&mut self, what: &'static str, reason: &str) {
         let pause = self.client.on_disconnected(RandomState::new().hash_one(&self.control.address));
         self.line = Line::Down { until: Instant::now() + pause };
+        self.speaker.lose(None);
         self.status.control(|control| control.is_connected = false);
         let told = (what, Box::from(reason));
         if self.told.as_ref() != Some(&told) {

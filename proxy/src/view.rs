@@ -18,6 +18,7 @@ use crate::choice::{self, Choice, Standing};
 use crate::cluster::{ClusterState, ClusterStates, EndpointState};
 use crate::credits::Credits;
 use crate::guards::{self, Guards};
+use crate::hop;
 use crate::lanes::{LaneView, Lanes};
 use crate::pool::{Link, Pool};
 use crate::shadow::{ListenerTrial, TrafficTrial, TrialState};
@@ -82,6 +83,8 @@ pub(crate) struct ClusterView {
     pub(crate) trial: Option<TrafficTrial>,
     /// What this worker has of the process's bound on requests.
     pub(crate) credits: Credits,
+    /// What is said with each request, where proxies of the mesh stand before its endpoints.
+    pub(crate) hop: Option<Box<[u8]>>,
     pub(crate) series: Rc<SeriesCache>,
 }
 
@@ -153,6 +156,8 @@ pub(crate) struct Making<'m> {
     pub(crate) now: Duration,
     /// Another for each worker.
     pub(crate) first_turn: u64,
+    /// What this proxy stands for.
+    pub(crate) own: &'m str,
 }
 
 /// What an endpoint is picked for.
@@ -268,6 +273,7 @@ impl ClusterView {
             state.trial.get_or_init(|| Box::new(TrialState::new(making.workers)));
             Some(TrafficTrial::new(shadow, guards.tally(&shadow.name)?.clone()))
         });
+        let is_of_mesh = cluster.endpoints.iter().any(|endpoint| endpoint.incarnation != 0);
         let made = || Rc::new(Made { epoch: 0, until: Duration::ZERO, ready_weight: 0.0, tiers: Vec::new() });
         ClusterView {
             first_turn: making.first_turn,
@@ -282,6 +288,7 @@ impl ClusterView {
                 .collect(),
             trial,
             credits: Credits::new(making.workers),
+            hop: is_of_mesh.then(|| hop::value(making.own, &cluster.namespace, &cluster.service)),
             series: match before {
                 Some(before) => before.series.clone(),
                 None => {

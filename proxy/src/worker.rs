@@ -41,6 +41,8 @@ pub(crate) struct BindView {
     pub(crate) address: SocketAddr,
     /// The port that is listened on.
     pub(crate) port: u16,
+    /// Where requests to an instance come in: its Service, `namespace/name`.
+    pub(crate) instance_of: Option<Arc<str>>,
     /// Its place in the current snapshot; None once it is gone.
     pub(crate) index: Cell<Option<usize>>,
     pub(crate) open: Arc<AtomicU32>,
@@ -214,6 +216,7 @@ impl Worker {
             workers: self.shared.mailboxes.len(),
             now: self.driver.now(),
             first_turn: self.dice(),
+            own: self.shared.own.get().map_or("", |own| own),
         };
         let view = Rc::new(View::new(snapshot.clone(), guards, &self.view.borrow(), &making));
         let has_lanes = !view.lanes.is_empty();
@@ -221,6 +224,10 @@ impl Worker {
         let before = self.view.replace(view);
         // Addresses that this revision removes are served by the one before it for a moment.
         self.has_lanes.set(has_lanes || !before.lanes.is_empty());
+        let of_bind = |address: &SocketAddr| {
+            let bind = snapshot.binds.iter().find(|bind| bind.address == *address)?;
+            bind.instance_of.clone()
+        };
         for opened in opened {
             // An address that comes back takes over at once from what is left of it.
             for left in self.leaving.borrow().iter().filter(|left| left.address == opened.bind) {
@@ -230,6 +237,7 @@ impl Worker {
             let bind = Rc::new(BindView {
                 address: opened.bind,
                 port: opened.port,
+                instance_of: of_bind(&opened.bind),
                 index: Cell::new(None),
                 open: opened.open,
                 refused: opened.refused,
@@ -330,7 +338,12 @@ pub(crate) struct ConnectionGuard {
 impl ConnectionGuard {
     /// Whether the connection shall end after the request it is at: the worker finishes, or the address was removed.
     pub(crate) fn is_ending(&self) -> bool {
-        self.worker.is_finishing() || self.bind.index.get().is_none()
+        self.worker.is_finishing() || self.bind.index.get().is_none() || self.is_leaving()
+    }
+
+    /// Whether the instance to which requests go from here goes.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.bind.instance_of.is_some() && self.worker.shared.is_leaving.load(Relaxed)
     }
 
     /// Until when the connection may stay without a request, beyond its own idle time: forever, unless the worker is

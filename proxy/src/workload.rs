@@ -64,6 +64,14 @@ impl Workload {
         }
     }
 
+    /// What the instance is called; empty for a gateway.
+    pub(crate) fn instance(&self) -> &str {
+        match self {
+            Workload::Gateway(_) => "",
+            Workload::Sidecar { instance, .. } => instance,
+        }
+    }
+
     /// Whose copy on disk it is.
     pub(crate) fn copy(&self) -> String {
         match self {

@@ -201,6 +201,7 @@ pub(crate) fn into_binds(listeners: Vec<Listener<'_>>, problems: &mut Problems) 
             shadow: first.shadow.clone(),
             table,
             calls: None,
+            instance_of: None,
         });
     }
     binds

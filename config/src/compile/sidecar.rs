@@ -45,6 +45,8 @@ pub(super) fn binds<'d>(
     let calls = to_services(sidecar, called, documents, of_services, backends, problems);
     let outbound = bind(sidecar, "outbound", sidecar.outbound, [out_lanes, out_shadow], calls);
     let of_instance = Calls { namespace: (*sidecar.namespace).into(), by_use: called.is_some() };
+    let service = format!("{}/{}", sidecar.namespace, sidecar.service).into();
+    let inbound = Bind { instance_of: Some(service), ..inbound };
     let mut binds = vec![inbound, Bind { calls: Some(of_instance), ..outbound }];
     binds.sort_by_key(|bind| bind.address);
     binds
@@ -68,6 +70,7 @@ fn bind(sidecar: &Sidecar, way: &str, address: SocketAddr, [lanes, shadow_lanes]
         shadow: None,
         table,
         calls: None,
+        instance_of: None,
     }
 }
 

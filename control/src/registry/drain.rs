@@ -46,6 +46,8 @@ pub struct Drain {
     pub began: Instant,
     /// By the number of the stream.
     holders: BTreeMap<u64, Holder>,
+    /// Callers were told of it before control started: until all had the time to come back, nobody knows who they are.
+    is_from_before: bool,
     /// When nobody was left who may send requests, for the first time.
     pub forgotten: Option<Instant>,
 }
@@ -75,11 +77,13 @@ impl Drains {
         Drains { drains: Vec::new(), known_from: Some(now + LEASE) }
     }
 
-    /// An instance is to be forgotten, by these proxies: streams that are open, and those that broke a moment ago.
+    /// An instance is to be forgotten, by these proxies: streams that are open, and those that broke a moment ago. `is_from_before`:
+    /// callers were told of it before control started.
     pub fn begin(
         &mut self,
         name: Name,
         revision: u64,
+        is_from_before: bool,
         open: impl IntoIterator<Item = (u64, Arc<str>)>,
         lost: impl IntoIterator<Item = (u64, Arc<str>, Instant)>,
         now: Instant,
@@ -88,7 +92,7 @@ impl Drains {
         let open = open.into_iter().map(|(stream, id)| (stream, Holder { id, state: HolderState::Holding }));
         let lost = lost.into_iter().map(|(stream, id, at)| (stream, Holder { id, state: HolderState::Lost(at) }));
         let (resource, holders) = (name.resource().into(), lost.chain(open).collect());
-        self.drains.push(Drain { name, resource, revision, began: now, holders, forgotten: None });
+        self.drains.push(Drain { name, resource, revision, began: now, holders, is_from_before, forgotten: None });
         self.settle(now);
     }
 
@@ -156,7 +160,8 @@ impl Drains {
             HolderState::Lost(since) => Some(since + LEASE),
             _ => None,
         });
-        let known_from = self.known_from.filter(|_| self.drains.iter().any(|drain| drain.forgotten.is_none()));
+        let waits = |drain: &Drain| drain.is_from_before && drain.forgotten.is_none();
+        let known_from = self.known_from.filter(|_| self.drains.iter().any(waits));
         lost.chain(known_from).min()
     }
 
@@ -180,11 +185,9 @@ impl Drains {
         if self.known_from.is_some_and(|known_from| known_from <= now) {
             self.known_from = None;
         }
-        if self.known_from.is_some() {
-            return;
-        }
+        let is_known = self.known_from.is_none();
         for drain in self.drains.iter_mut().filter(|drain| drain.forgotten.is_none()) {
-            if !drain.waits() {
+            if !drain.waits() && (is_known || !drain.is_from_before) {
                 drain.forgotten = Some(now);
             }
         }

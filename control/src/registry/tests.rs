@@ -333,7 +333,7 @@ fn it_is_forgotten_when_nobody_is_left_who_may_send() {
         let start = Instant::now() + Duration::from_secs(100);
         let mut drains = Drains::default();
         let open = [(1, "a".into()), (2, "b".into())];
-        drains.begin(name("x"), 9, open, [(3, "c".into(), start - Duration::from_secs(1))], start);
+        drains.begin(name("x"), 9, false, open, [(3, "c".into(), start - Duration::from_secs(1))], start);
         for (at_ms, event, waiting, unreachable, is_forgotten) in rows {
             let now = start + Duration::from_millis(*at_ms);
             match event {
@@ -385,7 +385,9 @@ fn it_is_forgotten_when_nobody_is_left_who_may_send() {
 fn control_that_has_just_started_calls_nothing_forgotten() {
     let start = Instant::now();
     let mut drains = Drains::starting(start);
-    drains.begin(name("x"), 9, [], [], start);
+    drains.begin(name("y"), 9, false, [], [], start);
+    assert!(drains.end(&name("y")).is_some_and(|drain| drain.forgotten.is_some()), "it came after that");
+    drains.begin(name("x"), 9, true, [], [], start);
     let is_forgotten = |drains: &Drains| drains.get(&name("x")).is_some_and(|drain| drain.forgotten.is_some());
     drains.on_time(start + LEASE - Duration::from_millis(1));
     assert!(!is_forgotten(&drains));

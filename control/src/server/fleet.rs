@@ -35,8 +35,15 @@ const BUILDS_MAX: usize = 64;
 /// Letters of what a proxy says of itself.
 const WORD_LETTERS_MAX: usize = 256;
 
-/// By the number of their streams: those that are here, and those that were until then.
-pub(crate) type Holders = (Vec<(u64, Arc<str>)>, Vec<(u64, Arc<str>, Instant)>);
+/// Proxies that may use what a resource was, by the numbers of their streams.
+#[derive(Debug, Clone)]
+pub(crate) struct Holders {
+    pub(crate) open: Vec<(u64, Arc<str>)>,
+    /// Whose connection broke then.
+    pub(crate) lost: Vec<(u64, Arc<str>, Instant)>,
+    /// Who were here before this server started, and are not back.
+    pub(crate) awaited: Vec<(u64, Arc<str>, Instant)>,
+}
 
 /// A stream that broke, whose proxy may go on with what it had.
 struct Broken {
@@ -223,12 +230,12 @@ impl Fleet {
         drop(proxies);
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = broken.values().filter(|broken| now.saturating_duration_since(broken.at) < LEASE);
-        let mut lost: Vec<_> = recent.filter_map(|one| Some((one.number, held(&one.proxy)?, one.at))).collect();
+        let lost: Vec<_> = recent.filter_map(|one| Some((one.number, held(&one.proxy)?, one.at))).collect();
         drop(broken);
         // What those had who were here before this server started, nobody knows.
         let (started, missing) = self.awaited();
-        lost.extend(missing.into_iter().zip((0..u64::MAX).rev()).map(|(id, number)| (number, id, started)));
-        (open, lost)
+        let awaited = missing.into_iter().zip((0..u64::MAX).rev()).map(|(id, number)| (number, id, started));
+        Holders { open, lost, awaited: awaited.collect() }
     }
 
     /// How many have introduced themselves.

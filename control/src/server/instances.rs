@@ -141,7 +141,7 @@ fn absent(name: &Name) -> Fault {
 }
 
 fn told(registry: &Registry, drains: &Drains, state: &Documents, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
-    let Seen { instance, phase, is_unconfirmed, is_asked } = seen;
+    let Seen { instance, phase, is_unconfirmed, is_asked, .. } = seen;
     let deadline = match phase {
         Phase::Last { deadline } | Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline),
         Phase::Starting | Phase::Ready => None,

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::log;
 use crate::registry::{Drain, Drains, Instance, Name, Phase, Refusal, Registry, Word};
-use crate::server::fleet::{Fleet, Leave, Proxy};
+use crate::server::fleet::{Fleet, Holders, Leave, Proxy};
 use crate::server::metrics::Metrics;
 use crate::store::{self, Committed, DiskError, Store};
 
@@ -151,15 +151,17 @@ impl Roll {
         }
         let now = Instant::now();
         let resources: BTreeSet<String> = names.iter().map(Name::resource).collect();
-        let mut holders: BTreeMap<String, _> =
+        let holders: BTreeMap<String, _> =
             resources.into_iter().map(|name| (name.clone(), fleet.holders(catalog, &name, revision, now))).collect();
         let mut inner = self.inner();
         for name in names {
             // What was begun before is told again where control could not follow its own store.
             if inner.drains.get(&name).is_none()
-                && let Some((open, lost)) = holders.get_mut(&name.resource()).map(|holders| holders.clone())
+                && let Some(Holders { open, mut lost, awaited }) = holders.get(&name.resource()).cloned()
             {
-                inner.drains.begin(name.clone(), revision, open, lost, now);
+                let is_from_before = inner.registry.get(&name).is_some_and(|seen| seen.is_from_before);
+                lost.extend(awaited.into_iter().filter(|_| is_from_before));
+                inner.drains.begin(name.clone(), revision, is_from_before, open, lost, now);
             }
             inner.publish(&name);
         }

@@ -13,6 +13,7 @@ mod commands;
 mod connects;
 mod control;
 mod dns;
+mod drains;
 mod explain;
 mod faults;
 mod files;

@@ -1,7 +1,7 @@
 //! A running `evenkeel proxy` beside a scripted service, with its two doors. It ends with the value. Cold.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 use super::rules::PORT;
 use super::{Gateway, Launch, Peer, evenkeel, free_port};
@@ -64,6 +64,12 @@ impl Sidecar {
     /// A new caller of the instance.
     pub fn connect_inbound(&self) -> Peer {
         Peer::connect(self.inbound)
+    }
+}
+
+impl DerefMut for Sidecar {
+    fn deref_mut(&mut self) -> &mut Gateway {
+        &mut self.process
     }
 }
 

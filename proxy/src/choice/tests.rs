@@ -7,10 +7,11 @@ use super::*;
 const NOW: Duration = Duration::from_secs(1000);
 
 fn standing(word: &str) -> Standing {
-    let well = Standing { health: Health::Well, ejected_until: Duration::ZERO, ready_since: None };
+    let well = Standing { health: Health::Well, ejected_until: Duration::ZERO, ready_since: None, is_leaving: false };
     match word {
         "ok" => well,
         "unproven" => Standing { health: Health::Unproven, ..well },
+        "leaving" => Standing { is_leaving: true, ..well },
         "unwell" => Standing { health: Health::Unwell, ..well },
         "ejected" => Standing { ejected_until: NOW + Duration::from_secs(7), ..well },
         "was-ejected" => Standing { ejected_until: NOW, ..well },

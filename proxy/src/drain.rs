@@ -1,0 +1,175 @@
+//! How an instance leaves. It serves until nobody sends to it any more: callers that control knows say so themselves, others
+//! are given a time; and then it must be quiet. There is one timer, the deadline, which counts from the moment when it was
+//! told to go. Time is an argument. Pure, Cold.
+
+use std::time::{Duration, Instant};
+
+/// For how long nothing may come before an instance is quiet, once all callers have forgotten it: what they sent before is
+/// on its way for no longer.
+const QUIET: Duration = Duration::from_millis(100);
+/// The same where somebody may still send, and nobody knows: callers that ask rarely ask as often as this.
+const QUIET_IN_DOUBT: Duration = Duration::from_secs(5);
+/// A control that cannot say who has forgotten it is waited for no longer than this.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever came within this time before, and is not of the mesh, may come again.
+const OUTSIDE_RECENT: Duration = Duration::from_secs(60);
+
+/// What an instance goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// From the moment when it was told to go.
+    pub(crate) within: Duration,
+    /// What callers outside the mesh are given to hear of it in their own ways (a balancer's checks, say).
+    pub(crate) outside_grace: Duration,
+    /// There is a control that tells callers.
+    pub(crate) is_announced: bool,
+}
+
+/// What control says of who has forgotten it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Forgetting {
+    /// Nobody is left that is waited for.
+    pub(crate) is_over: bool,
+    /// Those that may still send, since nobody could tell them.
+    pub(crate) unreachable: u32,
+    /// All that were to forget it.
+    pub(crate) holders: u32,
+    /// The first of those that are waited for.
+    pub(crate) waiting_for: Vec<String>,
+}
+
+/// What is known at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// None: control has not said anything of it.
+    pub(crate) forgetting: Option<Forgetting>,
+    /// There is another instance that has to be ready first.
+    pub(crate) is_last: bool,
+    /// Requests for the application that are being served.
+    pub(crate) in_flight: u64,
+    /// When the last one began or ended; None: none since the process started.
+    pub(crate) last_request: Option<Instant>,
+    /// The same for those of callers outside the mesh.
+    pub(crate) last_outside: Option<Instant>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Something has to happen first, or this time has to come.
+    Wait(Instant),
+    /// It may end, for this reason.
+    Drained(Reason),
+}
+
+/// Why it may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// All have forgotten it, and it was quiet.
+    Forgotten,
+    /// Not all said so, and it was quiet all the same.
+    Quiet,
+    /// There was no more time.
+    Deadline,
+}
+
+impl Reason {
+    /// In words for people.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Reason::Forgotten => "all callers have forgotten it, and it was quiet",
+            Reason::Quiet => "it was quiet, though not all callers said that they have forgotten it",
+            Reason::Deadline => "its time was over",
+        }
+    }
+}
+
+/// Whether an instance that was told to go at `began` may end now.
+pub(crate) fn decide(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -> Verdict {
+    let deadline = began + terms.within;
+    if now >= deadline {
+        return Verdict::Drained(Reason::Deadline);
+    }
+    // Where nobody tells callers, all of them are outside.
+    let told = |is_so: fn(&Forgetting) -> bool| !terms.is_announced || seen.forgetting.as_ref().is_some_and(is_so);
+    let is_forgotten = told(|forgetting| forgetting.is_over);
+    let is_sure = told(|forgetting| forgetting.is_over && forgetting.unreachable == 0);
+    if !is_forgotten && (seen.is_last || now < began + ANNOUNCED_WITHIN) {
+        let until = if seen.is_last { deadline } else { began + ANNOUNCED_WITHIN };
+        return Verdict::Wait(until.min(deadline));
+    }
+    if seen.in_flight > 0 {
+        return Verdict::Wait(deadline);
+    }
+    let quiet = if is_sure { QUIET } else { QUIET_IN_DOUBT };
+    let quiet_at = seen.last_request.map_or(began, |last| last.max(began)) + quiet;
+    let is_asked_from_outside = seen.last_outside.is_some_and(|last| last + OUTSIDE_RECENT >= began);
+    let graced_at = if is_asked_from_outside { began + terms.outside_grace } else { began };
+    let until = quiet_at.max(graced_at);
+    match now >= until {
+        true if is_sure => Verdict::Drained(Reason::Forgotten),
+        true => Verdict::Drained(Reason::Quiet),
+        false => Verdict::Wait(until.min(deadline)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_ends_when_nobody_sends_to_it_any_more() {
+        let began = Instant::now() + Duration::from_secs(1_000);
+        let s = Duration::from_secs;
+        let terms = Terms { within: s(27), outside_grace: s(10), is_announced: true };
+        let at = |milliseconds: i64| match u64::try_from(milliseconds) {
+            Ok(after) => began + Duration::from_millis(after),
+            Err(_) => began - Duration::from_millis(milliseconds.unsigned_abs()),
+        };
+        let told = |is_over: bool, unreachable: u32| {
+            Some(Forgetting { is_over, unreachable, holders: 3, ..Forgetting::default() })
+        };
+        // What control said; whether it is the last one; requests in flight; when the last one was, and the last from outside;
+        // now; and what comes of it: a reason, or until when it waits.
+        let rows = [
+            // All said so: it ends when it was quiet for a moment.
+            (told(true, 0), false, 0, Some(20), None, 119, Err(120)),
+            (told(true, 0), false, 0, Some(20), None, 120, Ok(Reason::Forgotten)),
+            (told(true, 0), false, 0, None, None, 99, Err(100)),
+            (told(true, 0), false, 0, Some(-5_000), None, 100, Ok(Reason::Forgotten)),
+            // A request may take as long as there is time.
+            (told(true, 0), false, 1, Some(20), None, 20_000, Err(27_000)),
+            (told(true, 0), false, 1, Some(20), None, 27_000, Ok(Reason::Deadline)),
+            // Somebody has not said so.
+            (told(false, 0), false, 0, Some(20), None, 5_000, Err(10_000)),
+            (told(false, 0), false, 0, Some(20), None, 10_000, Ok(Reason::Quiet)),
+            (told(false, 0), false, 0, Some(9_000), None, 10_000, Err(14_000)),
+            // Somebody cannot be told.
+            (told(true, 1), false, 0, Some(7_000), None, 11_000, Err(12_000)),
+            (told(true, 1), false, 0, Some(7_000), None, 12_000, Ok(Reason::Quiet)),
+            // Control is not there.
+            (None, false, 0, Some(-1), None, 100, Err(10_000)),
+            (None, false, 0, Some(9_500), None, 10_000, Err(14_500)),
+            (None, false, 0, Some(26_000), None, 26_500, Err(27_000)),
+            // The last one waits for another, as long as it can.
+            (None, true, 0, None, None, 20_000, Err(27_000)),
+            (None, true, 0, None, None, 27_000, Ok(Reason::Deadline)),
+            // Callers outside the mesh hear of it in their own way.
+            (told(true, 0), false, 0, Some(50), Some(50), 5_000, Err(10_000)),
+            (told(true, 0), false, 0, Some(9_990), Some(9_990), 10_000, Err(10_090)),
+            (told(true, 0), false, 0, Some(50), Some(-50_000), 9_999, Err(10_000)),
+            (told(true, 0), false, 0, Some(50), Some(-60_001), 200, Ok(Reason::Forgotten)),
+        ];
+        for (forgetting, is_last, in_flight, last, outside, now, expected) in rows {
+            let (last_request, last_outside) = (last.map(at), outside.map(at));
+            let seen = Seen { forgetting, is_last, in_flight, last_request, last_outside };
+            let expected = expected.map_or_else(|until| Verdict::Wait(at(until)), Verdict::Drained);
+            assert_eq!(decide(&terms, began, &seen, at(now)), expected, "{seen:?} at {now}");
+        }
+        let alone = Terms { is_announced: false, ..terms };
+        let seen = Seen { last_request: Some(at(20)), ..Seen::default() };
+        assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Drained(Reason::Forgotten));
+        let seen = Seen { last_outside: Some(at(-1)), ..seen };
+        assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Wait(at(10_000)));
+    }
+}

@@ -1,0 +1,298 @@
+//! The life of the instance beside which a sidecar stands: whether its application is ready, how it goes, and what control
+//! is told of both. What is decided about its going is `drain`'s; here is what that sees. Cold.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use config::wire::evenkeel::v1::{Ending, Phase};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use crate::drain::{self, Forgetting, Reason, Seen, Terms, Verdict};
+use crate::log::event;
+use crate::shared::Shared;
+use crate::status::Status;
+use crate::subscription::{Known, Standing};
+
+/// From one look at an application that is not ready to the next, and at one that is.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// For its answer.
+const CHECK_WITHIN: Duration = Duration::from_secs(1);
+/// Of one that was ready, answers in a row that are not good.
+const FAILURES_MAX: u32 = 3;
+/// From one look at how a drain stands to the next.
+const DRAIN_EVERY: Duration = Duration::from_millis(5);
+/// For control to hear of the end.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+/// Of the head of an answer: its status is in the first bytes.
+const STATUS_BYTES: usize = 12;
+
+/// What is known of an application's readiness.
+#[derive(Debug, Clone)]
+pub(crate) struct Check {
+    /// Where it listens.
+    pub(crate) app: SocketAddr,
+    /// What it is asked for; None: it is ready when it takes connections.
+    pub(crate) path: Option<String>,
+}
+
+/// Somebody wants the instance to go, and hears when it has.
+type Order = oneshot::Sender<Value>;
+
+/// Where others reach it.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    orders: UnboundedSender<Order>,
+    /// None: it serves. Else what remains of its drain.
+    drained: watch::Receiver<Option<Value>>,
+    /// When it was told to go, as soon as it was.
+    began: watch::Receiver<Option<Instant>>,
+    within: Duration,
+    check: Check,
+    /// The process is to end.
+    is_to_end: bool,
+}
+
+/// The instance.
+pub(crate) struct Instance {
+    pub(crate) terms: Terms,
+    pub(crate) check: Check,
+    pub(crate) standing: watch::Sender<Standing>,
+    pub(crate) known: watch::Receiver<Known>,
+    /// Held where there is no control, which could say something.
+    pub(crate) silence: Option<watch::Sender<Known>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) status: Arc<Status>,
+}
+
+/// What workers have counted of requests for the application.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    begun: u64,
+    in_flight: u64,
+    /// When the last one began or ended, and when the last one of an outside caller came, in milliseconds since the start.
+    at_ms: u64,
+    outside_at_ms: u64,
+}
+
+impl Handle {
+    /// Lets the instance go, and waits until it has.
+    pub(crate) async fn drain(&self) -> Value {
+        let (answer, answered) = oneshot::channel();
+        // It ends with the process.
+        let _ = self.orders.send(answer);
+        answered.await.unwrap_or_default()
+    }
+
+    /// Whether the process is to end.
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.is_to_end
+    }
+
+    /// Lets the instance go; the process is to end after it.
+    pub(crate) fn end(&mut self) {
+        self.is_to_end = true;
+        let _ = self.orders.send(oneshot::channel().0);
+    }
+
+    /// Comes when it has gone, and its application, which may still have calls to make, too; or there is no more time.
+    pub(crate) async fn over(&mut self) {
+        // They end with the process.
+        let began = self.began.wait_for(Option::is_some).await.ok().and_then(|began| *began);
+        let deadline = began.unwrap_or_else(Instant::now) + self.within;
+        let gone = async {
+            let _ = self.drained.wait_for(Option::is_some).await;
+            while !self.check.is_gone().await {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline.into(), gone).await;
+    }
+}
+
+impl Check {
+    /// Whether the application is ready.
+    async fn is_ready(&self) -> bool {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.app).await.ok()?;
+            let Some(path) = &self.path else { return Some(()) };
+            let question = format!(
+                "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: evenkeel-ready\r\nConnection: close\r\n\r\n",
+                self.app
+            );
+            stream.write_all(question.as_bytes()).await.ok()?;
+            let mut head = [0; STATUS_BYTES];
+            stream.read_exact(&mut head).await.ok()?;
+            (head.starts_with(b"HTTP/1.") && matches!(head[9], b'2' | b'3')).then_some(())
+        };
+        matches!(timeout(CHECK_WITHIN, asked).await, Ok(Some(())))
+    }
+
+    /// Whether nobody listens there any more.
+    pub(crate) async fn is_gone(&self) -> bool {
+        matches!(timeout(CHECK_WITHIN, TcpStream::connect(self.app)).await, Ok(Err(_)))
+    }
+}
+
+impl Instance {
+    /// Begins its life.
+    pub(crate) fn start(self) -> Handle {
+        let (orders, ordered) = unbounded_channel();
+        let (over, drained) = watch::channel(None);
+        let (begins, began) = watch::channel(None);
+        let (within, check) = (self.terms.within, self.check.clone());
+        tokio::spawn(self.live(ordered, begins, over));
+        Handle { orders, drained, began, within, check, is_to_end: false }
+    }
+
+    async fn live(
+        mut self,
+        mut orders: UnboundedReceiver<Order>,
+        begins: watch::Sender<Option<Instant>>,
+        over: watch::Sender<Option<Value>>,
+    ) {
+        let Some(first) = self.serve(&mut orders).await else { return };
+        let mut waiting = vec![first];
+        begins.send_replace(Some(Instant::now()));
+        let receipt = self.drain(&mut orders, &mut waiting).await;
+        over.send_replace(Some(receipt.clone()));
+        for order in waiting {
+            // Who has gone does not need to know; this and below.
+            let _ = order.send(receipt.clone());
+        }
+        while let Some(order) = orders.recv().await {
+            let _ = order.send(receipt.clone());
+        }
+        drop(self.silence);
+    }
+
+    /// Serves until somebody wants it to go. None: the process ends.
+    async fn serve(&mut self, orders: &mut UnboundedReceiver<Order>) -> Option<Order> {
+        let mut failures = 0;
+        loop {
+            let is_ready = self.status.has_rules() && self.check.is_ready().await;
+            failures = if is_ready { 0 } else { failures + 1 };
+            let was_ready = *self.standing.borrow() == Standing::Ready;
+            if is_ready && !was_ready {
+                event("info", "the application is ready");
+                self.standing.send_replace(Standing::Ready);
+            } else if was_ready && failures == FAILURES_MAX {
+                event("warn", &format!("the application at {} does not answer: callers are told", self.check.app));
+                self.standing.send_replace(Standing::Starting);
+            }
+            self.status.set_app(*self.standing.borrow() == Standing::Ready);
+            let pause = if is_ready { CHECK_EVERY } else { LOOK_EVERY };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                order = orders.recv() => return order,
+                () = self.asked() => return Some(oneshot::channel().0),
+            }
+        }
+    }
+
+    /// Comes when control says that somebody wants it to go.
+    async fn asked(&mut self) {
+        let is_asked = |known: &Known| known.response.as_ref().is_some_and(|response| response.drain);
+        if self.known.wait_for(is_asked).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Goes: serves until nobody sends to it any more.
+    async fn drain(&mut self, orders: &mut UnboundedReceiver<Order>, waiting: &mut Vec<Order>) -> Value {
+        let began = Instant::now();
+        event("info", &format!("going, within {} s", self.terms.within.as_secs()));
+        self.status.leaving();
+        self.shared.is_leaving.store(true, Relaxed);
+        self.standing.send_replace(Standing::Draining(began + self.terms.within));
+        let mut seen = Seen::default();
+        let (mut counts, mut told_at) = (self.counts(), None);
+        let mut late = 0;
+        let reason = loop {
+            let (now, next) = (Instant::now(), self.counts());
+            let at = |ms: u64| (ms > 0).then(|| self.shared.origin + Duration::from_millis(ms));
+            (seen.last_request, seen.last_outside) = (at(next.at_ms), at(next.outside_at_ms));
+            if told_at.is_some() {
+                late += next.begun - counts.begun;
+            }
+            (seen.in_flight, counts) = (next.in_flight, next);
+            self.look(&mut seen);
+            if seen.forgetting.as_ref().is_some_and(|forgetting| forgetting.is_over) {
+                told_at.get_or_insert(now);
+            }
+            let until = match drain::decide(&self.terms, began, &seen, now) {
+                Verdict::Drained(reason) => break reason,
+                Verdict::Wait(until) => until.min(now + DRAIN_EVERY),
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => {}
+                changed = self.known.changed() => drop(changed),
+                Some(order) = orders.recv() => waiting.push(order),
+            }
+        };
+        self.end(began, &seen, reason, late, told_at).await
+    }
+
+    /// What control says of it now.
+    fn look(&mut self, seen: &mut Seen) {
+        let known = self.known.borrow_and_update();
+        let Some(response) = &known.response else { return };
+        seen.is_last = response.phase() == Phase::Last;
+        seen.forgetting = response.forgetting.as_ref().map(|told| Forgetting {
+            is_over: told.is_over,
+            unreachable: told.unreachable,
+            holders: told.holders,
+            waiting_for: told.waiting_for.clone(),
+        });
+    }
+
+    /// Tells control that it has gone, and what there is to say of that.
+    async fn end(&mut self, began: Instant, seen: &Seen, reason: Reason, late: u64, told: Option<Instant>) -> Value {
+        let since = |at: Instant| at.saturating_duration_since(began).as_millis() as u64;
+        let last = seen.last_request.filter(|at| *at > began).map_or(0, |at| since(at).max(1));
+        let cut = if reason == Reason::Deadline { seen.in_flight } else { 0 };
+        let ending = Ending {
+            last_request_after_ms: last,
+            late_requests: late,
+            cut,
+            cut_requests: Vec::new(),
+            reason: reason.words().into(),
+        };
+        self.standing.send_replace(Standing::Ended(ending));
+        let is_heard = |known: &Known| known.response.as_ref().is_none_or(|response| response.phase() == Phase::Ended);
+        // Control finds out by itself where it does not hear it.
+        let _ = timeout(ENDED_WITHIN, self.known.wait_for(is_heard)).await;
+        let took = began.elapsed();
+        event("info", &format!("gone after {} ms: {}", took.as_millis(), reason.words()));
+        let forgetting = seen.forgetting.clone().unwrap_or_default();
+        json!({
+            "tookMilliseconds": took.as_millis() as u64,
+            "forgottenMilliseconds": told.map(since),
+            "holders": forgetting.holders,
+            "unreachable": forgetting.unreachable,
+            "waitingFor": forgetting.waiting_for,
+            "lastRequestMilliseconds": last,
+            "lateRequests": late,
+            "cut": cut,
+            "reason": reason.words(),
+        })
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for stats in self.shared.stats.iter() {
+            counts.begun += stats.inbound.get();
+            counts.in_flight += stats.inbound_in_flight.get();
+            counts.at_ms = counts.at_ms.max(stats.inbound_at_ms.get());
+            counts.outside_at_ms = counts.outside_at_ms.max(stats.outside_at_ms.get());
+        }
+        counts
+    }
+}
