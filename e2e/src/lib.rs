@@ -16,6 +16,7 @@ pub mod kit;
 pub mod load;
 pub mod oracles;
 pub mod peers;
+pub mod restarts;
 pub mod soak;
 pub mod store;
 

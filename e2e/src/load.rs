@@ -12,5 +12,6 @@ mod lab;
 mod plan;
 mod slots;
 
+pub(crate) use due::{Dice, Due};
 pub use lab::Lab;
 pub use plan::{Arrival, Connections, Latency, Mark, Plan, Request, Span, Tally, Void, get, get_closing, post};

@@ -24,6 +24,8 @@ enum Command {
     Hosts(e2e::hosts::Arguments),
     /// Ask llhttp, h11, HAProxy and nginx what they make of mutated requests
     Oracles(e2e::oracles::Arguments),
+    /// Replace instances of a chain of services under load: no request may fail
+    Restarts(e2e::restarts::Arguments),
     /// Repeat what must never fail
     Soak(e2e::soak::Arguments),
     /// Measure what control keeps: changes a second, and a start with very many documents
@@ -37,6 +39,7 @@ fn main() -> e2e::Outcome<ExitCode> {
         Command::Fleet(arguments) => e2e::fleet::run(&arguments)?,
         Command::Hosts(arguments) => e2e::hosts::run(&arguments)?,
         Command::Oracles(arguments) => e2e::oracles::run(&arguments)?,
+        Command::Restarts(arguments) => e2e::restarts::run(&arguments)?,
         Command::Soak(arguments) => e2e::soak::run(&arguments)?,
         Command::Store(arguments) => e2e::store::run(&arguments)?,
     };

@@ -32,6 +32,7 @@ mod process;
 mod protection;
 mod registry;
 mod reload;
+mod restarts;
 mod retries;
 mod routing;
 mod safety;
