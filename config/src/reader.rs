@@ -78,6 +78,8 @@ pub enum Origin {
     Files,
     /// Those that control sends: it tells endpoints apart from their Services.
     Control,
+    /// Those that control keeps: instances may speak for themselves.
+    Store,
 }
 
 impl Reader {
@@ -101,7 +103,7 @@ impl Reader {
     /// A reader that is given different parts of a whole in turn, each of up to two thousand at least once in that many
     /// readings.
     pub fn of_parts() -> Reader {
-        Reader { reads_parts: true, ..Reader::default() }
+        Reader { reads_parts: true, origin: Origin::Store, ..Reader::default() }
     }
 
     /// Reads files and the `.yaml`, `.yml` and `.json` files of directories, in the order of their names.

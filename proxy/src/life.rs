@@ -233,6 +233,7 @@ async fn run_until_signal(
         }
     }
     finish(&in_force.process, &in_force.status, Duration::from_secs(args.finish_within), &mut signals.ends).await;
+    origin.end().await;
     Ok(())
 }
 

@@ -179,6 +179,13 @@ impl Origin {
         Next { text, updates, answer: None }
     }
 
+    /// This proxy ends.
+    pub(crate) async fn end(&self) {
+        if let Origin::Control(control) = self {
+            control.subscription.end().await;
+        }
+    }
+
     /// What was refused is in force after all.
     pub(crate) fn tell_again(&self) {
         if let Origin::Control(control) = self {

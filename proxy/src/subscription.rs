@@ -43,6 +43,8 @@ pub(crate) use crate::subscription::speaker::{Known, Standing, Voice};
 const CONTROL_FIRST: Duration = Duration::from_secs(1);
 /// What is said of a control that cannot be reached.
 const ABSENT: &str = "is not there";
+/// For control to hear that this proxy ends.
+const END_WITHIN: Duration = Duration::from_millis(500);
 /// From one look at what has to be written to the next.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -85,6 +87,8 @@ enum Order {
     Forget(Vec<Arc<str>>),
     /// What was refused is in force after all.
     IntroduceAgain,
+    /// This proxy ends; told when control has heard it.
+    End(oneshot::Sender<()>),
 }
 
 /// The way to control.
@@ -183,6 +187,14 @@ impl Subscription {
         self.send(Order::IntroduceAgain);
     }
 
+    /// Says that this proxy ends, so that nobody waits for it to come back.
+    pub(crate) async fn end(&self) {
+        let (told, heard) = oneshot::channel();
+        self.send(Order::End(told));
+        // Whoever does not hear it finds out by itself.
+        let _ = tokio::time::timeout(END_WITHIN, heard).await;
+    }
+
     fn send(&self, order: Order) {
         // It ends with the process.
         let _ = self.orders.send(order);
@@ -260,6 +272,7 @@ impl Life {
                 (change, result) = self.rules.answered() => self.answered(change, result),
                 (change, result) = self.endpoints.answered() => self.answered(change, result),
                 order = orders.recv() => match order {
+                    Some(Order::End(told)) => return self.end(told).await,
                     Some(order) => self.follow(order),
                     None => return,
                 },
@@ -423,10 +436,22 @@ impl Life {
         }
     }
 
+    /// Ends the stream, and waits until control has done so, too.
+    async fn end(self, told: oneshot::Sender<()>) {
+        if let Line::Up(sender, mut responses, _) = self.line {
+            drop((sender, self.speaker));
+            while let Ok(Some(_)) = responses.message().await {}
+        }
+        // The process may not wait any more.
+        let _ = told.send(());
+    }
+
     fn follow(&mut self, order: Order) {
         let actions = match &order {
             Order::Want(names) => self.client.want(names.iter().map(|name| &**name)),
             Order::Forget(names) => self.client.forget(names.iter().map(|name| &**name)),
+            // It has been followed where it came.
+            Order::End(_) => return,
             Order::IntroduceAgain => return self.lose("hears it again", "what was refused is in force after all"),
         };
         self.act(actions);

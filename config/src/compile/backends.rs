@@ -202,7 +202,8 @@ impl<'d> Resolver<'d> {
             shadow,
         };
         self.check_names(&cluster, service, problems);
-        if cluster.endpoints.is_empty() && cluster.discovery == Discovery::Written {
+        let may_come = self.origin == Origin::Store && service.spec.endpoints().is_empty();
+        if cluster.endpoints.is_empty() && cluster.discovery == Discovery::Written && !may_come {
             let reason =
                 format!("port {port} of Service {namespace}/{name} has no endpoint: requests are answered 503");
             let field = "spec.endpoints";
@@ -265,7 +266,7 @@ fn discovery(service: &Object<Spec>, port: &ServicePort, origin: Origin) -> Disc
             Some(number) => Discovery::Dns(Dns { name: written.name.as_str().into(), port: number.number() }),
             None => Discovery::Written,
         },
-        (None, Origin::Files) => Discovery::Written,
+        (None, Origin::Files | Origin::Store) => Discovery::Written,
         (None, Origin::Control) => {
             let resource = xds::endpoints_of(service.metadata.namespace(), service.metadata.name()).into();
             Discovery::Control(Told { resource, port: port.name.value.as_str().into(), instances: None })

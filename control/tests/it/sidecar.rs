@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use e2e::kit::{Backend, Beside, Message, Peer, Scratch, Sidecar, free_port, until};
+use e2e::kit::{Backend, Beside, Message, Peer, Scratch, Sidecar, until};
 
 use crate::server::Control;
 
@@ -139,8 +139,9 @@ fn what_protects_the_instance_acts_where_requests_come_in() {
 
 #[test]
 fn an_instance_that_is_not_there_is_not_asked_twice() {
-    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let sidecar = Beside::files(service("web", &[]), "web", nobody).start();
+    let app = telling("web");
+    let sidecar = Beside::files(service("web", &[]), "web", app.address()).start();
+    drop(app);
     let mut inside = sidecar.connect_inbound();
     assert_eq!(ask(&mut inside, "/", "web", "").status(), 503);
     assert_eq!(sidecar.metric("evenkeel_retries_total"), 0.0);
@@ -283,6 +284,8 @@ fn names_that_an_instance_makes_up_are_forgotten() {
     let mut out = sidecar.connect();
     // Its endpoints come apart from it.
     assert_eq!(ask(&mut out, "/", "web", "").status(), 200);
+    // And the instance itself is one of them, as soon as control has it.
+    until("its own instance", || (sidecar.endpoint_states("default/web:80").len() == 2).then_some(()));
     let revision = sidecar.revision();
     for number in 0..1_100 {
         let host = format!("made-up-{number}");

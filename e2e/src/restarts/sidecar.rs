@@ -36,12 +36,14 @@ pub(super) struct Places {
     pub(super) inbound: SocketAddr,
     pub(super) outbound: SocketAddr,
     pub(super) probe: SocketAddr,
+    metrics: SocketAddr,
 }
 
 impl Places {
     pub(super) fn free() -> Places {
-        let [inbound, outbound, probe] = [(); 3].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
-        Places { inbound, outbound, probe }
+        let [inbound, outbound, probe, metrics] =
+            [(); 4].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
+        Places { inbound, outbound, probe, metrics }
     }
 }
 
@@ -55,7 +57,7 @@ impl Sidecar {
         app: SocketAddr,
         places: Places,
     ) -> Outcome<Sidecar> {
-        let Places { inbound, outbound, probe } = places;
+        let Places { inbound, outbound, probe, metrics } = places;
         let token = folder.write("drain.token", TOKEN)?;
         let log = folder.path().join(format!("{name}.log"));
         let mut command = Command::new(evenkeel());
@@ -63,6 +65,7 @@ impl Sidecar {
         command.args(["--service", service, "--instance", name, "--app", &app.to_string()]);
         command.args(["--inbound", &inbound.to_string(), "--outbound", &outbound.to_string()]);
         command.args(["--probe", &probe.to_string(), "--drain-within", &DRAIN_WITHIN.as_secs().to_string()]);
+        command.args(["--metrics", &metrics.to_string()]);
         command.arg("--drain-token-file").arg(token);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let guard = Guard::start_anywhere(&mut command)?;
@@ -93,7 +96,7 @@ impl Sidecar {
 
     /// Requests that it has sent again. None: it does not tell.
     pub(super) fn replays(&self) -> Option<u64> {
-        let (status, text) = ask(self.places.probe, "GET /metrics", "", "", Duration::from_secs(2)).ok()?;
+        let (status, text) = ask(self.places.metrics, "GET /metrics", "", "", Duration::from_secs(2)).ok()?;
         (status == 200).then(|| sum_of(&text, "evenkeel_retries_total"))
     }
 
