@@ -339,11 +339,30 @@ fn stats(admin: &Admin) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut told = json!({
         "uptimeSeconds": admin.status.started.elapsed().as_secs_f64(),
         "connectionsMax": admin.shared.connections_max,
         "workers": workers,
-    })
+    });
+    if let Some(traces) = admin.shared.traces.get() {
+        let figures = traces.figures();
+        told["traceMap"] = json!({
+            "entries": figures.entries,
+            "expired": figures.expired,
+            "requests": {
+                "remembered": figures.remembered,
+                "ambiguous": figures.ambiguous,
+                "refused": figures.refused,
+            },
+            "lookups": {
+                "found": figures.found,
+                "unknown": figures.unknown,
+                "ambiguous": figures.unused,
+                "noId": figures.without_id,
+            },
+        });
+    }
+    told
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

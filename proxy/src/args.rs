@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use config::Sidecar;
 use config::wire::evenkeel::v1::Member;
+use filters::lane::trace;
 use prost::bytes::Bytes;
 
 use crate::admin::AdminAddress;
@@ -89,6 +90,9 @@ pub struct SidecarArgs {
     /// The token for GET /drain at the probe address; without it, nobody may
     #[arg(long, value_name = "PATH", requires = "probe")]
     pub drain_token_file: Option<PathBuf>,
+    /// Traces whose lane is remembered at most, each for its requests and 30 s, in some 72 bytes: of more it is not known
+    #[arg(long, value_name = "N", default_value_t = trace::ENTRIES_MAX as u32, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub trace_map_entries: u32,
     /// What all proxies are started with.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -197,6 +201,7 @@ pub(crate) struct Beside {
     pub(crate) check: Check,
     pub(crate) terms: Terms,
     pub(crate) drain_token: Option<PathBuf>,
+    pub(crate) trace_map_entries: usize,
 }
 
 impl Start {
@@ -243,7 +248,8 @@ impl Start {
         let workload = Workload::sidecar(sidecar, instance)?;
         let member = Member { name: workload.instance().to_owned(), ..member };
         let check = Check { app, path: args.app_ready };
-        let beside = Some(Beside { member, check, terms, drain_token: args.drain_token_file });
+        let (drain_token, trace_map_entries) = (args.drain_token_file, args.trace_map_entries as usize);
+        let beside = Some(Beside { member, check, terms, drain_token, trace_map_entries });
         Ok(Start { workload, workers, process, beside })
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use config::snapshot::policy::{Action, Effect, Mode};
 use config::snapshot::{ListenerSettings, Mirror};
 use filters::Verdict;
+use filters::lane::trace::TraceMap;
 use filters::rules::{Peek, Rule};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -19,7 +20,7 @@ use crate::census;
 use crate::choice::{self, Choice, Standing, Use};
 use crate::error::{Kind, ProxyError};
 use crate::h1::{self, Framing, HeadLimits, Method, Refusal, RequestMeta};
-use crate::lanes::{Found, Shadowed};
+use crate::lanes::{Found, Shadowed, Source};
 use crate::passage::{self, facts};
 use crate::record::Record;
 use crate::request::{check, enter_lane, learn, meet, spend_hop};
@@ -121,11 +122,18 @@ impl Request<'_> {
     fn forward(&mut self, bind: &BindView, settings: &ListenerSettings, meta: &RequestMeta) -> Result<(), ProxyError> {
         let worker = self.worker;
         self.told["client"] = json!(self.client.to_string());
-        let Found { lane, issue, shadow: decided_in_shadow, .. } =
-            enter_lane(worker, bind, self.client, &mut self.head);
+        let Found { lane, issue, source, shadow: decided_in_shadow, .. } =
+            enter_lane(worker, bind, self.client, &mut self.head, TraceMap::peek);
         self.record.lane = lane;
         self.tell(decided_in_shadow.iter().flatten().map(decided));
         self.told["lane"] = json!(self.record.lane.as_ref().map(|lane| lane.name.to_string()));
+        if let Some(source) = source {
+            self.told["laneBy"] = json!(match source {
+                Source::Tag => "tag",
+                Source::Trace => "trace",
+                Source::Caller => "instance",
+            });
+        }
         self.issues = issue.is_some();
         check(settings, &self.head, meta)?;
         if matches!(meta.method, Method::Options | Method::Trace) && !spend_hop(&mut self.head) {

@@ -39,14 +39,18 @@ pub(crate) fn apply(head: &mut Head, policy: &ClientAddress, peer: SocketAddr, s
     client
 }
 
-/// Continues the request's id and trace, or starts them. Ids of an untrusted peer are replaced, since it may
-/// repeat them; a trace is continued, since a browser's is worth more than a fresh one.
+/// Continues the request's id, or starts one. That of an untrusted peer is replaced, since it may repeat it.
 pub(crate) fn identify(head: &mut Head, trusted: bool, mut dice: impl FnMut() -> u64) {
     if !trusted || head.known(Known::RequestId).is_none() {
         head.remove_known(Known::RequestId);
         let id = uuid(dice(), dice());
         head.add_with("x-request-id", Known::RequestId, |text| text.extend_from_slice(&id));
     }
+}
+
+/// Continues the request's trace, also a client's, since a browser's is worth more than a fresh one; or starts it. Entries of
+/// lanes start it anew: `filters::lane::trace`.
+pub(crate) fn trace(head: &mut Head, mut dice: impl FnMut() -> u64) {
     if !head.known(Known::Traceparent).is_some_and(is_traceparent) {
         head.remove_known(Known::Traceparent);
         // All zero is not an id (W3C Trace Context 3.2.2.3).
@@ -276,17 +280,27 @@ mod tests {
         let check = |trusted: bool, lines: &[(&str, &str)], expected: &str| {
             let mut head = head(lines);
             let mut next = 0x0123_4567_89ab_cdefu64;
-            identify(&mut head, trusted, || {
+            let mut dice = || {
                 next = next.rotate_left(4);
                 next
-            });
+            };
+            identify(&mut head, trusted, &mut dice);
+            trace(&mut head, dice);
             assert_eq!(sent(&head), expected, "{lines:?}");
         };
-        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let sent_trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let id = "x-request-id: 12345678-9abc-4ef0-a345-6789abcdef01";
-        check(false, &[("traceparent", trace)], &format!("traceparent: {trace}|{id}"));
-        check(false, &[("traceparent", trace), ("x-request-id", "mine")], &format!("traceparent: {trace}|{id}"));
-        check(true, &[("traceparent", trace), ("x-request-id", "x")], &format!("traceparent: {trace}|x-request-id: x"));
+        check(false, &[("traceparent", sent_trace)], &format!("traceparent: {sent_trace}|{id}"));
+        check(
+            false,
+            &[("traceparent", sent_trace), ("x-request-id", "mine")],
+            &format!("traceparent: {sent_trace}|{id}"),
+        );
+        check(
+            true,
+            &[("traceparent", sent_trace), ("x-request-id", "x")],
+            &format!("traceparent: {sent_trace}|x-request-id: x"),
+        );
         let started = "traceparent: 00-3456789abcdef012456789abcdef0123-56789abcdef01235-00";
         check(false, &[], &format!("{id}|{started}"));
         for broken in [

@@ -1,6 +1,6 @@
 //! Lanes on one worker: what an address does about a request's lane, and what the ready instances of a lane can bear.
 //! Which lane it is, `filters::lane` decides; which endpoints that means, the cluster. LaneGroups in shadow decide of a
-//! request as it came, and nothing comes of it. Hot.
+//! request as it came, and nothing comes of it; traces are remembered for those that act only. Hot.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use config::Snapshot;
 use config::snapshot::lanes::{Isolation, LaneGroup, LaneRole};
 use filters::Head;
 use filters::lane;
+use filters::lane::trace::{self, Lookup};
 
 use crate::view::ClusterView;
 
@@ -24,6 +25,7 @@ const CALM: Duration = Duration::from_secs(5);
 pub(crate) struct LaneView {
     pub(crate) name: Arc<str>,
     group: Arc<LaneGroup>,
+    remembered: trace::Lane,
     is_shadow: bool,
 }
 
@@ -36,6 +38,11 @@ impl LaneView {
     /// The group that it is of, `namespace/name`.
     pub(crate) fn group(&self) -> &Arc<str> {
         &self.group.name
+    }
+
+    /// As the trace map knows it.
+    pub(crate) fn remembered(&self) -> &trace::Lane {
+        &self.remembered
     }
 
     /// The namespace that it never leaves.
@@ -81,12 +88,25 @@ pub(crate) struct Ready<'v> {
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) lane: Option<Rc<LaneView>>,
+    /// What said the lane of a call.
+    pub(crate) source: Option<Source>,
     /// The value of a `Set-Cookie` for the answer: a sticky key that was made here.
     pub(crate) issue: Option<Box<[u8]>>,
     /// Header and baggage said different things.
     pub(crate) differs: bool,
     /// What groups in shadow would have decided, if there are some.
     pub(crate) shadow: Option<Box<[Shadowed]>>,
+}
+
+/// What said the lane of a call, in the order in which they are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Its header or baggage.
+    Tag,
+    /// The request that has its trace.
+    Trace,
+    /// The labels of the instance that makes it.
+    Caller,
 }
 
 /// What a group in shadow would have decided.
@@ -115,7 +135,8 @@ impl Lanes {
             });
             let lane = |index: usize| {
                 let (name, group) = (group.lanes[index].name.clone(), group.clone());
-                Rc::new(LaneView { name, group, is_shadow })
+                let remembered = trace::Lane::new(group.name.clone(), name.clone());
+                Rc::new(LaneView { name, group, remembered, is_shadow })
             };
             GroupLanes {
                 lanes: (0..group.lanes.len()).map(lane).collect(),
@@ -131,8 +152,17 @@ impl Lanes {
         self.all.is_empty() && self.shadow.is_none()
     }
 
-    /// What an address does with a request: believes it, or decides for it; and what goes on says the outcome.
-    pub(crate) fn enter(&self, role: &LaneRole, head: &mut Head, client: IpAddr, dice: u64, ready: Ready<'_>) -> Found {
+    /// What an address does with a request: believes it, or decides for it; and what goes on says the outcome. `traced` looks
+    /// up the trace of a call that says nothing itself.
+    pub(crate) fn enter(
+        &self,
+        role: &LaneRole,
+        head: &mut Head,
+        client: IpAddr,
+        dice: u64,
+        ready: Ready<'_>,
+        traced: impl FnOnce(&Head) -> Lookup,
+    ) -> Found {
         match role {
             LaneRole::Strip => {
                 lane::strip(head, &self.all);
@@ -145,12 +175,12 @@ impl Lanes {
             }
             LaneRole::Call { groups, own } => {
                 let inherited = lane::inherit(groups, head);
-                let (lane, is_said) = of_call(groups, inherited.lane, *own, head);
-                if let Some((group, index)) = lane.filter(|_| !is_said) {
+                let (lane, source) = of_call(groups, inherited.lane, *own, head, traced);
+                if let Some((group, index)) = lane.filter(|_| source != Source::Tag) {
                     lane::tag(head, &groups[group], index);
                 }
                 let found = lane.and_then(|(group, index)| self.find(&groups[group], index));
-                Found { lane: found, differs: inherited.differs, ..Found::default() }
+                Found { lane: found, source: Some(source), differs: inherited.differs, ..Found::default() }
             }
             LaneRole::Decide(group) => {
                 lane::strip(head, &self.all);
@@ -188,7 +218,7 @@ impl Lanes {
             }
             LaneRole::Call { groups, own } => {
                 let inherited = lane::inherit(groups, head).lane;
-                shadow.of_each(groups, of_call(groups, inherited, *own, head).0)
+                shadow.of_each(groups, of_call(groups, inherited, *own, head, |_| Lookup::Unknown).0)
             }
             LaneRole::Decide(group) => {
                 let guard = |index: usize| shadow.bears(group, index, ready);
@@ -259,19 +289,29 @@ impl Lanes {
     }
 }
 
-/// The lane of a call that an instance makes, and whether its tag says so: first what that says, last the lane of the instance.
+/// The lane of a call that an instance makes, and what says so. Each group says for its lanes which sources count.
 fn of_call(
     groups: &[Arc<LaneGroup>],
     inherited: Option<(usize, usize)>,
     own: Option<(usize, usize)>,
     head: &Head,
-) -> (Option<(usize, usize)>, bool) {
+    traced: impl FnOnce(&Head) -> Lookup,
+) -> (Option<(usize, usize)>, Source) {
     // A tag that names no lane says that it is in the baseline.
     if inherited.is_some() || lane::is_tagged(head, groups) {
-        return (inherited, true);
+        return (inherited, Source::Tag);
     }
-    // What is remembered of the call's trace comes here, before the word of the instance.
-    (own, false)
+    let own = own.filter(|(group, _)| groups[*group].by_caller);
+    if groups.iter().any(|group| group.by_trace)
+        && let Lookup::Lane(lane) = traced(head)
+    {
+        // A lane that was removed meanwhile is the baseline. That it is the baseline is said to the instance's own group.
+        let place = lane.and_then(|lane| lane.place(groups));
+        if place.or(own).is_none_or(|(group, _)| groups[group].by_trace) {
+            return (place, Source::Trace);
+        }
+    }
+    (own, Source::Caller)
 }
 
 /// What a lane is given: less at once, more only when that has held for a while.
@@ -346,13 +386,76 @@ mod tests {
             let tried: Vec<String> = tried.iter().flatten().map(|decided| name(&decided.lane)).collect();
             assert_eq!(tried, expected, "{fields:?}");
             assert_eq!(format!("{head:?}"), format!("{before:?}"), "nothing is changed");
-            assert_eq!(name(&lanes.enter(&bind.lanes, &mut head, client, 7, ready).lane), in_force, "{fields:?}");
+            let found = lanes.enter(&bind.lanes, &mut head, client, 7, ready, |_| panic!("nobody's call"));
+            assert_eq!(name(&found.lane), in_force, "{fields:?}");
         }
         // The tag of a group in shadow stays where it is.
         let mut answer = Head::default();
         answer.add("x-next", b"red");
         lanes.leave(&LaneRole::Strip, &mut answer);
         assert_eq!(answer.get("x-next"), Some(&b"red"[..]));
+    }
+
+    #[test]
+    fn a_call_is_in_the_lane_of_its_tag_of_its_trace_or_of_its_caller() {
+        let group = |name: &str, order: &str| {
+            format!(
+                "---\n{{apiVersion: evenkeel.dev/v1alpha1, kind: LaneGroup, metadata: {{name: {name}}}, spec: {{\
+                 tag: {{header: x-{name}}}, propagation: {{order: [{order}]}}, \
+                 lanes: [{{name: {name}-blue, selector: {{lane: {name}-blue}}}}]}}}}\n"
+            )
+        };
+        // Both may be in force beside each other.
+        let rules = [
+            group("all", "header, traceMap, callerLabel"),
+            group("traced", "header, traceMap"),
+            group("own", "header, callerLabel"),
+        ];
+        let source = config::Source { name: "rules.yaml".into(), bytes: rules.concat().into_bytes() };
+        let snapshot = config::read(&[source]).expect("the rules are right").snapshot;
+        let groups = |names: &str| -> Vec<Arc<LaneGroup>> {
+            let is_named =
+                |name: &str| snapshot.lane_groups.iter().find(|group| *group.name == format!("default/{name}"));
+            names.split(' ').map(|name| is_named(name).expect("a group").clone()).collect()
+        };
+        let limits = HeadLimits { bytes_max: 4096, fields_max: 16 };
+        // Groups, a field of the call, what its trace says, the lane of the instance by its group; and what comes of it.
+        for (names, field, trace, own, expected) in [
+            ("all", "x-all: all-blue", "all-blue", "", "all-blue Tag"),
+            ("all", "x-all: gone", "all-blue", "all", "- Tag"),
+            ("all", "a: b", "all-blue", "", "all-blue Trace"),
+            ("all", "a: b", "-", "all", "- Trace"),
+            ("all", "a: b", "gone", "all", "- Trace"),
+            ("all", "a: b", "unknown", "all", "all-blue Caller"),
+            ("all", "a: b", "ambiguous", "all", "all-blue Caller"),
+            ("all", "a: b", "unknown", "", "- Caller"),
+            ("traced", "a: b", "unknown", "traced", "- Caller"),
+            ("traced", "a: b", "traced-blue", "traced", "traced-blue Trace"),
+            ("own", "a: b", "not asked", "own", "own-blue Caller"),
+            ("own", "a: b", "not asked", "", "- Caller"),
+            ("all own", "a: b", "own-blue", "all", "all-blue Caller"),
+            ("all own", "a: b", "-", "own", "own-blue Caller"),
+            ("all own", "a: b", "all-blue", "own", "all-blue Trace"),
+        ] {
+            let groups = groups(names);
+            let mut head = Head::default();
+            let text = format!("GET / HTTP/1.1\r\nhost: a\r\n{field}\r\n\r\n");
+            parse_request(text.as_bytes(), &mut 0, limits, &mut head).expect("a head");
+            let own = groups.iter().position(|group| *group.name == format!("default/{own}")).map(|place| (place, 0));
+            let traced = |_: &Head| match trace {
+                "not asked" => panic!("no group looks at traces"),
+                "unknown" => Lookup::Unknown,
+                "ambiguous" => Lookup::Ambiguous,
+                "-" => Lookup::Lane(None),
+                name => {
+                    let group = format!("default/{}", name.trim_end_matches("-blue"));
+                    Lookup::Lane(Some(trace::Lane::new(group.into(), name.into())))
+                }
+            };
+            let (lane, source) = of_call(&groups, lane::inherit(&groups, &head).lane, own, &head, traced);
+            let lane = lane.map_or("-", |(group, lane)| &groups[group].lanes[lane].name);
+            assert_eq!(format!("{lane} {source:?}"), expected, "{names}: {field}, {trace}, {own:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use config::Reader;
 use config::Snapshot;
+use filters::lane::trace::TraceMap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
@@ -100,6 +101,9 @@ async fn live(start: Start, started: Instant) -> Result<(), Vec<String>> {
     process.shared.states.set_replicas(args.replicas);
     // It is the only place where this is set; and so below.
     let _ = process.shared.own.set(workload.cluster().into());
+    if let Some(beside) = &beside {
+        let _ = process.shared.traces.set(TraceMap::new(beside.trace_map_entries, workers));
+    }
     status.set_app(beside.is_none());
     // Where cores are short, reading rules and telling metrics give way to requests. On Linux this is the calling
     // thread's, and that of threads it starts from here on; the workers run already. Without it all still works.
@@ -216,6 +220,9 @@ async fn run_until_signal(
                 let shared = &in_force.process.shared;
                 if let Some(absent) = origin.tick(shared.origin.elapsed()) {
                     shared.set_absent(absent);
+                }
+                if let Some(traces) = shared.traces.get() {
+                    traces.sweep(shared.origin.elapsed().as_nanos() as u64);
                 }
                 // An address that another process held may be free by now.
                 if in_force.may_succeed_later {

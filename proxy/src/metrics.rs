@@ -204,6 +204,7 @@ impl Collector for Scrape {
         let snapshot = self.status.snapshot();
         self.encode_lanes(&mut encoder)?;
         self.encode_shadow_lanes(&mut encoder)?;
+        self.encode_traces(&mut encoder)?;
         self.encode_mirrors(&mut encoder)?;
         self.encode_names(&mut encoder)?;
         encode_rules(&mut encoder, &self.shared.guards())?;
@@ -289,6 +290,37 @@ impl Scrape {
                 ("reason", reason.to_owned()),
             ];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    /// Where there is a trace map.
+    fn encode_traces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(traces) = self.shared.traces.get() else { return Ok(()) };
+        let figures = traces.figures();
+        let help = "Traces whose lane is known";
+        let name = "evenkeel_trace_map_entries";
+        encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&figures.entries)?;
+        let entered =
+            [("remembered", figures.remembered), ("ambiguous", figures.ambiguous), ("refused", figures.refused)];
+        let found = [
+            ("found", figures.found),
+            ("unknown", figures.unknown),
+            ("ambiguous", figures.unused),
+            ("no_id", figures.without_id),
+        ];
+        for (name, help, outcomes) in [
+            (
+                "evenkeel_trace_map_requests",
+                "Requests to the instance, by whether their traces tell a lane",
+                &entered[..],
+            ),
+            ("evenkeel_trace_map_lookups", "Calls without a tag, by what their traces tell", &found),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (outcome, count) in outcomes {
+                family.encode_family(&[("outcome", *outcome)])?.encode_counter::<NoLabelSet, u64, f64>(count, None)?;
+            }
         }
         Ok(())
     }

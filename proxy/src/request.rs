@@ -2,12 +2,14 @@
 //! way, what the rule does to it, the target and what protects that, the attempts and their answer, the record. Every
 //! decision of that way is made here, but for those about attempts, which are `attempts`'; helpers compute. Hot.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use config::snapshot::{ClientAddress, Filter, ListenerSettings, Mirror};
 use filters::head::Known;
+use filters::lane::trace::{self, Ids, Lookup, Token, TraceMap};
 use filters::{Entry, Head, Verdict};
 
 use crate::attempts;
@@ -18,7 +20,7 @@ use crate::first_use;
 use crate::forwarded;
 use crate::h1::{self, Framing, HeadLimits, Method, RequestMeta};
 use crate::hop::{self, Sent};
-use crate::lanes::{Found, Ready};
+use crate::lanes::{Found, LaneView, Ready};
 use crate::passage::{Passage, Stage};
 use crate::record::Record;
 use crate::reply::{self, Redirect};
@@ -59,14 +61,18 @@ pub(crate) async fn serve(
 
     let revision = worker.stats().revision.get();
     let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
-    let Found { lane, issue, differs, shadow } = enter_lane(worker, &guard.bind, client_address, &mut head);
+    let Found { lane, issue, differs, shadow, .. } =
+        enter_lane(worker, &guard.bind, client_address, &mut head, TraceMap::find);
+    if let Some(inbound) = &inbound {
+        inbound.remember(&mut head, lane.as_deref());
+    }
     record.lane = lane;
     if let Some(decided) = shadow {
         record.tell_lanes(worker.stats(), &decided);
     }
     worker.stats().lanes_differ.add(u64::from(differs));
 
-    let asked = Asked { client_address, settings, meta: &meta, issue };
+    let asked = Asked { client_address, settings, meta: &meta, issue, inbound: inbound.as_ref() };
     let mut result = match misdirected {
         true => Err(ProxyError::here(Kind::Misdirected)),
         false => forward(guard, client, &asked, &mut head, &mut record).await,
@@ -111,7 +117,10 @@ async fn meet_others(
         record.begin_again();
         learn(worker, &guard.bind, asked.settings, client.peer, head);
         // What groups in shadow would have done has been counted.
-        let Found { lane, issue, .. } = enter_lane(worker, &guard.bind, asked.client_address, head);
+        let Found { lane, issue, .. } = enter_lane(worker, &guard.bind, asked.client_address, head, TraceMap::find);
+        if let Some(inbound) = asked.inbound {
+            inbound.remember(head, lane.as_deref());
+        }
         (record.lane, asked.issue) = (lane, issue);
         match forward(guard, client, &asked, head, record).await {
             Err(again) if again.kind.finds_nobody() => error = again,
@@ -130,7 +139,7 @@ fn restore(head: &mut Head, settings: &ListenerSettings) -> bool {
         && h1::check_request(head, settings.encoded_slash).is_ok()
 }
 
-/// Brings a head into the form that rules see, and tells the client's address.
+/// Brings a head into the form that rules see, but for its lane and its trace, and tells the client's address.
 pub(crate) fn learn(
     worker: &Worker,
     bind: &BindView,
@@ -161,6 +170,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) meta: &'a RequestMeta,
     /// The value of a `Set-Cookie` that the answer gets.
     pub(crate) issue: Option<Box<[u8]>>,
+    /// If it goes to the instance beside which this proxy stands.
+    inbound: Option<&'a Inbound<'a>>,
 }
 
 /// What is refused whatever the rules say.
@@ -255,6 +266,8 @@ struct Inbound<'w> {
     worker: &'w Worker,
     /// It was meant for another Service.
     is_misdirected: bool,
+    /// Its place in the trace map.
+    token: Cell<Option<Token>>,
 }
 
 impl<'w> Inbound<'w> {
@@ -274,12 +287,28 @@ impl<'w> Inbound<'w> {
             Sent::By(_, meant) => meant != service.as_bytes(),
         };
         stats.misdirected.add(u64::from(is_misdirected));
-        Some(Inbound { worker, is_misdirected })
+        Some(Inbound { worker, is_misdirected, token: Cell::default() })
+    }
+
+    /// Remembers the lane of its trace, for calls that the instance makes on its behalf; before the instance sees it.
+    fn remember(&self, head: &mut Head, lane: Option<&LaneView>) {
+        let Some(traces) = self.worker.shared.traces.get().filter(|_| !self.is_misdirected) else { return };
+        // The instance goes on with a trace that is the only one, so that all of its calls have the same id.
+        trace::start_or_continue(head, || self.worker.dice());
+        let token = traces.enter(&Ids::of(head), lane.map(LaneView::remembered), now_ns(self.worker));
+        self.forget(self.token.replace(Some(token)));
+    }
+
+    fn forget(&self, token: Option<Token>) {
+        if let (Some(token), Some(traces)) = (token, self.worker.shared.traces.get()) {
+            traces.leave(token, now_ns(self.worker));
+        }
     }
 }
 
 impl Drop for Inbound<'_> {
     fn drop(&mut self) {
+        self.forget(self.token.take());
         self.worker.stats().inbound_in_flight.subtract(1);
         self.worker.stats().inbound_at_ms.set((self.worker.driver.now().as_millis() as u64).max(1));
     }
@@ -384,17 +413,39 @@ fn is_inside(worker: &Worker, bind: &BindView) -> bool {
     worker.place(bind).is_some_and(|(view, index)| view.snapshot.binds[index].lanes.is_inside())
 }
 
-/// What the address does about the request's lane.
-pub(crate) fn enter_lane(worker: &Worker, bind: &BindView, client: IpAddr, head: &mut Head) -> Found {
-    if !worker.has_lanes() {
+/// What the address does about the request's lane, and about its trace, which goes on or begins here. `look` asks the trace
+/// map.
+pub(crate) fn enter_lane(
+    worker: &Worker,
+    bind: &BindView,
+    client: IpAddr,
+    head: &mut Head,
+    look: fn(&TraceMap, &Ids, u64) -> Lookup,
+) -> Found {
+    let place = if worker.has_lanes() { worker.place(bind) } else { None };
+    let Some((view, index)) = place else {
+        forwarded::trace(head, || worker.dice());
         return Found::default();
-    }
-    let Some((view, index)) = worker.place(bind) else { return Found::default() };
+    };
     let zone = worker.shared.zone.as_deref();
     let ready = Ready { clusters: &view.clusters, now: worker.driver.now(), zone };
     let (bind, dice) = (&view.snapshot.binds[index], worker.dice());
     let shadow = view.lanes.try_out(&bind.shadow_lanes, head, client, dice, ready);
-    Found { shadow, ..view.lanes.enter(&bind.lanes, head, client, dice, ready) }
+    let traced = |head: &Head| {
+        worker.shared.traces.get().map_or(Lookup::Unknown, |traces| look(traces, &Ids::of(head), now_ns(worker)))
+    };
+    let found = view.lanes.enter(&bind.lanes, head, client, dice, ready, traced);
+    // Not before: conditions see what a client says of its trace, and a call is looked up by what the instance sent.
+    match trace::must_start(&bind.lanes) {
+        true => trace::start(head, || worker.dice()),
+        false => forwarded::trace(head, || worker.dice()),
+    }
+    Found { shadow, ..found }
+}
+
+/// The time of the trace map.
+fn now_ns(worker: &Worker) -> u64 {
+    worker.driver.now().as_nanos() as u64
 }
 
 /// Answers a request that failed, as far as it can still be answered.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use config::Snapshot;
+use filters::lane::trace::TraceMap;
 use filters::rules::States;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc::UnboundedSender;
@@ -114,6 +115,8 @@ pub(crate) struct Shared {
     absent: Mutex<HashSet<Arc<str>>>,
     /// The instance beside which this proxy stands goes, and says so with each answer.
     pub(crate) is_leaving: AtomicBool,
+    /// Beside an instance: the lanes of the requests that it serves.
+    pub(crate) traces: OnceLock<TraceMap>,
     /// What this proxy stands for, as it says it to others of the mesh.
     pub(crate) own: OnceLock<Arc<str>>,
     /// Where this process stands.
@@ -147,6 +150,7 @@ impl Shared {
             states: States::default(),
             guards: Mutex::default(),
             is_leaving: AtomicBool::new(false),
+            traces: OnceLock::new(),
             own: OnceLock::new(),
             asks: OnceLock::new(),
             awaiting: AtomicUsize::new(0),

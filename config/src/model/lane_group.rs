@@ -56,11 +56,12 @@ object! {
 object! {
     /// Where a lane is looked for inside.
     Propagation {
-        /// `[header, baggage]` if absent, or `[header]`: without a member of baggage.
+        /// `[header, baggage, traceMap, callerLabel]` if absent; all but `header` may be left out.
         optional order: At<List<Source, 1, 4>> = "order",
+        /// `false` if absent: entries start a trace for each request, whatever the client says of its own.
+        defaulted trust_trace_context: bool = "trustTraceContext" or false,
     }
-    refused { "trustTraceContext" }
-    check header_comes_first;
+    check order_is_ours;
 }
 
 words! {
@@ -70,8 +71,11 @@ words! {
         Header = "header",
         /// The tag's member of baggage.
         Baggage = "baggage",
+        /// The request with the same trace that the calling instance serves.
+        TraceMap = "traceMap",
+        /// The calling instance's own lane.
+        CallerLabel = "callerLabel",
     }
-    refused { "traceMap", "callerLabel" }
 }
 
 object! {
@@ -164,10 +168,10 @@ impl StickyBy {
 }
 
 impl Spec {
-    /// Whether the tag has a member of baggage.
-    pub(crate) fn has_baggage(&self) -> bool {
+    /// Whether a lane is looked for there.
+    pub(crate) fn looks_at(&self, source: Source) -> bool {
         let order = self.propagation.as_ref().and_then(|propagation| propagation.order.as_ref());
-        order.is_none_or(|order| order.contains(&Source::Baggage))
+        order.is_none_or(|order| order.contains(&source))
     }
 }
 
@@ -183,7 +187,7 @@ fn group_is_sound(spec: &Spec, path: &Path<'_>, problems: &mut Problems) {
         }
     }
     let member = spec.tag.as_ref().and_then(|tag| tag.baggage.as_ref());
-    if let (Some(member), false) = (member, spec.has_baggage()) {
+    if let (Some(member), false) = (member, spec.looks_at(Source::Baggage)) {
         let path = path.field("tag");
         problems.error(member.place, path.field("baggage"), "means nothing without baggage in propagation.order");
     }
@@ -235,11 +239,13 @@ fn tag_is_ours(tag: &Tag, path: &Path<'_>, problems: &mut Problems) {
     }
 }
 
-fn header_comes_first(propagation: &Propagation, path: &Path<'_>, problems: &mut Problems) {
-    if let Some(order) = &propagation.order
-        && !matches!(&***order, [Source::Header] | [Source::Header, Source::Baggage])
-    {
-        problems.error(order.place, path.field("order"), "must be [header] or [header, baggage]");
+fn order_is_ours(propagation: &Propagation, path: &Path<'_>, problems: &mut Problems) {
+    const ALL: [Source; 4] = [Source::Header, Source::Baggage, Source::TraceMap, Source::CallerLabel];
+    let Some(order) = &propagation.order else { return };
+    let in_order: Vec<Source> = ALL.into_iter().filter(|source| order.contains(source)).collect();
+    if ***order != *in_order || !order.contains(&Source::Header) {
+        let reason = "must be [header, baggage, traceMap, callerLabel], of which all but header may be left out";
+        problems.error(order.place, path.field("order"), reason);
     }
 }
 

@@ -17,8 +17,8 @@ pub enum LaneRole {
     Decide(Arc<LaneGroup>),
     /// Calls between services: their tag is believed, of any of these groups.
     Inherit(Vec<Arc<LaneGroup>>),
-    /// Calls that one instance makes: their tag is believed, of any of these groups, and one without a tag is in the
-    /// instance's own lane.
+    /// Calls that one instance makes: their tag is believed, of any of these groups; one without a tag is in the lane of
+    /// the request that has its trace, else in the instance's own.
     Call {
         /// Of its namespace.
         groups: Vec<Arc<LaneGroup>>,
@@ -49,6 +49,12 @@ pub struct LaneGroup {
     pub header: Box<str>,
     /// The member of `baggage` (W3C) that does, too; None: none.
     pub baggage: Option<Box<str>>,
+    /// A call without a tag may be in the lane of the request that has its trace.
+    pub by_trace: bool,
+    /// And else in that of the instance that makes it.
+    pub by_caller: bool,
+    /// Entries go on with the traces of clients, who do not repeat them.
+    pub trusts_traces: bool,
     /// In the order of precedence.
     pub lanes: Vec<Lane>,
 }

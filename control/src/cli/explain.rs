@@ -162,7 +162,16 @@ fn text(args: &ExplainArgs, told: &Value) -> String {
             Some(_) => ": none of its instances is ready, the baseline serves",
             None => "",
         };
-        let lane = told["lane"].as_str().map_or("baseline".to_owned(), |lane| format!("{lane}{fallback}"));
+        let source = match told["laneBy"].as_str() {
+            Some("tag") => ", by its tag",
+            Some("trace") => ", by its trace",
+            Some(_) => ", that of the instance",
+            None => "",
+        };
+        let lane = match told["lane"].as_str() {
+            Some(lane) => format!("{lane}{source}{fallback}"),
+            None => format!("baseline{source}"),
+        };
         // Without a sticky key each request is decided anew.
         let diced = match told["laneCookie"].as_str() {
             Some("issued") => ", by the dice: its answer would set the cookie that decides",

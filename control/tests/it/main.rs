@@ -22,6 +22,7 @@ mod hostile;
 mod hosts;
 mod image;
 mod lanes;
+mod lanes_chain;
 mod large_bodies;
 mod mirror;
 mod openapi;

@@ -21,16 +21,20 @@ pub struct Beside {
 impl Beside {
     /// Beside an instance of a Service, with these rules.
     pub fn files(yaml: impl Into<String>, service: &str, app: SocketAddr) -> Beside {
-        Beside::new(Launch::new(yaml), service, app)
+        Beside::new(Launch::new(yaml), service, app, SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())))
+    }
+
+    /// With these rules, which name its inbound address already.
+    pub fn at(yaml: impl Into<String>, service: &str, app: SocketAddr, inbound: SocketAddr) -> Beside {
+        Beside::new(Launch::new(yaml), service, app, inbound)
     }
 
     /// Under a control server.
     pub fn under(control: SocketAddr, service: &str, app: SocketAddr) -> Beside {
-        Beside::new(Launch::of(control), service, app)
+        Beside::new(Launch::of(control), service, app, SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())))
     }
 
-    fn new(launch: Launch, service: &str, app: SocketAddr) -> Beside {
-        let inbound = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    fn new(launch: Launch, service: &str, app: SocketAddr, inbound: SocketAddr) -> Beside {
         let outbound = format!("127.0.0.1:{PORT}");
         let (app, door) = (app.to_string(), inbound.to_string());
         let flags = ["--service", service, "--app", &app, "--inbound", &door, "--outbound", &outbound];

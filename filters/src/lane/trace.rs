@@ -240,6 +240,27 @@ impl TraceMap {
 
     /// What the ids of a call of the app say of its lane.
     pub fn find(&self, ids: &Ids, now_ns: u64) -> Lookup {
+        let (lookup, last) = self.look(ids, now_ns);
+        let Some(Shard { counts, .. }) = last else {
+            bump_if(&self.without_id, true);
+            return lookup;
+        };
+        let counter = match lookup {
+            Lookup::Lane(_) => &counts.found,
+            Lookup::Ambiguous => &counts.unused,
+            Lookup::Unknown => &counts.unknown,
+        };
+        bump_if(counter, true);
+        lookup
+    }
+
+    /// As `find`, for a call that nobody makes: nothing is counted.
+    pub fn peek(&self, ids: &Ids, now_ns: u64) -> Lookup {
+        self.look(ids, now_ns).0
+    }
+
+    /// What the ids say, and the shard of the last of them.
+    fn look(&self, ids: &Ids, now_ns: u64) -> (Lookup, Option<&Shard>) {
         let (mut said, mut is_ambiguous): (Option<Option<Lane>>, bool) = (None, false);
         let mut last = None;
         for id in ids.as_slice() {
@@ -253,17 +274,12 @@ impl TraceMap {
                 (Standing::Clear(lane), Some(first)) => is_ambiguous |= lane != *first,
             }
         }
-        let Some(Shard { counts, .. }) = last else {
-            bump_if(&self.without_id, true);
-            return Lookup::Unknown;
+        let lookup = match said {
+            _ if is_ambiguous => Lookup::Ambiguous,
+            Some(lane) => Lookup::Lane(lane),
+            None => Lookup::Unknown,
         };
-        let (counter, lookup) = match said {
-            _ if is_ambiguous => (&counts.unused, Lookup::Ambiguous),
-            Some(lane) => (&counts.found, Lookup::Lane(lane)),
-            None => (&counts.unknown, Lookup::Unknown),
-        };
-        bump_if(counter, true);
-        lookup
+        (lookup, last)
     }
 
     /// Forgets what has ended where nobody comes to do it, a part at a time: to be called every second or so.

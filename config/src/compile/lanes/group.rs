@@ -5,7 +5,7 @@ use crate::consistent;
 use crate::model::Object;
 use crate::model::http_route::{PathMatchType, ValueMatchType};
 use crate::model::lane_group::{
-    Isolation as WrittenIsolation, Lane as WrittenLane, LaneMatch as Written, OnMissing, Spec,
+    Isolation as WrittenIsolation, Lane as WrittenLane, LaneMatch as Written, OnMissing, Source, Spec,
 };
 use crate::problem::{Place, Problems};
 use crate::route::{Expressions, PathCondition};
@@ -41,7 +41,10 @@ pub(super) fn compile(group: &Object<Spec>, expressions: &mut Expressions, probl
             WrittenIsolation::Strict => Isolation::Strict,
         },
         header: header.to_ascii_lowercase().into(),
-        baggage: spec.has_baggage().then(|| member.into()),
+        baggage: spec.looks_at(Source::Baggage).then(|| member.into()),
+        by_trace: spec.looks_at(Source::TraceMap),
+        by_caller: spec.looks_at(Source::CallerLabel),
+        trusts_traces: spec.propagation.as_ref().is_some_and(|propagation| propagation.trust_trace_context),
         name: name.into(),
     }
 }

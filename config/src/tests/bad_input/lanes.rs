@@ -26,7 +26,7 @@ fn groups() {
             "entries: [{{group: '', kind: Service, name: a}}, {{{GATEWAY}}}, {{{GATEWAY}}}], \
              internal: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}}], mode: shade, effectiveTime: {{}}, \
              baseline: Base, isolation: loose, tag: {{header: Host, baggage: 'a b'}}, \
-             propagation: {{order: [header, traceMap, callerLabel], trustTraceContext: true}}"
+             propagation: {{order: [header, trace, callerLabel], trustTraceContext: yes}}"
         ),
         &[
             "mode: \"shade\" is not one of enforce, shadow (did you mean shadow?)",
@@ -34,9 +34,8 @@ fn groups() {
             "baseline: \"Base\" is not a lane name (lower case letters, digits and '-')",
             "isolation: \"loose\" is not one of permissive, strict",
             "tag.baggage: \"a b\" is not a token (letters, digits and some of the signs, such as '-' and '.')",
-            "propagation.order[1]: traceMap is not enforced by this build",
-            "propagation.order[2]: callerLabel is not enforced by this build",
-            "propagation.trustTraceContext: is not enforced by this build",
+            "propagation.order[1]: \"trace\" is not one of header, baggage, traceMap, callerLabel",
+            "propagation.trustTraceContext: must be true or false, not a text",
         ],
     );
     check_group(
@@ -58,16 +57,22 @@ fn groups() {
         &["tag.header: has '_' in its name: listeners drop such fields, and the lane would be lost at the next hop \
              (write '-')"],
     );
-    for order in ["[baggage]", "[baggage, header]", "[header, header]"] {
+    let orders = [
+        "[baggage]",
+        "[baggage, header]",
+        "[header, header]",
+        "[header, traceMap, baggage]",
+        "[header, callerLabel, traceMap]",
+        "[traceMap, callerLabel]",
+    ];
+    for order in orders {
         check_group(
             &format!("propagation: {{order: {order}}}"),
-            &["propagation.order: must be [header] or [header, baggage]"],
+            &[
+                "propagation.order: must be [header, baggage, traceMap, callerLabel], of which all but header may be left out",
+            ],
         );
     }
-    check_group(
-        "propagation: {order: [callerLabel]}",
-        &["propagation.order[0]: callerLabel is not enforced by this build"],
-    );
 }
 
 #[test]

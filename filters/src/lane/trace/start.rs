@@ -32,8 +32,8 @@ const FIELDS: [&str; 10] = [
 
 /// Whether an address starts a trace for each request, whatever the client sent: it decides about lanes, and its group
 /// does not say `trustTraceContext`.
-pub fn must_start(role: &LaneRole, trust_trace_context: bool) -> bool {
-    matches!(role, LaneRole::Decide(_)) && !trust_trace_context
+pub fn must_start(role: &LaneRole) -> bool {
+    matches!(role, LaneRole::Decide(group) if !group.trusts_traces)
 }
 
 /// Starts a trace in place of the client's. The dice are asked three times.
@@ -74,6 +74,8 @@ fn write(head: &mut Head, mut dice: impl FnMut() -> u64) {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use config::snapshot::lanes::LaneGroup;
 
     use super::*;
     use crate::lane::tests::{fields, group, head};
@@ -142,13 +144,15 @@ mod tests {
     #[test]
     fn only_who_decides_starts_and_unless_clients_are_trusted() {
         let group = group(&["name: a"]);
-        for (role, trust_trace_context, expected) in [
-            (LaneRole::Decide(group.clone()), false, true),
-            (LaneRole::Decide(group.clone()), true, false),
-            (LaneRole::Inherit(vec![Arc::clone(&group)]), false, false),
-            (LaneRole::Strip, false, false),
+        let trusting = Arc::new(LaneGroup { trusts_traces: true, ..(*group).clone() });
+        for (role, expected) in [
+            (LaneRole::Decide(group.clone()), true),
+            (LaneRole::Decide(trusting), false),
+            (LaneRole::Inherit(vec![group.clone()]), false),
+            (LaneRole::Call { groups: vec![group], own: None }, false),
+            (LaneRole::Strip, false),
         ] {
-            assert_eq!(must_start(&role, trust_trace_context), expected, "{role:?}");
+            assert_eq!(must_start(&role), expected, "{role:?}");
         }
     }
 }

@@ -37,7 +37,9 @@ fn play(map: &TraceMap, script: &str) -> String {
         if let Some(seconds) = step.strip_prefix('@') {
             now_ns = (seconds.parse::<f64>().expect("seconds") * 1e9) as u64;
         } else if let Some(letters) = step.strip_suffix('?') {
+            let peeked = map.peek(&ids(letters), now_ns);
             found.push(told(&map.find(&ids(letters), now_ns)));
+            assert_eq!(Some(told(&peeked)).as_ref(), found.last(), "{script}");
         } else if let Some(request) = step.strip_suffix('.') {
             map.leave(live.remove(request).expect("a live request"), now_ns);
         } else {
