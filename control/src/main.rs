@@ -49,6 +49,8 @@ enum Command {
     Get(cli::get::GetArgs),
     /// Remove a document
     Delete(cli::delete::DeleteArgs),
+    /// Draw each lane over the graph of calls: where it comes in, where the baseline serves it, where it leaks
+    Lanes(cli::lanes::LanesArgs),
     /// Let an instance go: callers forget it, then it ends
     Drain(cli::drain::DrainArgs),
     /// Tell whether everything is in force everywhere, and if not, what is not where and why
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => cli::diff::run(args),
         Command::Get(args) => cli::get::run(args),
         Command::Delete(args) => cli::delete::run(args),
+        Command::Lanes(args) => cli::lanes::run(args),
         Command::Drain(args) => cli::drain::run(args),
         Command::Status(args) => cli::status::run(args),
         Command::History(args) => cli::history::run(args),

@@ -17,6 +17,7 @@ mod grpc;
 mod guard;
 mod instances;
 mod join;
+mod lanes;
 mod limits;
 mod listen;
 mod metrics;
@@ -40,6 +41,7 @@ pub(crate) use wait::duration;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -52,11 +54,12 @@ use crate::server::fleet::{Fleet, Names};
 use crate::server::grpc::Services;
 use crate::server::guard::Guard;
 use crate::server::join::Joins;
+use crate::server::lanes::Lanes;
 use crate::server::limits::Pace;
 use crate::server::listen::Door;
 use crate::server::metrics::Metrics;
 use crate::server::rates::Rates;
-use crate::server::reports::Reports;
+use crate::server::reports::{Listeners, Reports};
 use crate::server::roll::Roll;
 use crate::server::streams::Streams;
 use crate::server::trials::Trials;
@@ -138,7 +141,9 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     std::thread::spawn(move || check::look_at_all(&looked_at, &looking));
     let rates = Arc::new(Mutex::new(Rates::default()));
     let joins = Joins::new(guard.clone(), roll.clone(), store.clone());
-    let reports = Reports::new(guard.clone(), feed.clone(), fleet.clone(), rates.clone());
+    let lanes = Arc::new(Lanes::new(Instant::now()));
+    let told = Listeners { rates: rates.clone(), lanes: lanes.clone() };
+    let reports = Reports::new(guard.clone(), feed.clone(), fleet.clone(), told);
     let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone(), rates));
     let all = api::Api {
         store: store.clone(),
@@ -147,6 +152,7 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
         fleet: fleet.clone(),
         trials: trials.clone(),
         roll: roll.clone(),
+        lanes,
         files: files.refused(),
     };
     let router = api::router(all, guard);

@@ -9,6 +9,7 @@ mod machine;
 mod memory;
 mod ratio;
 mod rounds;
+mod sidecar;
 mod strace;
 mod table;
 mod workload;
@@ -42,6 +43,8 @@ pub enum Name {
     /// GET with everything on: a hundred routes, lanes, three rules, ejection, retries, metrics; evenkeel and one peer
     /// that has nothing of it.
     Governed,
+    /// A call through two sidecars, beside a gateway; evenkeel only.
+    Sidecar,
     /// All of them.
     All,
 }
@@ -86,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
     }
     let kinds = match (&arguments.peers[..], arguments.gate) {
         ([], true) => vec![Kind::Evenkeel],
-        ([], false) if arguments.name == Name::Routes => vec![Kind::Evenkeel],
+        ([], false) if [Name::Routes, Name::Sidecar].contains(&arguments.name) => vec![Kind::Evenkeel],
         ([], false) => vec![Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::Evenkeel],
         (some, _) => some.to_vec(),
     };
@@ -124,6 +127,13 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
         good &= row.is_whole() && moved.is_good();
         println!("{}", table::ratios_table(std::slice::from_ref(&row)));
         println!("{}{moved}", table::details(&[row]));
+    }
+    if [Name::Sidecar, Name::All].contains(&arguments.name) {
+        let cell_time = Duration::from_secs_f64(arguments.seconds);
+        let (rows, memory) = sidecar::run(&mut lab, &installed, arguments.rounds, cell_time)?;
+        good &= rows.iter().all(table::Row::is_whole);
+        println!("{}", table::ratios_table(&rows));
+        println!("{}{memory}", table::details(&rows));
     }
     let ours = installed.iter().find(|installed| installed.kind == Kind::Evenkeel);
     match (arguments.name, ours) {

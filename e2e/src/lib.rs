@@ -13,6 +13,7 @@ pub mod explain;
 pub mod fleet;
 pub mod hosts;
 pub mod kit;
+pub mod lanes;
 pub mod load;
 pub mod oracles;
 pub mod peers;

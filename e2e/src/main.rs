@@ -22,6 +22,8 @@ enum Command {
     Fleet(e2e::fleet::Arguments),
     /// Ask a gateway under control for very many Hosts
     Hosts(e2e::hosts::Arguments),
+    /// Send requests of several lanes through eight services, and lose some on the way
+    Lanes(e2e::lanes::Arguments),
     /// Ask llhttp, h11, HAProxy and nginx what they make of mutated requests
     Oracles(e2e::oracles::Arguments),
     /// Replace instances of a chain of services under load: no request may fail
@@ -38,6 +40,7 @@ fn main() -> e2e::Outcome<ExitCode> {
         Command::Explain(arguments) => e2e::explain::run(&arguments)?,
         Command::Fleet(arguments) => e2e::fleet::run(&arguments)?,
         Command::Hosts(arguments) => e2e::hosts::run(&arguments)?,
+        Command::Lanes(arguments) => e2e::lanes::run(&arguments)?,
         Command::Oracles(arguments) => e2e::oracles::run(&arguments)?,
         Command::Restarts(arguments) => e2e::restarts::run(&arguments)?,
         Command::Soak(arguments) => e2e::soak::run(&arguments)?,

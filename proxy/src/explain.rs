@@ -8,7 +8,6 @@ use std::time::Duration;
 use config::snapshot::policy::{Action, Effect, Mode};
 use config::snapshot::{ListenerSettings, Mirror};
 use filters::Verdict;
-use filters::lane::trace::TraceMap;
 use filters::rules::{Peek, Rule};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -123,7 +122,7 @@ impl Request<'_> {
         let worker = self.worker;
         self.told["client"] = json!(self.client.to_string());
         let Found { lane, issue, source, shadow: decided_in_shadow, .. } =
-            enter_lane(worker, bind, self.client, &mut self.head, TraceMap::peek);
+            enter_lane(worker, bind, self.client, &mut self.head, false);
         self.record.lane = lane;
         self.tell(decided_in_shadow.iter().flatten().map(decided));
         self.told["lane"] = json!(self.record.lane.as_ref().map(|lane| lane.name.to_string()));

@@ -1,5 +1,5 @@
-//! Who the client is, and what the service is told about it: `x-forwarded-*`, `x-request-id` and
-//! `traceparent`. Whose word counts is the listener's policy. Pure, Hot.
+//! Who the client is, and what the service is told about it: `x-forwarded-*` and `x-request-id`; `traceparent` is
+//! `filters::lane::trace`'s business. Whose word counts is the listener's policy. Pure, Hot.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use config::snapshot::ClientAddress;
 use filters::Head;
 use filters::head::Known;
+use filters::lane::hex;
 
 /// Finds the client and rewrites the fields that speak of it. `peer` is who connected, or who the PROXY protocol
 /// says did. Returns the client's address.
@@ -45,22 +46,6 @@ pub(crate) fn identify(head: &mut Head, trusted: bool, mut dice: impl FnMut() ->
         head.remove_known(Known::RequestId);
         let id = uuid(dice(), dice());
         head.add_with("x-request-id", Known::RequestId, |text| text.extend_from_slice(&id));
-    }
-}
-
-/// Continues the request's trace, also a client's, since a browser's is worth more than a fresh one; or starts it. Entries of
-/// lanes start it anew: `filters::lane::trace`.
-pub(crate) fn trace(head: &mut Head, mut dice: impl FnMut() -> u64) {
-    if !head.known(Known::Traceparent).is_some_and(is_traceparent) {
-        head.remove_known(Known::Traceparent);
-        // All zero is not an id (W3C Trace Context 3.2.2.3).
-        let (high, low, span) = (hex(dice()), hex(dice() | 1), hex(dice() | 1));
-        // Started here and not sampled: who collects spans decides.
-        let mut value = *b"00-0123456789abcdef0123456789abcdef-0123456789abcdef-00";
-        value[3..19].copy_from_slice(&high);
-        value[19..35].copy_from_slice(&low);
-        value[36..52].copy_from_slice(&span);
-        head.add_with("traceparent", Known::Traceparent, |text| text.extend_from_slice(&value));
     }
 }
 
@@ -150,26 +135,6 @@ const DECIMAL: [([u8; 3], u8); 256] = {
     table
 };
 
-/// The two digits of every byte.
-const HEX: [[u8; 2]; 256] = {
-    let digits = b"0123456789abcdef";
-    let mut table = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = [digits[byte >> 4], digits[byte & 15]];
-        byte += 1;
-    }
-    table
-};
-
-fn hex(word: u64) -> [u8; 16] {
-    let mut digits = [0u8; 16];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(word.to_be_bytes()) {
-        pair.copy_from_slice(&HEX[usize::from(byte)]);
-    }
-    digits
-}
-
 /// A random UUID (RFC 9562, version 4).
 fn uuid(high: u64, low: u64) -> [u8; 36] {
     let (high, low) = (hex(high & !0xf000 | 0x4000), hex(low & !(0b11 << 62) | 0b10 << 62));
@@ -180,27 +145,6 @@ fn uuid(high: u64, low: u64) -> [u8; 36] {
     text[19..23].copy_from_slice(&low[..4]);
     text[24..].copy_from_slice(&low[4..]);
     text
-}
-
-/// Whether a value is a `traceparent` that may be continued: version, trace id, parent id and flags in lower-case
-/// hexadecimal, ids not all zero (W3C Trace Context 3.2).
-fn is_traceparent(value: &[u8]) -> bool {
-    let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
-    let [v0, v1, b'-', rest @ ..] = value else { return false };
-    if !hex(&[*v0, *v1]) || (*v0, *v1) == (b'f', b'f') || rest.len() < 52 {
-        return false;
-    }
-    // A later version may append fields; version 00 ends here.
-    let ends = rest.len() == 52 || ((*v0, *v1) != (b'0', b'0') && rest[52] == b'-');
-    let (trace, parent, flags) = (&rest[..32], &rest[33..49], &rest[50..52]);
-    ends && rest[32] == b'-'
-        && rest[49] == b'-'
-        && hex(trace)
-        && hex(parent)
-        && hex(flags)
-        && !zero(trace)
-        && !zero(parent)
 }
 
 #[cfg(test)]
@@ -214,7 +158,6 @@ mod tests {
                 "x-forwarded-for" => Known::XForwardedFor,
                 "forwarded" | "x-forwarded-proto" | "x-real-ip" => Known::ForwardedKin,
                 "x-request-id" => Known::RequestId,
-                "traceparent" => Known::Traceparent,
                 _ => Known::Other,
             };
             head.add_with(name, known, |text| text.extend_from_slice(value.as_bytes()));
@@ -280,41 +223,17 @@ mod tests {
         let check = |trusted: bool, lines: &[(&str, &str)], expected: &str| {
             let mut head = head(lines);
             let mut next = 0x0123_4567_89ab_cdefu64;
-            let mut dice = || {
+            identify(&mut head, trusted, || {
                 next = next.rotate_left(4);
                 next
-            };
-            identify(&mut head, trusted, &mut dice);
-            trace(&mut head, dice);
+            });
             assert_eq!(sent(&head), expected, "{lines:?}");
         };
-        let sent_trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let id = "x-request-id: 12345678-9abc-4ef0-a345-6789abcdef01";
-        check(false, &[("traceparent", sent_trace)], &format!("traceparent: {sent_trace}|{id}"));
-        check(
-            false,
-            &[("traceparent", sent_trace), ("x-request-id", "mine")],
-            &format!("traceparent: {sent_trace}|{id}"),
-        );
-        check(
-            true,
-            &[("traceparent", sent_trace), ("x-request-id", "x")],
-            &format!("traceparent: {sent_trace}|x-request-id: x"),
-        );
-        let started = "traceparent: 00-3456789abcdef012456789abcdef0123-56789abcdef01235-00";
-        check(false, &[], &format!("{id}|{started}"));
-        for broken in [
-            "",
-            "00",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-        ] {
-            check(false, &[("traceparent", broken)], &format!("{id}|{started}"));
-        }
+        check(false, &[], id);
+        check(true, &[], id);
+        check(false, &[("x-request-id", "mine")], id);
+        check(true, &[("x-request-id", "mine")], "x-request-id: mine");
     }
 
     #[test]

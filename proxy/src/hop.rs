@@ -3,7 +3,7 @@
 //! instance goes, so that callers leave it alone even if control cannot tell them. Pure, Hot.
 
 use filters::Head;
-use filters::head::Known;
+use filters::head::{Known, Span};
 
 /// The name of the field.
 pub(crate) const NAME: &str = "X-Evenkeel-Hop";
@@ -19,18 +19,19 @@ pub(crate) fn value(from: &str, namespace: &str, service: &str) -> Box<[u8]> {
 
 /// What a request says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sent<'h> {
+pub(crate) enum Sent {
     /// It does not come from a proxy of the mesh.
     Outside,
     /// A proxy of this workload sent it, to this Service.
-    By(&'h [u8], &'h [u8]),
+    By(Span, Span),
 }
 
 /// Reads what came with a request.
-pub(crate) fn sent(head: &Head) -> Sent<'_> {
-    let Some(value) = head.known(Known::Hop) else { return Sent::Outside };
-    match value.iter().position(|byte| *byte == b' ') {
-        Some(place) => Sent::By(&value[..place], &value[place + 1..]),
+pub(crate) fn sent(head: &Head) -> Sent {
+    let Some(value) = head.known_span(Known::Hop) else { return Sent::Outside };
+    let (start, end) = (value.range().start, value.range().end);
+    match head.bytes(value).iter().position(|byte| *byte == b' ') {
+        Some(place) => Sent::By(Span::new(start, start + place), Span::new(start + place + 1, end)),
         None => Sent::Outside,
     }
 }
@@ -71,17 +72,21 @@ mod tests {
     fn who_calls_whom_is_read_as_it_was_written() {
         let by = value("shop/web", "shop", "pay");
         for (field, expected) in [
-            (None, Sent::Outside),
-            (Some(&by[..]), Sent::By(b"shop/web", b"shop/pay")),
+            (None, None),
+            (Some(&by[..]), Some((&b"shop/web"[..], &b"shop/pay"[..]))),
             // Whatever it is, it is not ours.
-            (Some(b"shop/web"), Sent::Outside),
-            (Some(b""), Sent::Outside),
+            (Some(b"shop/web"), None),
+            (Some(b""), None),
         ] {
             let mut head = Head::default();
             if let Some(field) = field {
                 head.add_with(NAME, Known::Hop, |text| text.extend_from_slice(field));
             }
-            assert_eq!(sent(&head), expected, "{field:?}");
+            let told = match sent(&head) {
+                Sent::Outside => None,
+                Sent::By(from, to) => Some((head.bytes(from), head.bytes(to))),
+            };
+            assert_eq!(told, expected, "{field:?}");
         }
     }
 

@@ -12,6 +12,7 @@ use config::Snapshot;
 use config::snapshot::lanes::{Isolation, LaneGroup, LaneRole};
 use filters::Head;
 use filters::lane;
+use filters::lane::leak::Why;
 use filters::lane::trace::{self, Lookup};
 
 use crate::view::ClusterView;
@@ -94,6 +95,10 @@ pub(crate) struct Found {
     pub(crate) issue: Option<Box<[u8]>>,
     /// Header and baggage said different things.
     pub(crate) differs: bool,
+    /// The lane of the instance that it is for, if it is not in that lane.
+    pub(crate) missed: Option<Rc<LaneView>>,
+    /// It is a call of an instance of the baseline that names nobody, by whom it calls and why.
+    pub(crate) stray: Option<(u16, Why)>,
     /// What groups in shadow would have decided, if there are some.
     pub(crate) shadow: Option<Box<[Shadowed]>>,
 }
@@ -168,10 +173,12 @@ impl Lanes {
                 lane::strip(head, &self.all);
                 Found::default()
             }
-            LaneRole::Inherit(groups) => {
+            LaneRole::Inherit { groups, own } => {
                 let inherited = lane::inherit(groups, head);
                 let found = inherited.lane.and_then(|(group, index)| self.find(&groups[group], index));
-                Found { lane: found, differs: inherited.differs, ..Found::default() }
+                let missed = own.filter(|own| inherited.lane != Some(*own));
+                let missed = missed.and_then(|(group, index)| self.find(&groups[group], index));
+                Found { lane: found, differs: inherited.differs, missed, ..Found::default() }
             }
             LaneRole::Call { groups, own } => {
                 let inherited = lane::inherit(groups, head);
@@ -212,7 +219,7 @@ impl Lanes {
         let shadow = self.shadow.as_ref()?;
         Some(match role {
             LaneRole::Strip => Box::default(),
-            LaneRole::Inherit(groups) => {
+            LaneRole::Inherit { groups, .. } => {
                 let inherited = lane::inherit(groups, head).lane;
                 shadow.of_each(groups, inherited)
             }

@@ -26,6 +26,7 @@ mod demand;
 mod dns;
 mod drain;
 mod driver;
+mod edges;
 mod error;
 mod exchange;
 mod explain;

@@ -24,7 +24,7 @@ use crate::revision::{InForce, Rules};
 use crate::stats::{Counter, WorkerStats};
 use crate::status::Status;
 use crate::subscription::{Answer, Known, Standing, Updates, Voice};
-use crate::{admin, log, metrics};
+use crate::{admin, edges, log, metrics};
 
 /// From one look at which endpoints are used to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -234,7 +234,12 @@ async fn run_until_signal(
                 let sum = |count: fn(&WorkerStats) -> &Counter| {
                     in_force.process.shared.stats.iter().map(|stats| count(stats).get()).sum()
                 };
-                in_force.status.set_fare(sum(|stats| &stats.requests), sum(|stats| &stats.failed));
+                let status = &in_force.status;
+                let before = status.fare();
+                status.set_fare(sum(|stats| &stats.requests), sum(|stats| &stats.failed));
+                if status.fare() != before && status.snapshot().is_some_and(|rules| !rules.lane_groups.is_empty()) {
+                    status.set_edges(edges::totals(&shared.stats));
+                }
                 refused_before = tell_refused(&in_force.process, refused_before);
             }
         }

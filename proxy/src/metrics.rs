@@ -17,7 +17,7 @@ use crate::census::{self, Census};
 use crate::guards::Guards;
 use crate::shadow;
 use crate::shared::Shared;
-use crate::stats::{BOUNDS, Histogram, Series, SeriesKey, ShadowLanes, WorkerStats};
+use crate::stats::{BOUNDS, Histogram, Leak, Series, SeriesKey, ShadowLanes, WorkerStats};
 use crate::status::Status;
 
 /// A series that nobody can add to any more is told for so long after its last change.
@@ -203,6 +203,7 @@ impl Collector for Scrape {
         }
         let snapshot = self.status.snapshot();
         self.encode_lanes(&mut encoder)?;
+        self.encode_leaks(&mut encoder)?;
         self.encode_shadow_lanes(&mut encoder)?;
         self.encode_traces(&mut encoder)?;
         self.encode_mirrors(&mut encoder)?;
@@ -266,6 +267,26 @@ impl Scrape {
         let mut family = encoder.encode_descriptor("evenkeel_lane_fallbacks", help, None, MetricType::Counter)?;
         for ((lane, cluster, reason), count) in sums {
             let labels = [("lane", lane.to_string()), ("cluster", cluster.to_string()), ("reason", reason.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    fn encode_leaks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let own = self.shared.own.get().map_or("", |own| own);
+        let mut sums = BTreeMap::new();
+        for ((lane, leak), leaked) in self.shared.stats.iter().flat_map(WorkerStats::leaks) {
+            let (from, to, reason) = match &leak {
+                Leak::Lost(service, why) => (own, &**service, why.as_str()),
+                Leak::Untagged(from) => (&**from, own, "untagged"),
+            };
+            let labels = [("lane", &*lane), ("from", from), ("to", to), ("reason", reason)];
+            *sums.entry(labels.map(|(name, value)| (name, value.to_owned()))).or_insert(0) += leaked.count;
+        }
+        let help =
+            "Requests that were lost to their lane on the way, or came to an instance of a lane that they are not in";
+        let mut family = encoder.encode_descriptor("evenkeel_lane_leaks", help, None, MetricType::Counter)?;
+        for (labels, count) in sums {
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
         Ok(())

@@ -263,7 +263,7 @@ fn weighs_all(snapshot: &Snapshot) -> bool {
     let roles = snapshot.binds.iter().flat_map(|bind| [&bind.lanes, &bind.shadow_lanes]);
     let mut lanes = roles.flat_map(|role| match role {
         LaneRole::Decide(group) => &group.lanes[..],
-        LaneRole::Strip | LaneRole::Inherit(_) | LaneRole::Call { .. } => &[],
+        LaneRole::Strip | LaneRole::Inherit { .. } | LaneRole::Call { .. } => &[],
     });
     lanes.any(|lane| lane.share.as_ref().is_some_and(|share| share.capacity_guard))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use filters::Head;
 use filters::head::{Known, Span};
+use filters::lane::leak::Why;
 use filters::rules::Outcome;
 use serde_json::json;
 
@@ -30,6 +31,8 @@ pub(crate) struct Record {
     pub(crate) cluster: Option<Rc<ClusterView>>,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) lane: Option<Rc<LaneView>>,
+    /// It is a call that names nobody, by whom it calls and why.
+    pub(crate) stray: Option<(u16, Why)>,
     /// The policy that answered in place of a service.
     pub(crate) policy: Option<Arc<str>>,
     /// What is known for policies in shadow; of most requests nothing.
@@ -89,6 +92,7 @@ impl Record {
             cluster: None,
             endpoint: None,
             lane: None,
+            stray: None,
             policy: None,
             shadow: None,
             departed: now,

@@ -5,11 +5,14 @@
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use config::snapshot::lanes::LaneRole;
 use config::snapshot::{ClientAddress, Filter, ListenerSettings, Mirror};
 use filters::head::Known;
-use filters::lane::trace::{self, Ids, Lookup, Token, TraceMap};
+use filters::lane::leak::{self, Stray, Watched, Why};
+use filters::lane::trace::{self, Ids, Lookup, Token};
 use filters::{Entry, Head, Verdict};
 
 use crate::attempts;
@@ -20,15 +23,19 @@ use crate::first_use;
 use crate::forwarded;
 use crate::h1::{self, Framing, HeadLimits, Method, RequestMeta};
 use crate::hop::{self, Sent};
-use crate::lanes::{Found, LaneView, Ready};
+use crate::lanes::{Found, LaneView, Ready, Source};
 use crate::passage::{Passage, Stage};
 use crate::record::Record;
 use crate::reply::{self, Redirect};
+use crate::stats::Leak;
 use crate::view::{self, ClusterView, ListenerView, RuleView};
 use crate::worker::{BindView, ConnectionGuard, Worker};
 
 /// For so long a request whose rules were replaced while it waited, and that found nobody by them, meets those in force.
 const ANEW_MAX: Duration = Duration::from_secs(1);
+
+/// Of what is told of a request.
+const TOLD_BYTES_MAX: usize = 200;
 
 /// What becomes of the downstream connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,16 +68,14 @@ pub(crate) async fn serve(
 
     let revision = worker.stats().revision.get();
     let client_address = learn(worker, &guard.bind, settings, client.peer, &mut head);
-    let Found { lane, issue, differs, shadow, .. } =
-        enter_lane(worker, &guard.bind, client_address, &mut head, TraceMap::find);
-    if let Some(inbound) = &inbound {
-        inbound.remember(&mut head, lane.as_deref());
-    }
-    record.lane = lane;
-    if let Some(decided) = shadow {
-        record.tell_lanes(worker.stats(), &decided);
-    }
-    worker.stats().lanes_differ.add(u64::from(differs));
+    let issue = match worker.has_lanes() {
+        true => take_lane(guard, client_address, &mut head, inbound.as_ref(), &mut record),
+        // Most gateways know of none, and shall not pay for them.
+        false => {
+            trace::start_or_continue(&mut head, || worker.dice());
+            None
+        }
+    };
 
     let asked = Asked { client_address, settings, meta: &meta, issue, inbound: inbound.as_ref() };
     let mut result = match misdirected {
@@ -95,6 +100,33 @@ pub(crate) async fn serve(
     after
 }
 
+/// Finds out which lane a request is in, and remembers it for the calls that the instance makes on its behalf. The value of a
+/// `Set-Cookie` for the answer: a sticky key that was made here.
+#[inline(never)]
+fn take_lane(
+    guard: &ConnectionGuard,
+    client: IpAddr,
+    head: &mut Head,
+    inbound: Option<&Inbound<'_>>,
+    record: &mut Record,
+) -> Option<Box<[u8]>> {
+    let stats = guard.worker.stats();
+    let Found { lane, issue, differs, shadow, missed, stray, .. } =
+        enter_lane(&guard.worker, &guard.bind, client, head, true);
+    if let Some(inbound) = inbound {
+        inbound.remember(head, lane.as_deref());
+        if let Some(missed) = missed {
+            inbound.tell_untagged(&missed, head);
+        }
+    }
+    (record.lane, record.stray) = (lane, stray);
+    if let Some(decided) = shadow {
+        record.tell_lanes(stats, &decided);
+    }
+    stats.lanes_differ.add(u64::from(differs));
+    issue
+}
+
 /// Serves a request that found nobody by rules which were replaced while it waited: by those in force now, if nothing has been
 /// done with it so far.
 #[cold]
@@ -117,11 +149,11 @@ async fn meet_others(
         record.begin_again();
         learn(worker, &guard.bind, asked.settings, client.peer, head);
         // What groups in shadow would have done has been counted.
-        let Found { lane, issue, .. } = enter_lane(worker, &guard.bind, asked.client_address, head, TraceMap::find);
+        let Found { lane, issue, stray, .. } = enter_lane(worker, &guard.bind, asked.client_address, head, true);
         if let Some(inbound) = asked.inbound {
             inbound.remember(head, lane.as_deref());
         }
-        (record.lane, asked.issue) = (lane, issue);
+        (record.lane, record.stray, asked.issue) = (lane, stray, issue);
         match forward(guard, client, &asked, head, record).await {
             Err(again) if again.kind.finds_nobody() => error = again,
             result => return result,
@@ -232,6 +264,9 @@ async fn forward(
     };
     let cluster = first_use::ensure(worker, client, cluster, deadline).await?;
     record.tell_fallbacks(worker, &cluster);
+    if let Some((callee, why)) = record.stray.take() {
+        tell_stray(worker, &cluster, head, callee, why);
+    }
     if head.authority.is_empty() {
         // HTTP/1.0 may come without a host; what we send must have one (RFC 9112 3.2).
         let cluster = &cluster.cluster;
@@ -266,8 +301,11 @@ struct Inbound<'w> {
     worker: &'w Worker,
     /// It was meant for another Service.
     is_misdirected: bool,
+    sent: Sent,
     /// Its place in the trace map.
     token: Cell<Option<Token>>,
+    /// Whether it loses its lane here, if it is in one.
+    watched: Cell<Option<(Arc<str>, Watched)>>,
 }
 
 impl<'w> Inbound<'w> {
@@ -279,39 +317,75 @@ impl<'w> Inbound<'w> {
         stats.inbound.add(1);
         stats.inbound_in_flight.add(1);
         stats.inbound_at_ms.set(now_ms.max(1));
-        let is_misdirected = match hop::sent(head) {
+        let sent = hop::sent(head);
+        let is_misdirected = match sent {
             Sent::Outside => {
                 stats.outside_at_ms.set(now_ms.max(1));
                 false
             }
-            Sent::By(_, meant) => meant != service.as_bytes(),
+            Sent::By(_, meant) => head.bytes(meant) != service.as_bytes(),
         };
         stats.misdirected.add(u64::from(is_misdirected));
-        Some(Inbound { worker, is_misdirected, token: Cell::default() })
+        Some(Inbound { worker, is_misdirected, sent, token: Cell::default(), watched: Cell::default() })
     }
 
     /// Remembers the lane of its trace, for calls that the instance makes on its behalf; before the instance sees it.
-    fn remember(&self, head: &mut Head, lane: Option<&LaneView>) {
+    fn remember(&self, head: &Head, lane: Option<&LaneView>) {
         let Some(traces) = self.worker.shared.traces.get().filter(|_| !self.is_misdirected) else { return };
-        // The instance goes on with a trace that is the only one, so that all of its calls have the same id.
-        trace::start_or_continue(head, || self.worker.dice());
         let token = traces.enter(&Ids::of(head), lane.map(LaneView::remembered), now_ns(self.worker));
-        self.forget(self.token.replace(Some(token)));
+        // It is not over, if it was remembered before: nothing is lost by it.
+        self.forget(u16::MAX);
+        self.token.set(Some(token));
+        self.watched.set(lane.map(|lane| (lane.name.clone(), self.worker.shared.strays.begin())));
     }
 
-    fn forget(&self, token: Option<Token>) {
-        if let (Some(token), Some(traces)) = (token, self.worker.shared.traces.get()) {
-            traces.leave(token, now_ns(self.worker));
+    /// `called`: whom calls of its own went to, beside those that the trace map knows.
+    fn forget(&self, called: u16) {
+        let Worker { shared, .. } = self.worker;
+        let Some((token, traces)) = self.token.take().zip(shared.traces.get()) else { return };
+        let called = called | traces.leave(token, now_ns(self.worker));
+        if let Some((lane, watched)) = self.watched.take() {
+            for stray in shared.strays.end(watched, called) {
+                self.worker.stats().leaked(&lane, Leak::Lost(stray.service, stray.why), stray.example);
+            }
         }
+    }
+
+    /// It came to an instance of a lane that it is not in.
+    #[cold]
+    fn tell_untagged(&self, missed: &LaneView, head: &Head) {
+        let from = match self.sent {
+            Sent::Outside => Box::default(),
+            Sent::By(from, _) => String::from_utf8_lossy(head.bytes(from)).into(),
+        };
+        self.worker.stats().leaked(&missed.name, Leak::Untagged(from), told(head));
     }
 }
 
 impl Drop for Inbound<'_> {
     fn drop(&mut self) {
-        self.forget(self.token.take());
+        self.forget(0);
         self.worker.stats().inbound_in_flight.subtract(1);
         self.worker.stats().inbound_at_ms.set((self.worker.driver.now().as_millis() as u64).max(1));
     }
+}
+
+/// Adds a call that names nobody to those of the instance, if it may be of a request in a lane.
+#[cold]
+fn tell_stray(worker: &Worker, cluster: &ClusterView, head: &Head, callee: u16, why: Why) {
+    let is_idle = || worker.shared.stats.iter().all(|stats| stats.inbound_in_flight.get() == 0);
+    if worker.shared.strays.wants(callee, is_idle, now_ns(worker)) {
+        let service = format!("{}/{}", cluster.cluster.namespace, cluster.cluster.service).into();
+        worker.shared.strays.add(Stray { callee, service, why, example: told(head) });
+    }
+}
+
+/// What a request asks for, in words; not its query, which may hold secrets.
+fn told(head: &Head) -> Box<str> {
+    let [method, host, path] = [head.method, head.authority, head.path].map(|span| head.bytes(span));
+    let mut words = [method, b" ", host, path].concat();
+    words.truncate(TOLD_BYTES_MAX);
+    words.escape_ascii().to_string().into()
 }
 
 /// A service's name in the cluster.
@@ -413,32 +487,50 @@ fn is_inside(worker: &Worker, bind: &BindView) -> bool {
     worker.place(bind).is_some_and(|(view, index)| view.snapshot.binds[index].lanes.is_inside())
 }
 
-/// What the address does about the request's lane, and about its trace, which goes on or begins here. `look` asks the trace
-/// map.
-pub(crate) fn enter_lane(
-    worker: &Worker,
-    bind: &BindView,
-    client: IpAddr,
-    head: &mut Head,
-    look: fn(&TraceMap, &Ids, u64) -> Lookup,
-) -> Found {
+/// What the address does about the request's lane, and about its trace, which goes on or begins here. `is_real`: it is made,
+/// not only explained, and counts.
+pub(crate) fn enter_lane(worker: &Worker, bind: &BindView, client: IpAddr, head: &mut Head, is_real: bool) -> Found {
     let place = if worker.has_lanes() { worker.place(bind) } else { None };
     let Some((view, index)) = place else {
-        forwarded::trace(head, || worker.dice());
+        trace::start_or_continue(head, || worker.dice());
         return Found::default();
     };
     let zone = worker.shared.zone.as_deref();
     let ready = Ready { clusters: &view.clusters, now: worker.driver.now(), zone };
     let (bind, dice) = (&view.snapshot.binds[index], worker.dice());
     let shadow = view.lanes.try_out(&bind.shadow_lanes, head, client, dice, ready);
+    let traces = worker.shared.traces.get();
+    let callee = |head: &Head| leak::callee(head.bytes(head.authority));
+    let mut why = Why::NoTag;
     let traced = |head: &Head| {
-        worker.shared.traces.get().map_or(Lookup::Unknown, |traces| look(traces, &Ids::of(head), now_ns(worker)))
+        let Some(traces) = traces else { return Lookup::Unknown };
+        let ids = Ids::of(head);
+        let lookup = match is_real {
+            true => traces.find(&ids, callee(head), now_ns(worker)),
+            false => traces.peek(&ids, now_ns(worker)),
+        };
+        why = match lookup {
+            Lookup::Lane(_) => Why::NoTag,
+            Lookup::Ambiguous => Why::AmbiguousTrace,
+            Lookup::Unknown if ids.as_slice().is_empty() => Why::NoTrace,
+            Lookup::Unknown => Why::UnknownTrace,
+        };
+        lookup
     };
-    let found = view.lanes.enter(&bind.lanes, head, client, dice, ready, traced);
+    let mut found = view.lanes.enter(&bind.lanes, head, client, dice, ready, traced);
+    if is_real && matches!(bind.lanes, LaneRole::Call { own: None, .. }) {
+        match (found.source, traces) {
+            (Some(Source::Caller), _) => found.stray = Some((callee(head), why)),
+            (Some(Source::Tag), Some(traces)) => traces.mark(&Ids::of(head), callee(head)),
+            _ => {}
+        }
+    }
     // Not before: conditions see what a client says of its trace, and a call is looked up by what the instance sent.
     match trace::must_start(&bind.lanes) {
         true => trace::start(head, || worker.dice()),
-        false => forwarded::trace(head, || worker.dice()),
+        false => {
+            trace::start_or_continue(head, || worker.dice());
+        }
     }
     Found { shadow, ..found }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use config::Snapshot;
+use filters::lane::leak::Strays;
 use filters::lane::trace::TraceMap;
 use filters::rules::States;
 use rustix::event::{EventfdFlags, eventfd};
@@ -117,6 +118,8 @@ pub(crate) struct Shared {
     pub(crate) is_leaving: AtomicBool,
     /// Beside an instance: the lanes of the requests that it serves.
     pub(crate) traces: OnceLock<TraceMap>,
+    /// Its calls that name nobody.
+    pub(crate) strays: Strays,
     /// What this proxy stands for, as it says it to others of the mesh.
     pub(crate) own: OnceLock<Arc<str>>,
     /// Where this process stands.
@@ -151,6 +154,7 @@ impl Shared {
             guards: Mutex::default(),
             is_leaving: AtomicBool::new(false),
             traces: OnceLock::new(),
+            strays: Strays::default(),
             own: OnceLock::new(),
             asks: OnceLock::new(),
             awaiting: AtomicUsize::new(0),

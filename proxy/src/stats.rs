@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use filters::lane::leak::Why;
 
 /// Upper bounds of the buckets of every histogram, as Envoy has them by default. Durations are kept in
 /// microseconds and told in milliseconds, so their bounds are these times 1,000.
@@ -141,6 +144,31 @@ pub(crate) struct ShadowLanes {
     pub(crate) fallbacks: BTreeMap<(Arc<str>, Fallback), u64>,
 }
 
+/// Where a lane leaks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Leak {
+    /// A request of the lane was served by the baseline here, and its call of that Service (`namespace/name`) was no more in
+    /// the lane.
+    Lost(Arc<str>, Why),
+    /// A request that was not of the lane came to this instance, which is, from that workload; empty: from outside the mesh.
+    Untagged(Box<str>),
+}
+
+/// How often, and what the last one was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leaked {
+    pub(crate) count: u64,
+    pub(crate) at: SystemTime,
+    /// Method, host and path.
+    pub(crate) example: Box<str>,
+}
+
+/// By lane.
+pub(crate) type Leaks = BTreeMap<(Arc<str>, Leak), Leaked>;
+
+/// Places where lanes leak that one worker counts; callers outside may call themselves anything.
+const LEAKS_MAX: usize = 256;
+
 /// Copies of requests by cluster and what became of them.
 pub(crate) type Mirrored = BTreeMap<(Arc<str>, &'static str), u64>;
 
@@ -168,6 +196,7 @@ pub(crate) struct WorkerStats {
     pub(crate) lanes_differ: Counter,
     /// Requests that left their lane.
     fallbacks: Mutex<BTreeMap<Fallback, u64>>,
+    leaks: Mutex<Leaks>,
     shadow_lanes: Mutex<ShadowLanes>,
     /// Copies of requests, by cluster and what became of them.
     mirrored: Mutex<Mirrored>,
@@ -202,6 +231,22 @@ impl WorkerStats {
     /// How often that happened.
     pub(crate) fn fallbacks(&self) -> BTreeMap<Fallback, u64> {
         self.fallbacks.lock().expect("no holder of this lock can panic").clone()
+    }
+
+    /// A lane has leaked.
+    #[cold]
+    pub(crate) fn leaked(&self, lane: &Arc<str>, leak: Leak, example: Box<str>) {
+        let mut leaks = self.leaks.lock().expect("no holder of this lock can panic");
+        let (key, at) = ((lane.clone(), leak), SystemTime::now());
+        if leaks.len() < LEAKS_MAX || leaks.contains_key(&key) {
+            let leaked = leaks.entry(key).or_insert_with(|| Leaked { count: 0, at, example: Box::default() });
+            *leaked = Leaked { count: leaked.count + 1, at, example };
+        }
+    }
+
+    /// How often that happened.
+    pub(crate) fn leaks(&self) -> Leaks {
+        self.leaks.lock().expect("no holder of this lock can panic").clone()
     }
 
     /// A group in shadow would have put a request into a lane, or left it in the baseline.

@@ -10,6 +10,7 @@ use config::snapshot::discovery::Discovery;
 use serde_json::{Value, json};
 
 use crate::dns::Names;
+use crate::edges::Edges;
 use crate::subscription::Fare;
 
 /// The state of the process, shared with the admin side.
@@ -20,6 +21,8 @@ pub(crate) struct Status {
     control: Mutex<Option<ControlStatus>>,
     /// Requests that have ended, and those that failed.
     fare: [AtomicU64; 2],
+    /// Those of them that lanes are about.
+    edges: Mutex<Arc<Edges>>,
     pub(crate) started: Instant,
 }
 
@@ -69,6 +72,7 @@ impl Status {
             names: Mutex::default(),
             control: Mutex::default(),
             fare: Default::default(),
+            edges: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -77,6 +81,16 @@ impl Status {
     pub(crate) fn set_fare(&self, requests: u64, failed: u64) {
         self.fare[0].store(requests, Relaxed);
         self.fare[1].store(failed, Relaxed);
+    }
+
+    /// Where requests of lanes went so far.
+    pub(crate) fn set_edges(&self, edges: Edges) {
+        *self.edges.lock().expect("no holder of this lock can panic") = Arc::new(edges);
+    }
+
+    /// As they were set last.
+    pub(crate) fn edges(&self) -> Arc<Edges> {
+        self.edges.lock().expect("no holder of this lock can panic").clone()
     }
 
     /// As it was set last.

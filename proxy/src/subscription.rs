@@ -155,7 +155,7 @@ impl Subscription {
             is_heard: false,
             told: None,
             keeper: Keeper::new(folder),
-            reporter: Reporter::new(),
+            reporter: Reporter::new(workload.document()),
             speaker: Speaker::new(voice),
             status,
         };
@@ -280,7 +280,7 @@ impl Life {
                 () = sleep_until(begins) => self.begin_without_control("it does not answer"),
                 _ = ticks.tick() => {
                     if let Line::Up(_, _, way) = &self.line {
-                        self.reporter.report(way, &self.node, self.client.revision(), self.status.fare());
+                        self.reporter.report(way, &self.node, self.client.revision(), &self.status);
                     }
                     self.keeper.keep(&self.client, matches!(self.line, Line::Up(..))).await;
                 }

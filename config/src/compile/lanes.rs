@@ -101,7 +101,7 @@ impl<'d> Lanes<'d> {
                     let name = known.group.metadata.to_string();
                     Some((groups.iter().position(|group| *group.name == *name)?, known.index))
                 });
-                [LaneRole::Inherit(groups.clone()), LaneRole::Call { groups, own }]
+                [LaneRole::Inherit { groups: groups.clone(), own }, LaneRole::Call { groups, own }]
             },
         )
     }
@@ -293,11 +293,11 @@ fn assign_roles<'d>(
                     (role @ LaneRole::Strip, _) => {
                         *role = match is_entry {
                             true => LaneRole::Decide(compiled.clone()),
-                            false => LaneRole::Inherit(vec![compiled.clone()]),
+                            false => LaneRole::Inherit { groups: vec![compiled.clone()], own: None },
                         };
                         *claim = Some((Claim { name: group.metadata.to_string(), place: target.place }, is_entry));
                     }
-                    (LaneRole::Inherit(known), _) if !is_entry => {
+                    (LaneRole::Inherit { groups: known, .. }, _) if !is_entry => {
                         if !known.iter().any(|known| Arc::ptr_eq(known, compiled)) {
                             known.push(compiled.clone());
                         }

@@ -16,7 +16,13 @@ pub enum LaneRole {
     /// An entry: what the client says of lanes is removed, and this group decides.
     Decide(Arc<LaneGroup>),
     /// Calls between services: their tag is believed, of any of these groups.
-    Inherit(Vec<Arc<LaneGroup>>),
+    Inherit {
+        /// The groups.
+        groups: Vec<Arc<LaneGroup>>,
+        /// That of the instance to which all of them go, as places of the group and of the lane in it; None: the baseline, or
+        /// they go to many.
+        own: Option<(usize, usize)>,
+    },
     /// Calls that one instance makes: their tag is believed, of any of these groups; one without a tag is in the lane of
     /// the request that has its trace, else in the instance's own.
     Call {
@@ -30,7 +36,7 @@ pub enum LaneRole {
 impl LaneRole {
     /// Whether what requests say of the mesh is believed.
     pub fn is_inside(&self) -> bool {
-        matches!(self, LaneRole::Inherit(_) | LaneRole::Call { .. })
+        matches!(self, LaneRole::Inherit { .. } | LaneRole::Call { .. })
     }
 }
 

@@ -16,6 +16,7 @@ pub mod get;
 pub mod history;
 mod input;
 mod kinds;
+pub mod lanes;
 mod output;
 mod roll;
 pub mod rollback;

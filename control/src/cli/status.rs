@@ -15,7 +15,7 @@ use crate::cli::waiting::{names, refused};
 
 /// Warnings that are shown unless all are asked for.
 const WARNINGS_MAX: usize = 5;
-/// And proxies that have gone.
+/// And proxies that have gone, and places where lanes leak.
 const GONE_MAX: usize = 3;
 
 /// Of what.
@@ -80,6 +80,7 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         say(&gone(&answer["gone"]));
         say(&files);
         say(&instances(&answer["instances"]));
+        say(&leaks(&answer["laneLeaks"]));
         if answer["canary"].is_object() {
             say(&crate::cli::canary::text(&answer["canary"]));
         }
@@ -142,6 +143,21 @@ fn instances(told: &Value) -> String {
         ));
     }
     lines.concat()
+}
+
+/// Lanes that leak, the worst first; a line each.
+fn leaks(list: &Value) -> String {
+    let all = list.as_array().map_or(&[][..], Vec::as_slice);
+    let line = |edge: &Value| {
+        let [lane, from, to] = ["lane", "from", "to"].map(|name| edge[name].as_str().unwrap_or_default());
+        let from = if from.is_empty() { "outside the mesh" } else { from };
+        let number = |name: &str| edge[name].as_u64().unwrap_or(0) as usize;
+        let leaks = count(number("lost") + number("untagged"), "request", "requests");
+        format!("  lane {lane} leaks from {from} to {to}, {leaks}: evenkeel lanes {lane}\n")
+    };
+    let more = all.len().saturating_sub(GONE_MAX);
+    let rest = (more > 0).then(|| format!("  and in {}\n", count(more, "more place", "more places")));
+    all.iter().take(GONE_MAX).map(line).chain(rest).collect()
 }
 
 /// What is hardly meant as it stands, the first of it; a line each.

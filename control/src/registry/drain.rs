@@ -46,6 +46,8 @@ pub struct Drain {
     pub began: Instant,
     /// By the number of the stream.
     holders: BTreeMap<u64, Holder>,
+    /// Those of them that may send requests, as far as is known.
+    waiting: usize,
     /// Callers were told of it before control started: until all had the time to come back, nobody knows who they are.
     is_from_before: bool,
     /// When nobody was left who may send requests, for the first time.
@@ -66,8 +68,35 @@ impl Drain {
         self.holders.values()
     }
 
-    fn waits(&self) -> bool {
-        self.holders.values().any(|holder| matches!(holder.state, HolderState::Holding | HolderState::Lost(_)))
+    /// How many of them may send requests, as far as is known.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    fn insert(&mut self, stream: u64, holder: Holder) {
+        self.remove(stream);
+        self.waiting += usize::from(holder.state.waits());
+        self.holders.insert(stream, holder);
+    }
+
+    fn remove(&mut self, stream: u64) {
+        self.waiting -= usize::from(self.holders.remove(&stream).is_some_and(|holder| holder.state.waits()));
+    }
+
+    /// A holder has come to something, if it was at that.
+    fn turn(&mut self, stream: u64, from: HolderState, to: HolderState) -> bool {
+        let Some(holder) = self.holders.get_mut(&stream).filter(|holder| holder.state == from) else { return false };
+        self.waiting -= usize::from(from.waits());
+        self.waiting += usize::from(to.waits());
+        holder.state = to;
+        true
+    }
+}
+
+impl HolderState {
+    /// Whether it is waited for.
+    fn waits(self) -> bool {
+        matches!(self, HolderState::Holding | HolderState::Lost(_))
     }
 }
 
@@ -91,23 +120,28 @@ impl Drains {
         self.drains.retain(|drain| drain.name != name);
         let open = open.into_iter().map(|(stream, id)| (stream, Holder { id, state: HolderState::Holding }));
         let lost = lost.into_iter().map(|(stream, id, at)| (stream, Holder { id, state: HolderState::Lost(at) }));
-        let (resource, holders) = (name.resource().into(), lost.chain(open).collect());
-        self.drains.push(Drain { name, resource, revision, began: now, holders, is_from_before, forgotten: None });
+        let (resource, holders): (_, BTreeMap<u64, Holder>) = (name.resource().into(), lost.chain(open).collect());
+        let waiting = holders.len();
+        let forgotten = None;
+        self.drains.push(Drain { name, resource, revision, began: now, holders, waiting, is_from_before, forgotten });
         self.settle(now);
     }
 
     /// Something happened on a stream; `is_held` says whether its proxy may still send requests to what a resource named
-    /// before a revision.
-    pub fn on_progress(&mut self, stream: u64, now: Instant, is_held: impl Fn(&str, u64) -> bool) {
+    /// before a revision. Tells whether it matters to a drain.
+    pub fn on_progress(&mut self, stream: u64, now: Instant, is_held: impl Fn(&str, u64) -> bool) -> bool {
+        let mut matters = false;
         for drain in &mut self.drains {
-            if let Some(holder) = drain.holders.get_mut(&stream)
-                && holder.state == HolderState::Holding
-                && !is_held(&drain.resource, drain.revision)
-            {
-                holder.state = HolderState::Applied(now);
+            // Of very many streams, only those that are waited for are looked at.
+            let is_waited_for = drain.holders.get(&stream).is_some_and(|holder| holder.state == HolderState::Holding);
+            if is_waited_for && !is_held(&drain.resource, drain.revision) {
+                matters |= drain.turn(stream, HolderState::Holding, HolderState::Applied(now));
             }
         }
-        self.settle(now);
+        if matters {
+            self.settle(now);
+        }
+        matters
     }
 
     /// A proxy has introduced itself: one that was lost is back, and another may come with what it had on its disk.
@@ -118,13 +152,13 @@ impl Drains {
             };
             let before: Vec<u64> =
                 drain.holders.iter().filter(|(_, holder)| is_it(holder)).map(|(stream, _)| *stream).collect();
-            before.iter().for_each(|stream| drop(drain.holders.remove(stream)));
+            before.iter().for_each(|stream| drain.remove(*stream));
             let state = match is_held(&drain.resource, drain.revision) {
                 true => HolderState::Holding,
                 false if before.is_empty() => continue,
                 false => HolderState::Applied(now),
             };
-            drain.holders.insert(stream, Holder { id: id.clone(), state });
+            drain.insert(stream, Holder { id: id.clone(), state });
             if state == HolderState::Holding {
                 drain.forgotten = None;
             }
@@ -134,21 +168,22 @@ impl Drains {
 
     /// A stream has ended; `has_ended`: its proxy has, too.
     pub fn on_leave(&mut self, stream: u64, has_ended: bool, now: Instant) {
-        for holder in self.drains.iter_mut().filter_map(|drain| drain.holders.get_mut(&stream)) {
-            if holder.state == HolderState::Holding {
-                holder.state = if has_ended { HolderState::Ended(now) } else { HolderState::Lost(now) };
-            }
+        let state = if has_ended { HolderState::Ended(now) } else { HolderState::Lost(now) };
+        for drain in &mut self.drains {
+            drain.turn(stream, HolderState::Holding, state);
         }
         self.settle(now);
     }
 
     /// Time has passed.
     pub fn on_time(&mut self, now: Instant) {
-        for holder in self.drains.iter_mut().flat_map(|drain| drain.holders.values_mut()) {
-            if let HolderState::Lost(since) = holder.state
-                && now.saturating_duration_since(since) >= LEASE
-            {
-                holder.state = HolderState::Unreachable(since);
+        for drain in &mut self.drains {
+            let over = drain.holders.iter().filter_map(|(stream, holder)| match holder.state {
+                HolderState::Lost(since) if now.saturating_duration_since(since) >= LEASE => Some((*stream, since)),
+                _ => None,
+            });
+            for (stream, since) in over.collect::<Vec<_>>() {
+                drain.turn(stream, HolderState::Lost(since), HolderState::Unreachable(since));
             }
         }
         self.settle(now);
@@ -187,7 +222,7 @@ impl Drains {
         }
         let is_known = self.known_from.is_none();
         for drain in self.drains.iter_mut().filter(|drain| drain.forgotten.is_none()) {
-            if !drain.waits() && (is_known || !drain.is_from_before) {
+            if drain.waiting == 0 && (is_known || !drain.is_from_before) {
                 drain.forgotten = Some(now);
             }
         }

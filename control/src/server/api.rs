@@ -26,6 +26,7 @@ use crate::server::files::Refused;
 use crate::server::fleet::Fleet;
 use crate::server::gate::{self, Asking, BODY_BYTES_MAX};
 use crate::server::guard::{Caller, Guard};
+use crate::server::lanes::{self, Lanes};
 use crate::server::roll::Roll;
 use crate::server::trials::{self, Trials};
 use crate::server::{emergency, instances, openapi, status, tokens, wait};
@@ -53,6 +54,7 @@ pub(crate) struct Api {
     pub(crate) trials: Arc<Trials>,
     pub(crate) files: Arc<Refused>,
     pub(crate) roll: Arc<Roll>,
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 pub(crate) type Answer = Result<Json<Value>, Fault>;
@@ -70,6 +72,7 @@ pub(crate) fn router(api: Api, guard: Arc<Guard>) -> Router {
         .merge(wait::routes())
         .merge(emergency::routes())
         .merge(instances::routes())
+        .merge(lanes::routes())
         .merge(trials::routes())
         .merge(openapi::routes())
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is nothing here; the API is below /api/v1") })

@@ -16,6 +16,7 @@ use crate::server::feed::Feed;
 use crate::server::fleet::Fleet;
 use crate::server::grpc::Exchange;
 use crate::server::guard::{Caller, Guard};
+use crate::server::lanes::Lanes;
 use crate::server::rates::{Counts, Rates, Told};
 use crate::server::wire::Link;
 
@@ -34,12 +35,19 @@ pub(crate) struct Reports {
     guard: Arc<Guard>,
     feed: Arc<Feed>,
     fleet: Arc<Fleet>,
-    rates: Arc<Mutex<Rates>>,
+    told: Listeners,
+}
+
+/// Who makes something of what is told.
+#[derive(Clone)]
+pub(crate) struct Listeners {
+    pub(crate) rates: Arc<Mutex<Rates>>,
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 impl Reports {
-    pub(crate) fn new(guard: Arc<Guard>, feed: Arc<Feed>, fleet: Arc<Fleet>, rates: Arc<Mutex<Rates>>) -> Reports {
-        Reports { guard, feed, fleet, rates }
+    pub(crate) fn new(guard: Arc<Guard>, feed: Arc<Feed>, fleet: Arc<Fleet>, told: Listeners) -> Reports {
+        Reports { guard, feed, fleet, told }
     }
 }
 
@@ -62,8 +70,17 @@ impl Reports {
 
     /// What is told, and when it is heard again.
     fn take(&self, caller: &Caller, link: &Link, request: ReportRequest) -> Result<ReportResponse, Status> {
-        let ReportRequest { node_id, node_cluster, requests, failed, earlier_requests, earlier_failed, revision } =
-            request;
+        let ReportRequest {
+            node_id,
+            node_cluster,
+            requests,
+            failed,
+            earlier_requests,
+            earlier_failed,
+            revision,
+            workload,
+            lane_edges,
+        } = request;
         let introduce = Action::Introduce { id: &node_id, cluster: &node_cluster };
         caller.may(&introduce, "a proxy's report").map_err(admission::denied)?;
         // Proxies of one token could spoil what is told of each other.
@@ -80,11 +97,15 @@ impl Reports {
         let counts = |requests: u64, failed: u64| Counts { requests: requests as f64, failed: failed as f64 };
         let told = Told { all: counts(requests, failed), earlier: counts(earlier_requests, earlier_failed), revision };
         let now = Instant::now();
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lane_edges.is_empty() && workload.split_once('/').is_none_or(|(_, of)| *of != *node_cluster) {
+            return Err(Status::invalid_argument("each proxy tells of its own lanes"));
+        }
+        let mut rates = self.told.rates.lock().unwrap_or_else(PoisonError::into_inner);
         if !rates.take(&node_id, told, now, EVERY_AT_LEAST) {
             return Err(Status::resource_exhausted("it was heard just now"));
         }
         drop(rates);
+        self.told.lanes.take(&workload, &lane_edges, now).map_err(Status::invalid_argument)?;
         let tries = self.feed.catalog().trial().is_some_and(|(_, ids)| ids.contains(&*node_id));
         let every = if tries { EVERY } else { EVERY.max(Duration::from_millis(self.fleet.count() as u64)) };
         Ok(ReportResponse { next_after_ms: u32::try_from(every.as_millis()).unwrap_or(u32::MAX) })

@@ -178,13 +178,19 @@ impl Roll {
         let now = Instant::now();
         let mut inner = self.inner();
         let is_held = |resource: &str, revision: u64| proxy.life().stream.holds_older(catalog, resource, revision);
-        match id {
-            Some(id) => inner.drains.on_come(number, id, now, is_held),
+        let matters = match id {
+            Some(id) => {
+                inner.drains.on_come(number, id, now, is_held);
+                true
+            }
             None => inner.drains.on_progress(number, now, is_held),
+        };
+        // Of ten thousand who forget it, each need not be told: the last ones are, by name.
+        if matters && inner.drains.all().iter().any(|drain| drain.waiting() <= NAMED_MAX) {
+            inner.publish_drains();
+            drop(inner);
+            self.wake.notify_one();
         }
-        inner.publish_drains();
-        drop(inner);
-        self.wake.notify_one();
     }
 
     /// A stream has ended.

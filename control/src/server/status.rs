@@ -65,6 +65,7 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
         "gone": gone(&api.fleet, now),
         "files": api.files.told(),
         "instances": instances::summary(&api.roll),
+        "laneLeaks": api.lanes.leaks(now),
     })))
 }
 

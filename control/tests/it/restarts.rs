@@ -2,8 +2,16 @@
 
 use e2e::restarts::{Arguments, measure};
 
-const DIRECT: Arguments =
-    Arguments { restarts: 0, requests: 300, rate: 200, instances: 2, work: 2, control_kill: 0, direct: true };
+const DIRECT: Arguments = Arguments {
+    restarts: 0,
+    requests: 300,
+    rate: 200,
+    instances: 2,
+    work: 2,
+    control_kill: 0,
+    direct: true,
+    envoy: false,
+};
 
 #[test]
 fn a_chain_that_nobody_disturbs_answers_each_request() {

@@ -43,7 +43,7 @@ pub(crate) fn run(lab: &mut Lab, installed: &[Installed]) -> Outcome<String> {
 }
 
 /// `VmRSS` of the process that serves: the largest, since nginx's master only waits and shares most of its pages.
-fn resident_mb(running: &Running) -> Outcome<f64> {
+pub(crate) fn resident_mb(running: &Running) -> Outcome<f64> {
     let sizes_kib = running.processes()?.into_iter().map(procfs::resident_kib).collect::<Outcome<Vec<_>>>()?;
     Ok(sizes_kib.into_iter().max().unwrap_or(0) as f64 / 1024.0)
 }

@@ -16,6 +16,8 @@ const CONNECTIONS: usize = 64;
 const PER_SECOND: f64 = 20_000.0;
 /// Connections opened in a second in the open loop: about half of what saturates the generator.
 const CONNECTS_PER_SECOND: f64 = 8_000.0;
+/// Calls that one instance makes in a second.
+const HOPS_PER_SECOND: f64 = 1_000.0;
 /// Before each measurement, so that pools and caches are warm.
 const WARM: Duration = Duration::from_millis(500);
 /// Beyond the planned time, after which a run is void.
@@ -30,6 +32,8 @@ pub(crate) enum Workload {
     Post,
     Connect,
     ConnectOpen,
+    /// As an instance calls another.
+    Hop,
 }
 
 impl Workload {
@@ -42,6 +46,7 @@ impl Workload {
             Workload::Open => Name::Open,
             Workload::Post => Name::Post,
             Workload::Connect | Workload::ConnectOpen => Name::Connect,
+            Workload::Hop => Name::Sidecar,
         }
     }
 
@@ -52,17 +57,18 @@ impl Workload {
             Workload::Post => "POST 16 KiB, saturated",
             Workload::Connect => "new connection for each request, saturated",
             Workload::ConnectOpen => "new connection for each request at 8,000/s, open loop",
+            Workload::Hop => "GET at 1,000/s, open loop",
         }
     }
 
     /// Whether the proxy's CPU is expected to be busy all the time.
     pub(crate) fn saturates(self) -> bool {
-        !matches!(self, Workload::Open | Workload::ConnectOpen)
+        !matches!(self, Workload::Open | Workload::ConnectOpen | Workload::Hop)
     }
 
     pub(crate) fn requests(self) -> Vec<Request> {
         match self {
-            Workload::Get | Workload::Open => vec![standard_get()],
+            Workload::Get | Workload::Open | Workload::Hop => vec![standard_get()],
             Workload::Post => vec![post(ROUTE_HOST, "/api/v1/items/42?q=abc", "t-17", POST_BYTES)],
             Workload::Connect | Workload::ConnectOpen => {
                 vec![get_closing(ROUTE_HOST, "/api/v1/items/42?q=abc", "t-17")]
@@ -73,6 +79,7 @@ impl Workload {
     pub(crate) fn plan(self, target: SocketAddr, requests: Vec<Request>, measured: Duration) -> Plan {
         let arrival = match self {
             Workload::Open => Arrival::Poisson { per_second: PER_SECOND },
+            Workload::Hop => Arrival::Poisson { per_second: HOPS_PER_SECOND },
             Workload::ConnectOpen => Arrival::Poisson { per_second: CONNECTS_PER_SECOND },
             _ => Arrival::Saturated { in_flight: CONNECTIONS },
         };

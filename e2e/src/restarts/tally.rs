@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::Way;
 use super::chain::Why;
 
 /// Failures that are kept; all are counted.
@@ -177,7 +178,7 @@ pub struct Found {
     /// Request, and which instances.
     pub(super) duplicates: Vec<String>,
     pub(super) replays: Replays,
-    pub(super) is_direct: bool,
+    pub(super) way: Way,
     pub(super) elapsed: Duration,
 }
 
@@ -223,7 +224,11 @@ impl fmt::Display for Found {
         let asked = |caller| tally.asked.get(&caller).copied().unwrap_or_default();
         let (requests, failed) = tally.counts();
         let seconds = self.elapsed.as_secs_f64();
-        let way = if self.is_direct { ", without sidecars" } else { "" };
+        let way = match self.way {
+            Way::Mesh => "",
+            Way::Direct => ", without sidecars",
+            Way::Envoy => ", through Envoy",
+        };
         writeln!(
             formatter,
             "{requests} requests in {seconds:.0} s{way} ({} by clients that ask rarely, {} from outside): {failed} failed, \
@@ -244,12 +249,12 @@ impl fmt::Display for Found {
             "replays: {gateway} by the gateway, {sidecars} by sidecars ({silent} sidecars do not tell)"
         )?;
         writeln!(formatter, "restarts: {}, {} of their apps ended at once", restarts.count, restarts.at_once)?;
-        if !self.is_direct {
+        if self.way == Way::Mesh {
             let Restarts { forgotten, not_forgotten, .. } = restarts;
             writeln!(formatter, "told to go until forgotten: {forgotten}; {not_forgotten} were not forgotten")?;
         }
         write!(formatter, "told to go until exit: {}", restarts.exit)?;
-        if !self.is_direct {
+        if self.way == Way::Mesh {
             write!(formatter, "\nreceipts: {} requests cut, {} late", restarts.cut, restarts.late)?;
             restarts.reasons.iter().try_for_each(|(reason, count)| write!(formatter, "\n  {count} x {reason}"))?;
         }
@@ -273,7 +278,7 @@ mod tests {
         tally.answered(Caller::Outside, Duration::from_millis(100));
         let (replays, elapsed) = (Replays { silent: 9, ..Replays::default() }, Duration::from_secs(2));
         let restarts = Restarts::default();
-        Found { tally, restarts, duplicated: 0, duplicates: Vec::new(), replays, is_direct: false, elapsed }
+        Found { tally, restarts, duplicated: 0, duplicates: Vec::new(), replays, way: Way::Mesh, elapsed }
     }
 
     #[test]

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use super::Way;
 use super::app::{Addresses, App, Common, How};
 use super::ask::{ask, wait_for};
 use super::callers::{Door, Load};
 use super::chain::{self, SERVICES, WARM_UP};
+use super::envoy::Envoy;
 use super::served::Served;
 use super::sidecar::{Places, Sidecar};
 use super::tally::{Gone, Replays};
@@ -23,20 +25,29 @@ use crate::{Failure, Outcome};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For an answer of control.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Who is not told when all have heard it hopes that this is enough.
+const HOPE: Duration = Duration::from_secs(5);
 
 /// Everything that runs, but the callers. The order is that in which it ends.
 pub(super) struct World {
     services: [VecDeque<Instance>; 3],
-    gateway: Gateway,
-    server: Server,
+    plane: Plane,
     folder: Scratch,
     /// Without sidecars: where the apps of each service are.
-    direct: Option<[Addresses; 3]>,
+    written: [Addresses; 3],
     common: Common,
     load: Arc<Load>,
     /// Instances of each service so far.
     started: [usize; 3],
     replays: Replays,
+}
+
+/// What is in front of the services.
+enum Plane {
+    /// Our gateway and control; instances have sidecars, unless it is direct.
+    Ours { gateway: Box<Gateway>, server: Box<Server>, is_direct: bool },
+    /// And between them, too.
+    Envoy(Envoy),
 }
 
 struct Instance {
@@ -47,28 +58,29 @@ struct Instance {
 
 impl World {
     /// Starts all of it with so many instances of each service, and waits until a request passes.
-    pub(super) fn start(instances: usize, work_ms: u64, is_direct: bool, load: &Arc<Load>) -> Outcome<World> {
-        let server = Server::start(false)?;
-        let gateway = Launch::under(server.xds).spawn();
+    pub(super) fn start(instances: usize, work_ms: u64, way: Way, load: &Arc<Load>) -> Outcome<World> {
         let mut world = World {
             services: Default::default(),
-            gateway,
-            server,
+            plane: Plane::start(way)?,
             folder: Scratch::create("restarts")?,
-            direct: is_direct.then(Default::default),
+            written: Default::default(),
             common: Common { work_ms, ..Common::default() },
             load: load.clone(),
             started: [0; 3],
             replays: Replays::default(),
         };
-        world.apply(&world.gateway.fill(&rules(is_direct)))?;
         for service in (0..SERVICES.len()).rev() {
             (0..instances).try_for_each(|_| world.come(service).map(drop))?;
         }
-        let gateway = &world.gateway;
-        wait_for("a gateway that is ready", PATIENCE, || {
-            Ok(gateway.get("/ready").filter(|answer| answer.status() == 200))
-        })?;
+        match &world.plane {
+            Plane::Ours { gateway, .. } => wait_for("a gateway that is ready", PATIENCE, || {
+                Ok(gateway.get("/ready").filter(|answer| answer.status() == 200).map(drop))
+            })?,
+            // Who is outside asks where all others do: nobody has a door of its own.
+            Plane::Envoy(Envoy { edge, .. }) => load.change_doors(|doors| {
+                doors.push(Door { name: "envoy".into(), serves: *edge, probe: *edge });
+            }),
+        }
         let mut last = String::new();
         let passed = wait_for("a request that passes", PATIENCE, || {
             let answer = ask(world.address(), &format!("GET {WARM_UP}"), "", "", PATIENCE);
@@ -83,7 +95,10 @@ impl World {
 
     /// Where clients ask.
     pub(super) fn address(&self) -> SocketAddr {
-        self.gateway.address()
+        match &self.plane {
+            Plane::Ours { gateway, .. } => gateway.address(),
+            Plane::Envoy(envoy) => envoy.edge,
+        }
     }
 
     /// The oldest instance of a service.
@@ -96,26 +111,26 @@ impl World {
         self.started[service] += 1;
         let name = format!("{}-{}", SERVICES[service], self.started[service]);
         let places = Places::free();
-        let next = match &self.direct {
-            None => Arc::new(Mutex::new(vec![places.outbound])),
-            Some(all) => all.get(service + 1).cloned().unwrap_or_default(),
+        let next = match &self.plane {
+            Plane::Ours { is_direct: false, .. } => Arc::new(Mutex::new(vec![places.outbound])),
+            Plane::Ours { .. } => self.written.get(service + 1).cloned().unwrap_or_default(),
+            Plane::Envoy(envoy) => Arc::new(Mutex::new(vec![envoy.inside])),
         };
         let app = App::start(service, &name, next, &self.common)?;
         let (mut door, mut sidecar) = (Door { name: name.clone(), serves: app.address, probe: app.address }, None);
-        if let Some(all) = &self.direct {
-            all[service].lock().expect("no holder panics").push(app.address);
-            self.apply(&written(all))?;
-        } else {
-            let (control, kind) = (self.server.xds, SERVICES[service]);
-            let mut started = Sidecar::start(&self.folder, control, kind, &name, app.address, places)?;
+        if let Plane::Ours { server, is_direct: false, .. } = &self.plane {
+            let mut started = Sidecar::start(&self.folder, server.xds, SERVICES[service], &name, app.address, places)?;
             wait_for(&format!("{name} is ready"), PATIENCE, || {
                 started.check()?;
-                Ok((self.phase(service, &name)? == "ready").then_some(()))
+                Ok((phase(server.api, service, &name) == "ready").then_some(()))
             })?;
             (door.serves, door.probe) = (places.inbound, places.probe);
             sidecar = Some(started);
+        } else {
+            self.written[service].lock().expect("no holder panics").push(app.address);
+            self.tell_written(service)?;
         }
-        if service == 0 {
+        if service == 0 && matches!(self.plane, Plane::Ours { .. }) {
             self.load.change_doors(|doors| doors.push(door));
         }
         self.services[service].push_back(Instance { name: name.clone(), app, sidecar });
@@ -131,9 +146,12 @@ impl World {
         let mut gone = Gone { is_at_once: how == How::AtOnce, ..Gone::default() };
         let (wall, told) = (SystemTime::now(), Instant::now());
         self.load.note(&format!("{name} drains"));
-        if let Some(all) = &self.direct {
-            all[service].lock().expect("no holder panics").retain(|known| *known != app.address);
-            self.apply(&written(all))?;
+        if sidecar.is_none() {
+            self.written[service].lock().expect("no holder panics").retain(|known| *known != app.address);
+            self.tell_written(service)?;
+        }
+        if matches!(self.plane, Plane::Envoy(_)) {
+            std::thread::sleep(HOPE);
         }
         if let Some(sidecar) = &sidecar {
             gone.troubles.extend(self.drain(service, &name, sidecar, kills_control)?);
@@ -162,13 +180,13 @@ impl World {
     fn drain(&mut self, service: usize, name: &str, sidecar: &Sidecar, kills_control: bool) -> Outcome<Option<String>> {
         std::thread::scope(|scope| {
             let drain = scope.spawn(|| sidecar.drain());
-            if kills_control {
+            if kills_control && let Plane::Ours { server, .. } = &mut self.plane {
                 wait_for(&format!("{name} drains"), PATIENCE, || {
-                    let is_marked = drain.is_finished() || self.phase(service, name)? == "draining";
+                    let is_marked = drain.is_finished() || phase(server.api, service, name) == "draining";
                     Ok(is_marked.then_some(()))
                 })?;
                 self.load.note(&format!("{name} drains, control is killed"));
-                self.server.restart()?;
+                server.restart()?;
             }
             let drained = drain.join().map_err(|_| Failure::new("whoever drains panicked"))?;
             Ok(drained.err().map(|failure| format!("{name}: {failure}")))
@@ -178,7 +196,9 @@ impl World {
     /// Everybody's requests that were sent again, and what was served twice.
     pub(super) fn end(self) -> (Replays, Arc<Mutex<Served>>) {
         let mut replays = self.replays;
-        replays.gateway = self.gateway.metric("evenkeel_retries_total") as u64;
+        if let Plane::Ours { gateway, .. } = &self.plane {
+            replays.gateway = gateway.metric("evenkeel_retries_total") as u64;
+        }
         for sidecar in self.services.iter().flatten().filter_map(|instance| instance.sidecar.as_ref()) {
             match sidecar.replays() {
                 Some(more) => replays.sidecars += more,
@@ -188,28 +208,23 @@ impl World {
         (replays, self.common.served.clone())
     }
 
-    fn apply(&self, documents: &str) -> Outcome<()> {
-        match ask(self.server.api, "POST /api/v1/objects", "", documents, PATIENCE)? {
-            (200, _) => Ok(()),
-            (status, text) => Err(Failure(format!("control: {status} {text}"))),
+    /// Tells where the apps of a service are, whose sidecars do not.
+    fn tell_written(&self, service: usize) -> Outcome<()> {
+        match &self.plane {
+            Plane::Ours { server, .. } => apply(server.api, &written(&self.written)),
+            Plane::Envoy(envoy) => {
+                envoy.tell(SERVICES[service], &self.written[service].lock().expect("no holder panics"))
+            }
         }
-    }
-
-    /// How far control has an instance; nothing where it does not know it.
-    fn phase(&self, service: usize, name: &str) -> Outcome<String> {
-        let path = format!("GET /api/v1/instances/default/{}/{name}", SERVICES[service]);
-        // Control may be on its way back.
-        let Ok((_, text)) = ask(self.server.api, &path, "", "", ANSWER_MAX) else { return Ok(String::new()) };
-        let told: Value = serde_json::from_str(&text).unwrap_or_default();
-        Ok(told["phase"].as_str().unwrap_or_default().to_owned())
     }
 
     /// What control has kept of a drain.
     fn read_receipt(&self, service: usize, name: &str, told: SystemTime, gone: &mut Gone) {
         let instance = format!("default/{}/{name}", SERVICES[service]);
         let path = format!("GET /api/v1/drains?service={}", SERVICES[service]);
+        let Plane::Ours { server, .. } = &self.plane else { return };
         let receipt = wait_for(&format!("a receipt of {name}"), PATIENCE, || {
-            let Ok((_, text)) = ask(self.server.api, &path, "", "", ANSWER_MAX) else { return Ok(None) };
+            let Ok((_, text)) = ask(server.api, &path, "", "", ANSWER_MAX) else { return Ok(None) };
             let told: Value = serde_json::from_str(&text).unwrap_or_default();
             let over = told["over"].as_array().into_iter().flatten();
             Ok(over.into_iter().find(|receipt| receipt["instance"] == *instance).cloned())
@@ -219,6 +234,34 @@ impl World {
             Err(failure) => gone.troubles.push(failure.0),
         }
     }
+}
+
+impl Plane {
+    fn start(way: Way) -> Outcome<Plane> {
+        if way == Way::Envoy {
+            return Ok(Plane::Envoy(Envoy::start()?));
+        }
+        let server = Box::new(Server::start(false)?);
+        let gateway = Box::new(Launch::under(server.xds).spawn());
+        let is_direct = way == Way::Direct;
+        apply(server.api, &gateway.fill(&rules(is_direct)))?;
+        Ok(Plane::Ours { gateway, server, is_direct })
+    }
+}
+
+fn apply(api: SocketAddr, documents: &str) -> Outcome<()> {
+    match ask(api, "POST /api/v1/objects", "", documents, PATIENCE)? {
+        (200, _) => Ok(()),
+        (status, text) => Err(Failure(format!("control: {status} {text}"))),
+    }
+}
+
+/// How far control has an instance; nothing where it does not know it, or is on its way back.
+fn phase(api: SocketAddr, service: usize, name: &str) -> String {
+    let path = format!("GET /api/v1/instances/default/{}/{name}", SERVICES[service]);
+    let Ok((_, text)) = ask(api, &path, "", "", ANSWER_MAX) else { return String::new() };
+    let told: Value = serde_json::from_str(&text).unwrap_or_default();
+    told["phase"].as_str().unwrap_or_default().to_owned()
 }
 
 /// What a receipt says; `told` is when the instance was told to go.

@@ -40,7 +40,9 @@ pub(super) fn head(line: &str) -> Head {
     head.query = head.append(query.as_bytes());
     for header in parts {
         let (name, value) = header.split_once(": ").expect("rows have name: value");
-        head.add(name, value.as_bytes());
+        // As a head is read.
+        let known = if name.eq_ignore_ascii_case("traceparent") { Known::Traceparent } else { Known::Other };
+        head.add_with(name, known, |text| text.extend_from_slice(value.as_bytes()));
     }
     head
 }

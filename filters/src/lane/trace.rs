@@ -230,17 +230,26 @@ impl TraceMap {
         token
     }
 
-    /// The request has ended.
-    pub fn leave(&self, token: Token, now_ns: u64) {
-        for held in token.held() {
+    /// The request has ended. Tells whom calls with its ids were made to, as `find` and `mark` were told; all, if that is not
+    /// known.
+    pub fn leave(&self, token: Token, now_ns: u64) -> u16 {
+        token.held().iter().fold(0, |called, held| {
             let place = if held.is_turned_away { Place::Cell(held.place) } else { Place::Entry(held.place) };
-            self.shards[usize::from(held.shard)].table().leave(place, now_ns);
+            called | self.shards[usize::from(held.shard)].table().leave(place, now_ns)
+        })
+    }
+
+    /// A call with these ids, whose lane is known, is made to these callees.
+    pub fn mark(&self, ids: &Ids, callees: u16) {
+        for id in ids.as_slice() {
+            let (index, hash) = self.locate(*id);
+            self.shards[index].table().mark(*id, hash, callees);
         }
     }
 
-    /// What the ids of a call of the app say of its lane.
-    pub fn find(&self, ids: &Ids, now_ns: u64) -> Lookup {
-        let (lookup, last) = self.look(ids, now_ns);
+    /// What the ids of a call of the app, made to these callees, say of its lane.
+    pub fn find(&self, ids: &Ids, callees: u16, now_ns: u64) -> Lookup {
+        let (lookup, last) = self.look(ids, callees, now_ns);
         let Some(Shard { counts, .. }) = last else {
             bump_if(&self.without_id, true);
             return lookup;
@@ -256,17 +265,17 @@ impl TraceMap {
 
     /// As `find`, for a call that nobody makes: nothing is counted.
     pub fn peek(&self, ids: &Ids, now_ns: u64) -> Lookup {
-        self.look(ids, now_ns).0
+        self.look(ids, 0, now_ns).0
     }
 
     /// What the ids say, and the shard of the last of them.
-    fn look(&self, ids: &Ids, now_ns: u64) -> (Lookup, Option<&Shard>) {
+    fn look(&self, ids: &Ids, callees: u16, now_ns: u64) -> (Lookup, Option<&Shard>) {
         let (mut said, mut is_ambiguous): (Option<Option<Lane>>, bool) = (None, false);
         let mut last = None;
         for id in ids.as_slice() {
             let (index, hash) = self.locate(*id);
             let shard = last.insert(&self.shards[index]);
-            let standing = shard.table().standing(*id, hash, now_ns);
+            let standing = shard.table().standing(*id, hash, callees, now_ns);
             match (standing, &said) {
                 (Standing::Unknown, _) => {}
                 (Standing::Ambiguous, _) => is_ambiguous = true,

@@ -11,7 +11,9 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
+use crate::edges::{self, Edges};
 use crate::rpc::reports_client::ReportsClient;
+use crate::status::Status;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,17 +38,27 @@ pub(crate) struct Fare {
 
 /// What control has heard.
 pub(super) struct Reporter {
+    /// The document that this process stands for.
+    workload: String,
     heard: Fare,
+    heard_of_lanes: Edges,
     /// What had ended when the rules that are in force came into force.
     before: Fare,
     due: Instant,
     /// What it is being told, and what becomes of that.
-    asking: Option<(Fare, oneshot::Receiver<Result<Duration, Duration>>)>,
+    asking: Option<Asking>,
+}
+
+struct Asking {
+    fare: Fare,
+    of_lanes: Edges,
+    answer: oneshot::Receiver<Result<Duration, Duration>>,
 }
 
 impl Reporter {
-    pub(super) fn new() -> Reporter {
-        Reporter { heard: Fare::default(), before: Fare::default(), due: Instant::now(), asking: None }
+    pub(super) fn new(workload: String) -> Reporter {
+        let (heard, before, heard_of_lanes) = (Fare::default(), Fare::default(), Edges::new());
+        Reporter { workload, heard, heard_of_lanes, before, due: Instant::now(), asking: None }
     }
 
     /// Other rules are in force from now on: whether that is good shall be known soon, and not be taken for what was
@@ -57,22 +69,28 @@ impl Reporter {
     }
 
     /// Told again and again: tells what there is to tell, if it is time.
-    pub(super) fn report(&mut self, way: &Way, node: &Node, revision: u64, now: Fare) {
-        if let Some((told, answer)) = &mut self.asking {
-            let told = *told;
-            let pause = match answer.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => return,
+    pub(super) fn report(&mut self, way: &Way, node: &Node, revision: u64, status: &Status) {
+        if let Some(mut asking) = self.asking.take() {
+            let pause = match asking.answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => {
+                    self.asking = Some(asking);
+                    return;
+                }
                 Err(oneshot::error::TryRecvError::Closed) => RETRY_AFTER,
                 Ok(Err(pause)) => pause,
                 Ok(Ok(pause)) => {
-                    self.heard = told;
+                    (self.heard, self.heard_of_lanes) = (asking.fare, asking.of_lanes);
                     pause
                 }
             };
-            self.asking = None;
             self.due += pause;
         }
-        if now == self.heard || Instant::now() < self.due {
+        let now = status.fare();
+        if Instant::now() < self.due {
+            return;
+        }
+        let (lane_edges, of_lanes) = edges::news(&status.edges(), &self.heard_of_lanes);
+        if now == self.heard && lane_edges.is_empty() {
             return;
         }
         // From here on the answer decides.
@@ -91,6 +109,8 @@ impl Reporter {
             earlier_requests: earlier.requests,
             earlier_failed: earlier.failed,
             revision,
+            workload: self.workload.clone(),
+            lane_edges,
         });
         if let Some(authorization) = &way.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
@@ -105,6 +125,6 @@ impl Reporter {
             // The process may end.
             let _ = answer.send(heard);
         });
-        self.asking = Some((now, answered));
+        self.asking = Some(Asking { fare: now, of_lanes, answer: answered });
     }
 }

@@ -98,7 +98,7 @@ fn role(documents: &str) -> (String, Vec<String>) {
     let shown = match &checked.snapshot.binds[0].lanes {
         LaneRole::Strip => "strip".to_owned(),
         LaneRole::Decide(group) => format!("decide {}", group.name),
-        LaneRole::Inherit(groups) | LaneRole::Call { groups, .. } => {
+        LaneRole::Inherit { groups, .. } | LaneRole::Call { groups, .. } => {
             let names: Vec<&str> = groups.iter().map(|group| &*group.name).collect();
             format!("inherit {}", names.join(" "))
         }

@@ -130,7 +130,7 @@ fn word(role: &LaneRole) -> String {
     match role {
         LaneRole::Strip => "-".into(),
         LaneRole::Decide(group) => group.name.to_string(),
-        LaneRole::Inherit(groups) | LaneRole::Call { groups, .. } => {
+        LaneRole::Inherit { groups, .. } | LaneRole::Call { groups, .. } => {
             format!("<{}", groups.iter().map(|group| &*group.name).collect::<Vec<_>>().join(" "))
         }
     }

@@ -145,7 +145,7 @@ impl Phase {
         }
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportRequest {
     /// As it calls itself on its stream.
     #[prost(string, tag = "1")]
@@ -166,6 +166,46 @@ pub struct ReportRequest {
     /// That is in force now; 0: it does not say.
     #[prost(uint64, tag = "7")]
     pub revision: u64,
+    /// The document that it stands for, `KIND/NAMESPACE/NAME`.
+    #[prost(string, tag = "8")]
+    pub workload: ::prost::alloc::string::String,
+    /// Where there are lanes: what has ended since it last heard of it, a thousand of them at most.
+    #[prost(message, repeated, tag = "9")]
+    pub lane_edges: ::prost::alloc::vec::Vec<LaneEdge>,
+}
+/// Requests of one lane from one caller to one Service.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LaneEdge {
+    /// `namespace/name`. Empty: whoever reports, or from outside the mesh where `to` is empty.
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// `namespace/name`. Empty: whoever reports.
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+    /// Empty: the baseline.
+    #[prost(string, tag = "3")]
+    pub lane: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub requests: u64,
+    /// Of those, served by the baseline: the lane has no instance there, or none that is ready.
+    #[prost(uint64, tag = "5")]
+    pub absent: u64,
+    #[prost(uint64, tag = "6")]
+    pub not_ready: u64,
+    /// Of the lane, and no more when they were called on.
+    #[prost(uint64, tag = "7")]
+    pub lost: u64,
+    /// That came to an instance of the lane, and are not of it.
+    #[prost(uint64, tag = "8")]
+    pub untagged: u64,
+    /// The last that was lost or untagged: method, host and path, and why.
+    #[prost(string, tag = "9")]
+    pub example: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub reason: ::prost::alloc::string::String,
+    /// When, in milliseconds since 1970.
+    #[prost(uint64, tag = "11")]
+    pub example_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {

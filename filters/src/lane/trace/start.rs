@@ -48,14 +48,12 @@ pub fn start(head: &mut Head, dice: impl FnMut() -> u64) {
 /// its `tracestate` is worth nothing either (W3C Trace Context 4, the processing model). Says whether it started one. Traces of other
 /// kinds stay.
 pub fn start_or_continue(head: &mut Head, dice: impl FnMut() -> u64) -> bool {
-    let mut values = head.get_all("traceparent");
-    if let (Some(value), None) = (values.next(), values.next())
-        && traceparent(value).is_some()
+    if head.known(Known::Traceparent).and_then(traceparent).is_some()
+        && head.live().filter(|field| field.known == Known::Traceparent).count() == 1
     {
         return false;
     }
-    drop(values);
-    head.remove("traceparent");
+    head.remove_known(Known::Traceparent);
     head.remove("tracestate");
     write(head, dice);
     true
@@ -148,7 +146,7 @@ mod tests {
         for (role, expected) in [
             (LaneRole::Decide(group.clone()), true),
             (LaneRole::Decide(trusting), false),
-            (LaneRole::Inherit(vec![group.clone()]), false),
+            (LaneRole::Inherit { groups: vec![group.clone()], own: None }, false),
             (LaneRole::Call { groups: vec![group], own: None }, false),
             (LaneRole::Strip, false),
         ] {

@@ -34,6 +34,8 @@ struct Entry {
     /// The neighbours in the order of the ends, if there is no live request.
     older: u32,
     newer: u32,
+    /// Whom calls with it, since it was last live again, were made to.
+    called: u16,
     /// Requests of several lanes have it.
     is_ambiguous: bool,
 }
@@ -135,34 +137,49 @@ impl Table {
         (Place::Entry(self.insert(id, hash, lane, is_ambiguous)), is_ambiguous)
     }
 
-    /// A request ends.
-    pub(super) fn leave(&mut self, place: Place, now_ns: u64) {
+    /// A request ends. Tells whom calls with its id were made to.
+    pub(super) fn leave(&mut self, place: Place, now_ns: u64) -> u16 {
         let end_ns = now_ns.saturating_add(KEPT_NS);
         match place {
             Place::Entry(at) => {
                 let entry = &mut self.entries[at as usize];
                 entry.live -= 1;
+                let called = entry.called;
                 if entry.live == 0 {
                     entry.end_ns = end_ns;
                     self.append(at);
                 }
+                called
             }
             Place::Cell(at) => {
                 let cell = &mut self.turned_away[at as usize];
                 cell.live -= 1;
                 cell.end_s = cell.end_s.max(end_ns.div_ceil(SECOND_NS) as u32);
+                // Nothing is known of it: whatever was called may have been by it.
+                u16::MAX
             }
         }
     }
 
-    /// What is known of an id.
-    pub(super) fn standing(&self, id: u128, hash: u32, now_ns: u64) -> Standing {
-        let entry = self.find(id, hash).map(|at| &self.entries[at as usize]);
+    /// A call with an id is made to these.
+    pub(super) fn mark(&mut self, id: u128, hash: u32, callees: u16) {
+        if let Some(at) = self.find(id, hash) {
+            self.entries[at as usize].called |= callees;
+        }
+    }
+
+    /// What is known of an id, with which a call is made to these.
+    pub(super) fn standing(&mut self, id: u128, hash: u32, callees: u16, now_ns: u64) -> Standing {
+        let is_doubtful = self.is_doubtful(hash, now_ns);
+        let entry = self.find(id, hash).map(|at| &mut self.entries[at as usize]);
         match entry.filter(|entry| entry.is_kept(now_ns)) {
-            None if self.is_doubtful(hash, now_ns) => Standing::Ambiguous,
+            None if is_doubtful => Standing::Ambiguous,
             None => Standing::Unknown,
             Some(entry) if entry.is_ambiguous => Standing::Ambiguous,
-            Some(entry) => Standing::Clear(entry.lane.clone()),
+            Some(entry) => {
+                entry.called |= callees;
+                Standing::Clear(entry.lane.clone())
+            }
         }
     }
 
@@ -200,6 +217,7 @@ impl Table {
             entry.lane = None;
         }
         if is_first {
+            entry.called = 0;
             self.unlink(at);
         }
     }
@@ -214,6 +232,7 @@ impl Table {
             chained: NONE,
             older: NONE,
             newer: NONE,
+            called: 0,
             is_ambiguous,
         };
         let at = self.free;

@@ -38,7 +38,7 @@ fn play(map: &TraceMap, script: &str) -> String {
             now_ns = (seconds.parse::<f64>().expect("seconds") * 1e9) as u64;
         } else if let Some(letters) = step.strip_suffix('?') {
             let peeked = map.peek(&ids(letters), now_ns);
-            found.push(told(&map.find(&ids(letters), now_ns)));
+            found.push(told(&map.find(&ids(letters), 0, now_ns)));
             assert_eq!(Some(told(&peeked)).as_ref(), found.last(), "{script}");
         } else if let Some(request) = step.strip_suffix('.') {
             map.leave(live.remove(request).expect("a live request"), now_ns);
@@ -197,7 +197,7 @@ fn memory_is_bounded_and_nothing_is_allocated_once_warm() {
         for round in 0..ENTRIES_MAX as u64 {
             let (ids, now_ns) = (one(dice.roll()), 2 * KEPT_NS + round * MS);
             let token = map.enter(&ids, lane.as_ref(), now_ns);
-            assert_eq!(map.find(&ids, now_ns), Lookup::Lane(lane.clone()));
+            assert_eq!(map.find(&ids, 0, now_ns), Lookup::Lane(lane.clone()));
             map.leave(token, now_ns);
         }
     });

@@ -84,7 +84,7 @@ impl World {
 
     /// What is found, as it should be: exactly so if there is room for all.
     fn find(&self, ids: &Ids, is_roomy: bool, context: &dyn std::fmt::Debug) -> Lookup {
-        let found = self.map.find(ids, self.now_ns);
+        let found = self.map.find(ids, 0, self.now_ns);
         self.check_safe(ids, &found, context);
         if is_roomy {
             assert_eq!(found, self.expected(ids), "{ids:?} at {}: {context:?}", self.now_ns);
@@ -206,7 +206,7 @@ fn threads_that_share_ids_find_no_other_lane() {
                         ids.add(u128::from(dice.roll() % 12 + 1));
                         let lane = &lanes[usize::from(dice.roll().is_multiple_of(8))];
                         let token = map.enter(&ids, lane.as_ref(), entered_ns);
-                        if let Lookup::Lane(told) = map.find(&ids, found_ns) {
+                        if let Lookup::Lane(told) = map.find(&ids, 0, found_ns) {
                             assert_eq!(told, *lane);
                             found.fetch_add(1, SeqCst);
                         }
