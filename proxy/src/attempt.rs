@@ -202,7 +202,9 @@ pub(crate) async fn run(
 
     let written_before = response.written;
     let mut clock = Clock::new(&attempt, attempt.deadlines.body_progress);
-    let streamed = stream(&attempt, client, &mut server, request, &mut response, &mut clock).await;
+    let streamed =
+        stream(&attempt, client, &mut server, request, &mut response, &mut record.response_body_bytes, &mut clock)
+            .await;
     clock.end(&worker.driver, record);
     // Until the first byte of it has left, an error can still be told instead.
     record.answer_started = streamed.is_ok() || response.written > written_before;
@@ -335,13 +337,15 @@ async fn receive_head(
     .await
 }
 
-/// Brings the answer's body to the client, and what is left of the request's to the service.
+/// Brings the answer's body to the client, and what is left of the request's to the service. While it waits, `passed` tells
+/// how much of the answer has come through.
 async fn stream(
     attempt: &Attempt<'_>,
     client: &mut Client,
     server: &mut Wire,
     request: &mut Pump,
     response: &mut Pump,
+    passed: &mut u64,
     clock: &mut Clock<'_>,
 ) -> Result<(), ProxyError> {
     let driver = &*attempt.guard.worker.driver;
@@ -358,7 +362,7 @@ async fn stream(
         match response.poll(server, &mut client.wire) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(broken)) => return Poll::Ready(Err(of_service(broken))),
-            Poll::Pending => {}
+            Poll::Pending => *passed = response.body_bytes,
         }
         if client.wire.socket.is_broken() {
             return Poll::Ready(Err(ProxyError::downstream(Kind::Gone)));

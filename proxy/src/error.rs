@@ -74,6 +74,8 @@ pub enum Kind {
     Overflow,
     /// No connection became free in time.
     PendingTimeout,
+    /// The instance goes, and it was still under way when there was no more time.
+    Cut,
     /// No descriptor, no memory: the process is at a bound.
     Exhausted,
 }
@@ -156,6 +158,7 @@ impl ProxyError {
             // Another attempt follows; this is what is said if there is no endpoint for it.
             (_, Status) => (503, "no endpoint is available\n", "UH"),
             (_, Overflow | PendingTimeout) => (503, "the service is too busy\n", "UO"),
+            (_, Cut) => (503, "the instance has gone\n", "LR"),
             (_, Exhausted) => (503, "too busy\n", "UO"),
         };
         Reply { status, body, flag }
@@ -237,6 +240,7 @@ mod tests {
         check(ProxyError::here(Kind::NoService), 404, "NS");
         check(ProxyError::here(Kind::Misdirected), 421, "MD");
         check(ProxyError::upstream(Kind::Misdirected, Reached::Answered), 503, "UH");
+        check(ProxyError::here(Kind::Cut), 503, "LR");
         check(ProxyError::here(Kind::Exhausted), 503, "UO");
         check(ProxyError::here(Kind::Overflow), 503, "UO");
         check(ProxyError::here(Kind::PendingTimeout), 503, "UO");

@@ -14,9 +14,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use crate::cut::CutRequests;
 use crate::drain::{self, Forgetting, Reason, Seen, Terms, Verdict};
 use crate::log::event;
-use crate::shared::Shared;
+use crate::shared::{Mail, Shared};
 use crate::status::Status;
 use crate::subscription::{Known, Standing};
 
@@ -29,6 +30,8 @@ const CHECK_WITHIN: Duration = Duration::from_secs(1);
 const FAILURES_MAX: u32 = 3;
 /// From one look at how a drain stands to the next.
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
+/// For workers to cut what is under way: they look at their mail at once.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
 /// For control to hear of the end.
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
 /// Of the head of an answer: its status is in the first bytes.
@@ -107,8 +110,9 @@ impl Handle {
         // They end with the process.
         let began = self.began.wait_for(Option::is_some).await.ok().and_then(|began| *began);
         let deadline = began.unwrap_or_else(Instant::now) + self.within;
+        // At the deadline what is under way is cut, and control is told: that takes its moment.
+        let _ = self.drained.wait_for(Option::is_some).await;
         let gone = async {
-            let _ = self.drained.wait_for(Option::is_some).await;
             while !self.check.is_gone().await {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
@@ -257,12 +261,12 @@ impl Instance {
     async fn end(&mut self, began: Instant, seen: &Seen, reason: Reason, late: u64, told: Option<Instant>) -> Value {
         let since = |at: Instant| at.saturating_duration_since(began).as_millis() as u64;
         let last = seen.last_request.filter(|at| *at > began).map_or(0, |at| since(at).max(1));
-        let cut = if reason == Reason::Deadline { seen.in_flight } else { 0 };
+        let cut = if reason == Reason::Deadline { self.cut().await } else { CutRequests::default() };
         let ending = Ending {
             last_request_after_ms: last,
             late_requests: late,
-            cut,
-            cut_requests: Vec::new(),
+            cut: cut.count,
+            cut_requests: cut.names.clone(),
             reason: reason.words().into(),
         };
         self.standing.send_replace(Standing::Ended(ending));
@@ -280,9 +284,30 @@ impl Instance {
             "waitingFor": forgetting.waiting_for,
             "lastRequestMilliseconds": last,
             "lateRequests": late,
-            "cut": cut,
+            "cut": cut.count,
+            "cutRequests": cut.names,
             "reason": reason.words(),
         })
+    }
+
+    /// Cuts what is under way.
+    async fn cut(&self) -> CutRequests {
+        let (told, mut tells) = unbounded_channel();
+        self.shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Cut(told.clone())));
+        drop(told);
+        let mut all = CutRequests::default();
+        let heard = async {
+            while let Some(cut) = tells.recv().await {
+                all.join(cut);
+            }
+        };
+        if timeout(CUT_WITHIN, heard).await.is_err() {
+            event("error", "a worker has not told what it cut");
+        }
+        for name in &all.names {
+            event("warn", &format!("cut: {name}"));
+        }
+        all
     }
 
     fn counts(&self) -> Counts {

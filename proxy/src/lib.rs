@@ -22,6 +22,7 @@ mod connection;
 mod control;
 mod copy;
 mod credits;
+mod cut;
 mod demand;
 mod dns;
 mod drain;

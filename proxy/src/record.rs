@@ -114,6 +114,11 @@ impl Record {
         (self.rule, self.cluster, self.lane, self.endpoint) = (None, None, None, None);
     }
 
+    /// For how long it has been under way, by now.
+    pub(crate) fn took(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.started)
+    }
+
     /// Remembers what the client asked for.
     pub(crate) fn ask(&mut self, head: &Head) {
         self.asked = (head.authority, head.path);

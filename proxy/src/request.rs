@@ -4,8 +4,10 @@
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use config::snapshot::lanes::LaneRole;
@@ -18,6 +20,7 @@ use filters::{Entry, Head, Verdict};
 use crate::attempts;
 use crate::buffer::LentHead;
 use crate::connection::Client;
+use crate::cut;
 use crate::error::{Kind, ProxyError};
 use crate::first_use;
 use crate::forwarded;
@@ -80,7 +83,7 @@ pub(crate) async fn serve(
     let asked = Asked { client_address, settings, meta: &meta, issue, inbound: inbound.as_ref() };
     let mut result = match misdirected {
         true => Err(ProxyError::here(Kind::Misdirected)),
-        false => forward(guard, client, &asked, &mut head, &mut record).await,
+        false => forward_until_cut(guard, client, &asked, &mut head, &mut record).await,
     };
     if let Err(error) = result
         && error.kind.finds_nobody()
@@ -90,7 +93,12 @@ pub(crate) async fn serve(
     }
     let after = match result {
         Ok(after) => after,
-        Err(error) => fail(guard, client, &meta, error, &mut record).await,
+        Err(error) => {
+            if error.kind == Kind::Cut {
+                note_cut(worker, client, settings, &mut head, &record);
+            }
+            fail(guard, client, &meta, error, &mut record).await
+        }
     };
     drop((in_flight, inbound));
     if let Some(trial) = &settings.trial {
@@ -154,7 +162,7 @@ async fn meet_others(
             inbound.remember(head, lane.as_deref());
         }
         (record.lane, record.stray, asked.issue) = (lane, stray, issue);
-        match forward(guard, client, &asked, head, record).await {
+        match forward_until_cut(guard, client, &asked, head, record).await {
             Err(again) if again.kind.finds_nobody() => error = again,
             result => return result,
         }
@@ -215,6 +223,32 @@ pub(crate) fn check(settings: &ListenerSettings, head: &Head, meta: &RequestMeta
         (Framing::Length(length), Some(max)) if length > max => Err(ProxyError::downstream(Kind::BodyTooLarge)),
         _ => Ok(()),
     }
+}
+
+/// Forwards it, unless the instance that it is for has gone before that is done: then it is left where it is.
+async fn forward_until_cut(
+    guard: &ConnectionGuard,
+    client: &mut Client,
+    asked: &Asked<'_>,
+    head: &mut Head,
+    record: &mut Record,
+) -> Result<After, ProxyError> {
+    let inbound = asked.inbound;
+    let mut forwarding = pin!(forward(guard, client, asked, head, record));
+    std::future::poll_fn(|context| match inbound {
+        Some(inbound) if inbound.is_cut() => Poll::Ready(Err(ProxyError::here(Kind::Cut))),
+        _ => forwarding.as_mut().poll(context),
+    })
+    .await
+}
+
+/// Names a request that is cut.
+#[cold]
+fn note_cut(worker: &Worker, client: &Client, settings: &ListenerSettings, head: &mut Head, record: &Record) {
+    let took = record.took(worker.driver.precise_now());
+    // As it came: what was done to it since says less of who sent it.
+    let head = restore(head, settings).then_some(&*head);
+    worker.cut.borrow_mut().note(|| cut::told(head, client.peer, took, record.response_body_bytes));
 }
 
 /// Finds where the request goes, and brings the answer back.
@@ -302,6 +336,8 @@ struct Inbound<'w> {
     /// It was meant for another Service.
     is_misdirected: bool,
     sent: Sent,
+    /// How often requests had been cut when it came.
+    cuts: u32,
     /// Its place in the trace map.
     token: Cell<Option<Token>>,
     /// Whether it loses its lane here, if it is in one.
@@ -326,7 +362,13 @@ impl<'w> Inbound<'w> {
             Sent::By(_, meant) => head.bytes(meant) != service.as_bytes(),
         };
         stats.misdirected.add(u64::from(is_misdirected));
-        Some(Inbound { worker, is_misdirected, sent, token: Cell::default(), watched: Cell::default() })
+        let (cuts, token, watched) = (worker.cuts.get(), Cell::default(), Cell::default());
+        Some(Inbound { worker, is_misdirected, sent, cuts, token, watched })
+    }
+
+    /// Whether the time of the instance is over, and so its own.
+    fn is_cut(&self) -> bool {
+        self.worker.cuts.get() != self.cuts
     }
 
     /// Remembers the lane of its trace, for calls that the instance makes on its behalf; before the instance sees it.

@@ -17,6 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::cluster::{ClusterState, ClusterStates};
+use crate::cut::CutRequests;
 use crate::driver::TaskId;
 use crate::explain::Question;
 use crate::guards::Guards;
@@ -42,6 +43,8 @@ pub(crate) enum Mail {
     Heard,
     /// What a request would meet here.
     Explain(Question),
+    /// The instance has no more time: cut what is under way on it, and tell.
+    Cut(UnboundedSender<CutRequests>),
     /// Requests of other workers wait for a connection to this cluster: hand over idle ones.
     HandOver(Arc<ClusterState>),
     /// A connection that another worker accepted and has not read from.

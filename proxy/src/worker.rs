@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use config::Snapshot;
 use filters::rules::Waiter;
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::check::{self, Checks};
 use crate::connection;
+use crate::cut::CutRequests;
 use crate::driver::{Driver, Socket, TaskId};
 use crate::explain;
 use crate::guards::Guards;
@@ -76,6 +78,9 @@ pub(crate) struct Worker {
     /// From when on no connection is taken, once the worker finishes.
     accept_until: Cell<Duration>,
     pub(crate) checks: Checks,
+    /// How often what was under way on the instance has been cut; and what was this time.
+    pub(crate) cuts: Cell<u32>,
+    pub(crate) cut: RefCell<CutRequests>,
     /// Copies of requests under way.
     pub(crate) mirroring: Cell<usize>,
     /// The task that hears of idle upstream connections.
@@ -100,6 +105,8 @@ pub(crate) fn run(id: usize, shared: Arc<Shared>, seed: u64) -> io::Result<()> {
         idle_until: Cell::new(Duration::MAX),
         accept_until: Cell::new(Duration::MAX),
         checks: Checks::default(),
+        cuts: Cell::new(0),
+        cut: RefCell::default(),
         mirroring: Cell::new(0),
         keeper: Cell::new(0),
         dice: Cell::new(seed | 1),
@@ -314,6 +321,18 @@ impl Worker {
         self.wake_connections();
     }
 
+    /// Cuts what is under way on the instance, and tells what that was.
+    fn cut(self: &Rc<Self>, told: UnboundedSender<CutRequests>) {
+        self.cuts.set(self.cuts.get() + 1);
+        self.wake_connections();
+        let worker = self.clone();
+        // Those that were woken run before it.
+        self.driver.spawn(async move {
+            // Who does not wait for it does not need to know.
+            let _ = told.send(worker.cut.take());
+        });
+    }
+
     fn wake_awaiting(&self) {
         self.awaiting.borrow().iter().for_each(|task| self.driver.wake(*task));
     }
@@ -403,6 +422,7 @@ async fn read_mail(worker: Rc<Worker>) {
                     }
                 }
                 Mail::Explain(question) => explain::answer(&worker, question),
+                Mail::Cut(told) => worker.cut(told),
                 Mail::Wake(task) => worker.driver.wake(task),
                 Mail::Heard => worker.wake_awaiting(),
                 Mail::HandOver(state) => {

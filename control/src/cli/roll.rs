@@ -64,8 +64,10 @@ pub fn receipt(one: &Value) -> String {
             word(&proxy["state"])
         ));
     }
-    for cut in list(&one["cutRequests"]) {
-        lines.push(format!("  cut: {}", word(cut)));
+    lines.extend(list(&one["cutRequests"]).map(|cut| format!("  cut: {}", word(cut))));
+    let named = list(&one["cutRequests"]).count() as u64;
+    if let more @ 1.. = one["cut"].as_u64().unwrap_or(0).saturating_sub(named) {
+        lines.push(format!("  cut: {more} that are not named"));
     }
     lines.join("\n") + "\n"
 }
@@ -131,24 +133,24 @@ mod tests {
         let receipt_of = |waiting: u64, unreachable: u64, reason: Value| {
             json!({
                 "instance": "shop/web/a", "began": 1_700_000_000_000_i64, "tookMilliseconds": 312.4, "forgottenMilliseconds": 8.25,
-                "holders": 3, "waiting": waiting, "unreachable": unreachable, "lastRequestMilliseconds": 120, "cut": 1,
+                "holders": 3, "waiting": waiting, "unreachable": unreachable, "lastRequestMilliseconds": 120, "cut": 3,
                 "cutRequests": ["GET /big"], "reason": reason,
                 "proxies": [{ "proxy": "shop/g@1", "state": "forgot" }, { "proxy": "shop/g@2", "state": "unreachable" }],
             })
         };
         let told = receipt(&receipt_of(0, 1, "it was quiet".into()));
         let expected = "shop/web/a has gone after 312 ms: it was quiet\n  forgotten by 2 of 3 proxies after 8.2 ms\n  last request: \
-                        after 120 ms\n  shop/g@2 did not say that it has forgotten it (unreachable)\n  cut: GET /big\n";
+                        after 120 ms\n  shop/g@2 did not say that it has forgotten it (unreachable)\n  cut: GET /big\n  cut: 2 that are not named\n";
         assert_eq!(told, expected);
         let table =
             drains(&json!({ "underWay": [receipt_of(1, 0, Value::Null)], "over": [receipt_of(0, 1, "quiet".into())] }));
         let (text, _) = table.text(true);
         let rows: Vec<&str> = text.lines().skip(1).collect();
         assert!(
-            rows[0].contains("2 of 3 proxies after 8.2 ms") && rows[0].ends_with("under way  cut: 1, waited for: 1"),
+            rows[0].contains("2 of 3 proxies after 8.2 ms") && rows[0].ends_with("under way  cut: 3, waited for: 1"),
             "{text}"
         );
-        assert!(rows[1].ends_with("312 ms     cut: 1, unreachable: 1, quiet"), "{text}");
+        assert!(rows[1].ends_with("312 ms     cut: 3, unreachable: 1, quiet"), "{text}");
     }
 
     #[test]

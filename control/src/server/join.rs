@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use config::wire::evenkeel::v1::{JoinRequest, Member, Phase};
+use config::wire::evenkeel::v1::{Ending, JoinRequest, Member, Phase};
 use http::HeaderMap;
 use tonic::Status;
 
@@ -27,6 +27,9 @@ const PORTS_MAX: usize = 16;
 const WEIGHT_MAX: u32 = 1_000_000;
 /// For a drain: what takes longer is a mistake.
 const DRAIN_MAX: Duration = Duration::from_secs(86_400);
+/// Requests that are named where they were cut, and letters of each such name.
+const CUT_NAMED_MAX: usize = 16;
+const CUT_LETTERS_MAX: usize = 2_000;
 
 /// Lets instances in.
 #[derive(Clone)]
@@ -124,7 +127,7 @@ impl Join {
             Phase::Ended => Word::Ended,
             Phase::Unspecified | Phase::Last => return Err(Status::invalid_argument("it does not say how far it is")),
         };
-        place.roll.say(&place.name, place.number, word, request.ending);
+        place.roll.say(&place.name, place.number, word, request.ending.map(ending));
         Ok(())
     }
 
@@ -223,15 +226,40 @@ fn read(member: Member, source: IpAddr) -> Result<(Name, Instance), String> {
     Ok((Name { namespace: namespace.into(), service: service.into(), name: name.into() }, instance))
 }
 
+/// What is kept of what a proxy says of the end of its instance.
+fn ending(told: Ending) -> Ending {
+    let cut_requests =
+        told.cut_requests.iter().take(CUT_NAMED_MAX).map(|name| harmless(name, CUT_LETTERS_MAX)).collect();
+    Ending { cut_requests, reason: harmless(&told.reason, WORD_BYTES_MAX), ..told }
+}
+
 /// What somebody says, cut to what people read.
 fn shown(word: &str) -> String {
-    let cut: String = word.chars().filter(|letter| !letter.is_control()).take(64).collect();
+    let cut = harmless(word, 64);
     if cut.is_empty() { "\"\"".into() } else { cut }
+}
+
+/// Without what a terminal would take for its own.
+fn harmless(word: &str, letters_max: usize) -> String {
+    word.chars().filter(|letter| !letter.is_control()).take(letters_max).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_end_no_more_is_kept_than_people_read() {
+        let told = Ending {
+            cut: 20,
+            cut_requests: vec!["\u{1b}[2J".to_owned() + &"x".repeat(3_000); 20],
+            reason: "its time\nwas over".into(),
+            ..Ending::default()
+        };
+        let kept = ending(told);
+        assert_eq!((kept.cut, kept.cut_requests.len(), &*kept.reason), (20, 16, "its timewas over"));
+        assert_eq!(kept.cut_requests[0], "[2J".to_owned() + &"x".repeat(1_997));
+    }
 
     #[test]
     fn what_an_instance_says_of_itself_is_read_or_refused_by_name() {

@@ -75,6 +75,11 @@ impl Control {
 
     /// Ends it without a warning.
     pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// The same, where its address is remembered.
+    pub fn end(&mut self) {
         let id = i32::try_from(self.guard.id()).ok().and_then(Pid::from_raw).expect("an id");
         kill_process(id, Signal::KILL).expect("it is ours");
         self.guard.wait(PATIENCE).expect("a child can be waited for");
