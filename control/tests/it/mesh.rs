@@ -1,6 +1,7 @@
 //! A Service `web` whose instances come and go, each an application with a real sidecar; gateways that send to it; clients that
 //! keep what failed; and what control says of all that.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -87,6 +88,13 @@ impl Mesh {
         self.control.ask("GET /api/v1/instances", "", "").1["instances"].as_array().cloned().expect("a list")
     }
 
+    /// The instances that were refused, each with the reason.
+    pub fn refused(&self) -> Vec<(String, String)> {
+        let told = self.control.ask("GET /api/v1/instances", "", "").1;
+        let all = told["refused"].as_array().expect("a list").iter();
+        all.map(|one| (word(one, "instance"), word(one, "reason"))).collect()
+    }
+
     /// Waits until the instances of `web` are these, and so far.
     pub fn wait_for(&self, expected: &[(&str, &str)]) {
         let expected: Vec<_> =
@@ -109,6 +117,15 @@ impl Mesh {
         self.drain(name, "over")
     }
 
+    /// Waits until so many proxies have not forgotten an instance of `web` that goes; which they are.
+    pub fn wait_for_holders(&self, name: &str, count: usize) -> Vec<String> {
+        until("holders", || {
+            let holding = holding(&self.drain(name, "underWay")?);
+            (holding.len() == count).then_some(holding)
+        })
+        .0
+    }
+
     fn drain(&self, name: &str, list: &str) -> Option<Value> {
         let told = self.control.ask("GET /api/v1/drains", "", "").1;
         told[list].as_array()?.iter().find(|one| one["instance"] == format!("default/web/{name}")).cloned()
@@ -124,7 +141,7 @@ impl Mesh {
         (output.status.code().expect("no signal"), text.into_owned())
     }
 
-    /// Sends requests to a gateway until it is told to stop, on kept connections; keeps what was no 200.
+    /// Sends requests to a gateway until it is told to stop, on kept connections; keeps what was no 200, and who answered.
     pub fn load<'s>(&self, scope: &'s Scope<'s, '_>, gateway: usize, load: &'s Load) -> Running<'s> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.ports[gateway]));
         let client = |_| {
@@ -134,7 +151,7 @@ impl Mesh {
                     let client = peer.get_or_insert_with(|| Peer::connect(address));
                     client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n");
                     match client.read().map(|answer| (answer.status(), answer.text())) {
-                        Ok((200, _)) => drop(load.served.fetch_add(1, SeqCst)),
+                        Ok((200, text)) => load.take(text),
                         other => {
                             load.failed.lock().expect("nobody panics").push(format!("g{gateway}: {other:?}"));
                             peer = None;
@@ -147,6 +164,13 @@ impl Mesh {
     }
 }
 
+/// The proxies of a receipt, or of a drain, that did not say that they have forgotten the instance.
+pub fn holding(receipt: &Value) -> Vec<String> {
+    let proxies = receipt["proxies"].as_array().expect("a list").iter();
+    let holds = |proxy: &&Value| !matches!(proxy["state"].as_str(), Some("forgot" | "ended"));
+    proxies.filter(holds).map(|proxy| word(proxy, "proxy")).collect()
+}
+
 fn word(one: &Value, field: &str) -> String {
     one[field].as_str().unwrap_or_default().to_owned()
 }
@@ -157,9 +181,15 @@ pub struct Load {
     is_over: AtomicBool,
     served: AtomicU64,
     failed: Mutex<Vec<String>>,
+    answers: Mutex<BTreeSet<String>>,
 }
 
 impl Load {
+    fn take(&self, answer: String) {
+        self.answers.lock().expect("nobody panics").insert(answer);
+        self.served.fetch_add(1, SeqCst);
+    }
+
     /// Waits until so many more were served.
     pub fn more(&self, count: u64) {
         let before = self.served.load(SeqCst);
@@ -169,6 +199,11 @@ impl Load {
     /// What has failed so far.
     pub fn failed(&self) -> Vec<String> {
         self.failed.lock().expect("nobody panics").clone()
+    }
+
+    /// Who has answered so far.
+    pub fn answers(&self) -> Vec<String> {
+        self.answers.lock().expect("nobody panics").iter().cloned().collect()
     }
 
     /// Whether nothing failed.

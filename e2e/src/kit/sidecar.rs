@@ -31,7 +31,12 @@ impl Beside {
 
     /// Under a control server.
     pub fn under(control: SocketAddr, service: &str, app: SocketAddr) -> Beside {
-        Beside::new(Launch::of(control), service, app, SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())))
+        Beside::under_at(control, service, app, SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())))
+    }
+
+    /// The same, with this inbound address.
+    pub fn under_at(control: SocketAddr, service: &str, app: SocketAddr, inbound: SocketAddr) -> Beside {
+        Beside::new(Launch::of(control), service, app, inbound)
     }
 
     fn new(launch: Launch, service: &str, app: SocketAddr, inbound: SocketAddr) -> Beside {
