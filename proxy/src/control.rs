@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use tonic::Status;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
 
 use crate::trust;
 
@@ -23,6 +23,9 @@ const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Of a file with certificates or a token.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The field of a stream's head that says for whom a proxy will speak.
+const INSTANCE: &str = "evenkeel-instance";
 
 const API_PORT: &str = "is that its REST API? Proxies go to the address of --xds, by default port 15010";
 
@@ -40,6 +43,8 @@ pub(crate) struct Control {
     /// The CA that vouches for it. None: without TLS.
     ca: Option<PathBuf>,
     token: Option<PathBuf>,
+    /// For whom this proxy will speak, `NAMESPACE/SERVICE/NAME`: whoever is sent away before that is found by it.
+    instance: Option<MetadataValue<Ascii>>,
 }
 
 impl Control {
@@ -50,11 +55,26 @@ impl Control {
                 "{address} is no loopback address: say whose certificate it has with --control-ca FILE"
             ));
         }
-        let control = Control { address, ca, token };
+        let control = Control { address, ca, token, instance: None };
         // What is wrong with the files is better told now than with each connection.
         control.certificate()?;
         control.authorization()?;
         Ok(control)
+    }
+
+    /// The same, for a proxy that speaks for an instance of this Service, `NAMESPACE/SERVICE`.
+    pub(crate) fn speaking_for(self, service: &str, name: &str) -> Control {
+        Control { instance: format!("{service}/{name}").parse().ok(), ..self }
+    }
+
+    /// A stream's request, with what proves who this is.
+    pub(crate) fn request<T>(&self, message: T, authorization: Option<MetadataValue<Ascii>>) -> Request<T> {
+        let mut request = Request::new(message);
+        let fields = [("authorization", authorization), (INSTANCE, self.instance.clone())];
+        for (name, value) in fields.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            request.metadata_mut().insert(name, value);
+        }
+        request
     }
 
     /// Connects. Files are read each time, since what they hold is replaced from time to time.

@@ -100,6 +100,10 @@ impl Origin {
     ) -> Result<Origin, String> {
         let Some(address) = &args.control else { return Ok(Origin::Files(args.files.clone(), workload)) };
         let control = Control::new(address.clone(), args.control_ca.clone(), args.token_file.clone())?;
+        let control = match &voice {
+            Some(_) => control.speaking_for(&workload.cluster(), workload.instance()),
+            None => control,
+        };
         let folder = args.data.as_ref().map(|path| Folder::open(path, &workload.copy())).transpose()?;
         status.control(|status| status.address = address.to_string());
         let subscription = Subscription::start(control, &workload, args.zone.as_deref(), folder, status, voice);

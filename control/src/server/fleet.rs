@@ -15,6 +15,7 @@ use config::wire::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use config::xds::catalog::Catalog;
 use config::xds::server::{Limits, Stream};
 use tokio::sync::watch;
+use tonic::Status;
 
 use crate::log;
 use crate::registry::LEASE;
@@ -378,6 +379,13 @@ impl Fleet {
         if new_refusals > 0 {
             self.metrics.refusals.inc_by(new_refusals);
             self.refusals.send_modify(|count| *count += new_refusals);
+        }
+    }
+
+    /// A proxy was refused before it spoke for an instance, if it is beside one.
+    pub(crate) fn note_refused(&self, instance: Option<&str>, status: &Status) {
+        if let Some(instance) = instance {
+            self.roll.note_refused(word(instance).to_string(), status.message().to_owned());
         }
     }
 

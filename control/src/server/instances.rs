@@ -1,6 +1,9 @@
 //! The instances of Services over REST: which there are and how far they are, drains that are under way or over, and the wish
 //! that one goes. Cold.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Path, Query, State};
@@ -48,7 +51,8 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
     let (now, state) = (Instant::now(), api.store.state());
     let told = api.roll.look(|registry, drains, refused| {
         let meant = registry.all().filter(|(name, _)| parameters.means(name));
-        let instances: Vec<Value> = meant.map(|(name, seen)| told(registry, drains, &state, name, seen, now)).collect();
+        let known = Known { documents: &state, lanes: Lanes::of(&state) };
+        let instances: Vec<Value> = meant.map(|(name, seen)| told(registry, drains, &known, name, seen, now)).collect();
         let is_meant = |name: &str| Name::parse(name).is_none_or(|name| parameters.means(&name));
         let refused = refused.iter().filter(|refused| is_meant(&refused.name)).map(|refused| {
             let ago = now.saturating_duration_since(refused.at).as_millis() as u64;
@@ -62,7 +66,8 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
 async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
     let (name, state) = (name(path), api.store.state());
     let found = api.roll.look(|registry, drains, _| {
-        registry.get(&name).map(|seen| told(registry, drains, &state, &name, seen, Instant::now()))
+        let known = Known { documents: &state, lanes: Lanes::of(&state) };
+        registry.get(&name).map(|seen| told(registry, drains, &known, &name, seen, Instant::now()))
     });
     found.map(Json).ok_or_else(|| absent(&name))
 }
@@ -140,25 +145,71 @@ fn absent(name: &Name) -> Fault {
     Fault::new(StatusCode::NOT_FOUND, format!("there is no instance {name}"))
 }
 
-fn told(registry: &Registry, drains: &Drains, state: &Documents, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
+/// What is known beside instances, as it is now: they may come before what is said of them.
+struct Known<'d> {
+    documents: &'d Documents,
+    lanes: Lanes,
+}
+
+/// The lanes of each namespace, and what a baseline is labelled with.
+struct Lanes(BTreeMap<Arc<str>, (Vec<Selector>, BTreeSet<String>)>);
+
+type Selector = BTreeMap<String, String>;
+
+impl Lanes {
+    fn of(documents: &Documents) -> Lanes {
+        Lanes::read(documents.of_kind("LaneGroup").map(|group| (group.key.namespace.clone(), &*group.text)))
+    }
+
+    /// Of the LaneGroups of namespaces, as JSON.
+    fn read<'t>(groups: impl Iterator<Item = (Arc<str>, &'t str)>) -> Lanes {
+        let mut lanes = BTreeMap::<Arc<str>, (Vec<Selector>, BTreeSet<String>)>::new();
+        for (namespace, text) in groups {
+            let written: Value = serde_json::from_str(text).unwrap_or_default();
+            let spec = &written["spec"];
+            let (selectors, baselines) = lanes.entry(namespace).or_default();
+            let of_spec = spec["lanes"].as_array().into_iter().flatten();
+            selectors.extend(of_spec.filter_map(|lane| serde_json::from_value(lane["selector"].clone()).ok()));
+            baselines.insert(spec["baseline"].as_str().unwrap_or("base").to_owned());
+        }
+        Lanes(lanes)
+    }
+
+    /// The lane of an instance's label, if no LaneGroup of its namespace knows it.
+    fn unknown<'i>(&self, namespace: &str, labels: &'i BTreeMap<Box<str>, Box<str>>) -> Option<&'i str> {
+        let lane = labels.get("lane")?;
+        let is_known = self.0.get(namespace).is_some_and(|(selectors, baselines)| {
+            let has = |(key, value): (&String, &String)| labels.get(&**key).is_some_and(|own| **own == **value);
+            baselines.contains(&**lane) || selectors.iter().any(|selector| selector.iter().all(has))
+        });
+        (!is_known).then_some(lane)
+    }
+}
+
+fn told(registry: &Registry, drains: &Drains, known: &Known<'_>, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
     let Seen { instance, phase, is_unconfirmed, is_asked, .. } = seen;
     let deadline = match phase {
         Phase::Last { deadline } | Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline),
         Phase::Starting | Phase::Ready => None,
     };
     let left = deadline.map(|deadline| deadline.saturating_duration_since(now).as_millis() as u64);
-    let mut notes = Vec::new();
+    let mut notes: Vec<Cow<'_, str>> = Vec::new();
     if is_unconfirmed {
         let is_braked = registry.is_braked(&(name.namespace.clone(), name.service.clone()));
-        notes.push(if is_braked { "unconfirmed, and kept: so are too many of its Service" } else { "unconfirmed" });
+        notes.push(
+            if is_braked { "unconfirmed, and kept: so are too many of its Service" } else { "unconfirmed" }.into(),
+        );
     }
     if is_asked && deadline.is_none() {
-        notes.push("asked to go");
+        notes.push("asked to go".into());
     }
     let service =
         config::document::Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() };
-    if state.get(&service).is_none() {
-        notes.push("there is no such Service: nobody is told of it");
+    if known.documents.get(&service).is_none() {
+        notes.push("there is no such Service: nobody is told of it".into());
+    }
+    if let Some(lane) = known.lanes.unknown(&name.namespace, &instance.labels) {
+        notes.push(format!("lane {lane} is of no LaneGroup").into());
     }
     json!({
         "instance": name.to_string(),
@@ -175,4 +226,36 @@ fn told(registry: &Registry, drains: &Drains, state: &Documents, name: &Name, se
         "leftMilliseconds": left,
         "notes": notes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_no_group_knows_is_told() {
+        let groups = [
+            ("shop", r#"{"spec": {"lanes": [{"name": "blue", "selector": {"lane": "blue"}}]}}"#),
+            (
+                "shop",
+                r#"{"spec": {"baseline": "main", "lanes": [{"name": "red", "selector": {"lane": "r", "tier": "x"}}]}}"#,
+            ),
+        ];
+        let lanes = Lanes::read(groups.into_iter().map(|(namespace, text)| (namespace.into(), text)));
+        for (namespace, labels, expected) in [
+            ("shop", &[][..], None),
+            ("shop", &[("zone", "a")], None),
+            ("shop", &[("lane", "blue")], None),
+            ("shop", &[("lane", "base")], None),
+            ("shop", &[("lane", "main")], None),
+            ("shop", &[("lane", "r")], Some("r")),
+            ("shop", &[("lane", "r"), ("tier", "x")], None),
+            ("shop", &[("lane", "green")], Some("green")),
+            // A lane is of its namespace only.
+            ("far", &[("lane", "blue")], Some("blue")),
+        ] {
+            let labels = labels.iter().map(|(key, value)| (Box::from(*key), Box::from(*value))).collect();
+            assert_eq!(lanes.unknown(namespace, &labels), expected, "{namespace} {labels:?}");
+        }
+    }
 }

@@ -89,6 +89,8 @@ impl Roll {
         let (number, seat) = (self.next.fetch_add(1, Relaxed), Seat::default());
         let mut inner = self.inner();
         inner.registry.on_join(name, instance, lane, number, Instant::now())?;
+        let told = name.to_string();
+        inner.refused.retain(|known| known.name != told);
         if let Some((_, before)) = inner.seats.insert(name.clone(), (number, seat.clone())) {
             before.close();
         }

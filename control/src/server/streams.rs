@@ -21,6 +21,9 @@ use crate::server::grpc::Exchange;
 use crate::server::guard::Guard;
 use crate::server::wire::Link;
 
+/// The field of a stream's head in which a proxy says for which instance it will speak, `NAMESPACE/SERVICE/NAME`.
+const INSTANCE: &str = "evenkeel-instance";
+
 /// All streams.
 #[derive(Clone)]
 pub(crate) struct Streams(Arc<Shared>);
@@ -39,7 +42,10 @@ impl Streams {
 
     /// Lets a proxy in, or says why not.
     pub(crate) fn begin(&self, headers: &HeaderMap, link: &Arc<Link>) -> Result<Discovery, Status> {
-        let admission = Admission::of(&self.0.guard, headers, link)?;
+        let instance = headers.get(INSTANCE).and_then(|value| value.to_str().ok()).map(Box::from);
+        let admission = Admission::of(&self.0.guard, headers, link).inspect_err(|status| {
+            self.0.fleet.note_refused(instance.as_deref(), status);
+        })?;
         let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new(Some(link.clone())));
         let place =
             Place { shared: self.0.clone(), number, proxy, is_bound: admission.is_bound(), leave: Leave::Broken };
@@ -50,6 +56,7 @@ impl Streams {
             waiting: VecDeque::new(),
             is_behind: false,
             unseen: BTreeSet::new(),
+            instance,
             place,
             admission,
         })
@@ -190,6 +197,8 @@ pub(crate) struct Discovery {
     is_behind: bool,
     /// What it asked for, and is not to have so far.
     unseen: BTreeSet<String>,
+    /// For whom it will speak, as it says: should it be refused, it is looked for among the instances.
+    instance: Option<Box<str>>,
 }
 
 impl Discovery {
@@ -217,7 +226,9 @@ impl Discovery {
                 }
                 Poll::Ready(Some(request)) => {
                     self.speech.heard()?;
-                    self.admission.check(&request)?;
+                    self.admission.check(&request).inspect_err(|status| {
+                        self.place.shared.fleet.note_refused(self.instance.as_deref(), status);
+                    })?;
                     News::Request(Box::new(request))
                 }
                 Poll::Pending if std::mem::take(&mut self.is_behind) => News::HasChanged,

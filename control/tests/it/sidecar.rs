@@ -315,3 +315,70 @@ fn a_token_of_a_service_is_for_its_own_sidecars() {
     let stranger = Beside::under(control.xds, "cart", cart.address()).flags(&["--token-file", &token]).spawn();
     until("a refusal", || stranger.stderr().contains("it is for Service web in namespace default").then_some(()));
 }
+
+#[test]
+fn who_may_not_be_an_instance_is_named_with_the_reason() {
+    let folder = Scratch::create("control").expect("a folder");
+    let web = telling("web");
+    let control = Control::start(&folder);
+    control.apply(&[service("web", &[]), service("cart", &[])].concat());
+    let token = |name: &str, more: &str| {
+        let bounds = format!("{{\"name\": \"{name}\", \"role\": \"proxy\", \"namespaces\": [\"default\"], {more}}}");
+        let (status, answer) = control.ask("POST /api/v1/tokens", "", &bounds);
+        assert_eq!(status, 201, "{answer}");
+        folder.write(name, answer["token"].as_str().expect("a token")).expect("a file").display().to_string()
+    };
+    let (of_web, of_cart) = (token("of-web", r#""service": "web""#), token("of-cart", r#""service": "cart""#));
+    let of_green = token("of-green", r#""service": "web", "lanes": ["green"]"#);
+    let wrong = folder.write("wrong", "evenkeel.of-web.0123456789").expect("a file").display().to_string();
+    let told = || control.ask("GET /api/v1/instances", "", "").1;
+    let refusal = |name: &str| {
+        let told = told();
+        let is_it = |one: &&serde_json::Value| one["instance"] == format!("default/web/{name}");
+        let found = told["refused"].as_array().expect("a list").iter().find(is_it).cloned();
+        found.map(|one| one["reason"].as_str().expect("a reason").to_owned())
+    };
+    let rows = [
+        ("wrong", ["--token-file", &wrong].to_vec(), "this token is none, or no longer"),
+        (
+            "elsewhere",
+            ["--token-file", &of_cart].to_vec(),
+            "of-cart (proxy) may not be proxy \"default/web@elsewhere\" of \"default/web\": it is for Service cart in \
+             namespace default",
+        ),
+        (
+            "lane",
+            ["--token-file", &of_green, "--lane", "blue"].to_vec(),
+            "of-green (proxy) may not speak for an instance of lane \"blue\": it is for green",
+        ),
+        ("address", ["--advertise", "10.9.8.7"].to_vec(), "10.9.8.7 is not its own: it comes from 127.0.0.1"),
+    ];
+    let sidecars = rows.map(|(name, flags, expected)| {
+        let beside = Beside::under(control.xds, "web", web.address()).flags(&["--instance", name]).flags(&flags);
+        let sidecar = beside.spawn();
+        let (reason, _) = until("a refusal", || refusal(name));
+        assert_eq!(reason, expected);
+        until("its own word", || sidecar.stderr().contains(expected).then_some(()));
+        sidecar
+    });
+    assert_eq!(told()["instances"], serde_json::json!([]));
+    // What is mended is not held against it: files with tokens are read again.
+    std::fs::copy(of_web, wrong).expect("a copy");
+    until("the first instance", || {
+        let told = told();
+        (told["instances"][0]["instance"] == "default/web/wrong").then_some(())
+    });
+    assert_eq!(refusal("wrong"), None);
+    drop(sidecars);
+    // A lane may come after its instances.
+    let beside = Beside::under(control.xds, "web", web.address());
+    let _violet = beside.flags(&["--instance", "violet", "--lane", "violet"]).start();
+    let notes = || {
+        let told = told();
+        let is_it = |one: &&serde_json::Value| one["instance"] == "default/web/violet";
+        told["instances"].as_array().expect("a list").iter().find(is_it).map(|one| one["notes"].to_string())
+    };
+    until("its note", || notes().filter(|notes| notes.contains("lane violet is of no LaneGroup")));
+    control.apply(&document("LaneGroup", "lanes", "entries: [], lanes: [{name: purple, selector: {lane: violet}}]"));
+    assert_eq!(notes().as_deref(), Some("[]"));
+}

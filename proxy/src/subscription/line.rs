@@ -6,7 +6,7 @@ use config::wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDi
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tonic::{Request, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::control::{CONNECT_TIMEOUT, Control, with_causes};
@@ -55,11 +55,8 @@ pub(super) async fn open(control: Arc<Control>) -> Opened {
     let (channel, authorization) = control.connect().await?;
     let (sender, mut receiver) = unbounded_channel();
     let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-    let mut request = Request::new(requests);
     let way = Way { channel: channel.clone(), authorization: authorization.clone() };
-    if let Some(authorization) = authorization {
-        request.metadata_mut().insert("authorization", authorization);
-    }
+    let request = control.request(requests, authorization);
     let mut service = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let responses = tokio::time::timeout(CONNECT_TIMEOUT, service.delta_aggregated_resources(request)).await;
     let responses = responses.map_err(|_| Status::deadline_exceeded("it does not answer"))?;
