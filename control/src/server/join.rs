@@ -114,7 +114,7 @@ impl Join {
     fn take(&mut self, request: JoinRequest) -> Result<(), Status> {
         let phase = request.phase();
         match (&self.place, request.member) {
-            (None, Some(member)) => self.enter(member)?,
+            (None, Some(member)) => self.enter(member, phase)?,
             (None, None) => return Err(Status::invalid_argument("the first message says which instance it is")),
             (Some(_), Some(_)) => return Err(Status::invalid_argument("an instance is told once")),
             (Some(_), None) => {}
@@ -131,10 +131,13 @@ impl Join {
         Ok(())
     }
 
-    fn enter(&mut self, member: Member) -> Result<(), Status> {
+    fn enter(&mut self, member: Member, phase: Phase) -> Result<(), Status> {
         let told = [&member.namespace, &member.service, &member.name].map(|word| shown(word)).join("/");
         let entered = self.try_enter(member);
-        if let Err(status) = &entered {
+        // Who has gone, and says so again since another has taken its name, is missed by nobody.
+        if let Err(status) = &entered
+            && phase != Phase::Ended
+        {
             self.joins.roll.note_refused(told, status.message().to_owned());
         }
         entered

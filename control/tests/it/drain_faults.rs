@@ -411,8 +411,9 @@ fn of_two_instances_with_one_name_the_second_waits_outside() {
         });
         load.more(100);
         assert_eq!(load.answers(), ["one", "two"]);
-        // It tries again, and the name is free as soon as the first has gone.
-        end(&mesh, "one", &mut first, one);
+        // It tries again, and the name is free as soon as the first has gone, even if its process is there for a while.
+        first.signal(Signal::TERM);
+        mesh.receipt("one");
         let port = u64::from(other.inbound().port());
         until("the second in its place", || {
             let all = mesh.all();
@@ -420,6 +421,10 @@ fn of_two_instances_with_one_name_the_second_waits_outside() {
             (it["ports"][""] == port && it["phase"] == "ready").then_some(())
         });
         until("its answers", || load.answers().contains(&"twin".to_owned()).then_some(()));
+        assert_eq!(mesh.refused(), []);
+        assert!(!first.stderr().contains("does not let this instance in"), "{}", first.stderr());
+        drop(one);
+        assert!(first.wait().is_some_and(|status| status.success()));
         drop((running, other));
     });
     load.check();

@@ -52,6 +52,8 @@ pub(super) struct Speaker {
     voice: Option<Voice>,
     line: Line,
     failures: u32,
+    /// Control knows that the instance has gone: there is nothing left to say, and its name and address may be another's.
+    is_over: bool,
 }
 
 enum Line {
@@ -74,14 +76,14 @@ pub(super) enum Said {
 
 impl Speaker {
     pub(super) fn new(voice: Option<Voice>) -> Speaker {
-        Speaker { voice, line: Line::Down { until: Instant::now() }, failures: 0 }
+        Speaker { voice, line: Line::Down { until: Instant::now() }, failures: 0, is_over: false }
     }
 
     /// What happens next, where there is somebody to speak to. May be dropped at any time and called again.
     pub(super) async fn next(&mut self, is_up: bool) -> Said {
         let Some(voice) = &mut self.voice else { return std::future::pending().await };
         match &mut self.line {
-            Line::Down { until } if is_up => {
+            Line::Down { until } if is_up && !self.is_over => {
                 tokio::time::sleep_until(*until).await;
                 Said::Time
             }
@@ -137,6 +139,8 @@ impl Speaker {
             }
             Said::Response(Ok(response)) => {
                 self.failures = 0;
+                let has_ended = matches!(*voice.standing.borrow(), Standing::Ended(_));
+                self.is_over |= has_ended && response.phase() == Phase::Ended;
                 let before = voice.known.send_replace(Known { response: Some(response), refusal: None });
                 if before.refusal.is_some() {
                     event("info", "control knows this instance");
@@ -151,7 +155,7 @@ impl Speaker {
         let Some(voice) = &mut self.voice else { return };
         let refusal = status.map(|status| status.message().to_owned());
         let before = voice.known.send_replace(Known { response: None, refusal: refusal.clone() });
-        if let Some(reason) = refusal.filter(|_| before.refusal != voice.known.borrow().refusal) {
+        if let Some(reason) = refusal.filter(|_| before.refusal != voice.known.borrow().refusal && !self.is_over) {
             event("warn", &format!("control does not let this instance in: {reason}"));
         }
         let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(10)).min(PAUSE_MAX);
