@@ -192,6 +192,8 @@ fn told(registry: &Registry, drains: &Drains, known: &Known<'_>, name: &Name, se
         Phase::Last { deadline } | Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline),
         Phase::Starting | Phase::Ready => None,
     };
+    // What is not stored is not so: callers are not told of it.
+    let shown = if phase == Phase::Ready && !registry.is_stored(name) { Phase::Starting } else { phase };
     let left = deadline.map(|deadline| deadline.saturating_duration_since(now).as_millis() as u64);
     let mut notes: Vec<Cow<'_, str>> = Vec::new();
     if is_unconfirmed {
@@ -219,7 +221,7 @@ fn told(registry: &Registry, drains: &Drains, known: &Known<'_>, name: &Name, se
         "weight": instance.weight,
         "zone": instance.zone,
         "labels": instance.labels,
-        "phase": phase.word(),
+        "phase": shown.word(),
         "unconfirmed": is_unconfirmed,
         "ready": (instance.ready_ms > 0).then_some(instance.ready_ms),
         "drainRevision": drains.get(name).map(|drain| drain.revision),
