@@ -95,9 +95,16 @@ fn last_request(one: &Value) -> String {
 }
 
 fn note(one: &Value) -> String {
+    let number = |name: &str| one[name].as_u64().unwrap_or(0);
     let mut notes = Vec::new();
-    for (name, words) in [("cut", "cut"), ("unreachable", "unreachable"), ("waiting", "waited for")] {
-        if let number @ 1.. = one[name].as_u64().unwrap_or(0) {
+    match (number("cut"), one["cutRequests"][0].as_str()) {
+        (0, _) => {}
+        (1, Some(name)) => notes.push(format!("cut: {name}")),
+        (all, Some(name)) => notes.push(format!("cut: {name}, and {} more", all - 1)),
+        (all, None) => notes.push(format!("cut: {all}")),
+    }
+    for (name, words) in [("unreachable", "unreachable"), ("waiting", "waited for")] {
+        if let number @ 1.. = number(name) {
             notes.push(format!("{words}: {number}"));
         }
     }
@@ -147,10 +154,11 @@ mod tests {
         let (text, _) = table.text(true);
         let rows: Vec<&str> = text.lines().skip(1).collect();
         assert!(
-            rows[0].contains("2 of 3 proxies after 8.2 ms") && rows[0].ends_with("under way  cut: 3, waited for: 1"),
+            rows[0].contains("2 of 3 proxies after 8.2 ms")
+                && rows[0].ends_with("under way  cut: GET /big, and 2 more, waited for: 1"),
             "{text}"
         );
-        assert!(rows[1].ends_with("312 ms     cut: 3, unreachable: 1, quiet"), "{text}");
+        assert!(rows[1].ends_with("312 ms     cut: GET /big, and 2 more, unreachable: 1, quiet"), "{text}");
     }
 
     #[test]

@@ -264,6 +264,11 @@ fn a_download_without_an_end_is_cut_at_the_deadline_and_named() {
         );
         let receipt = mesh.receipt("one");
         assert_eq!((&receipt["cut"], receipt["cutRequests"].as_array().map(Vec::len)), (&2.into(), Some(2)));
+        let (_, table) = mesh.command("get drains");
+        assert!(
+            cut.iter().any(|name| table.contains(&format!("cut: {name}, and 1 more, its time was over"))),
+            "{table}"
+        );
         drop(running);
     });
     load.check();
