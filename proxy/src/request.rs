@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -83,7 +83,10 @@ pub(crate) async fn serve(
     let asked = Asked { client_address, settings, meta: &meta, issue, inbound: inbound.as_ref() };
     let mut result = match misdirected {
         true => Err(ProxyError::here(Kind::Misdirected)),
-        false => forward_until_cut(guard, client, &asked, &mut head, &mut record).await,
+        false => {
+            let forwarding = pin!(forward(guard, client, &asked, &mut head, &mut record));
+            until_cut(asked.inbound, forwarding).await
+        }
     };
     if let Err(error) = result
         && error.kind.finds_nobody()
@@ -162,7 +165,8 @@ async fn meet_others(
             inbound.remember(head, lane.as_deref());
         }
         (record.lane, record.stray, asked.issue) = (lane, stray, issue);
-        match forward_until_cut(guard, client, &asked, head, record).await {
+        let forwarding = pin!(forward(guard, client, &asked, head, record));
+        match until_cut(asked.inbound, forwarding).await {
             Err(again) if again.kind.finds_nobody() => error = again,
             result => return result,
         }
@@ -225,21 +229,15 @@ pub(crate) fn check(settings: &ListenerSettings, head: &Head, meta: &RequestMeta
     }
 }
 
-/// Forwards it, unless the instance that it is for has gone before that is done: then it is left where it is.
-async fn forward_until_cut(
-    guard: &ConnectionGuard,
-    client: &mut Client,
-    asked: &Asked<'_>,
-    head: &mut Head,
-    record: &mut Record,
-) -> Result<After, ProxyError> {
-    let inbound = asked.inbound;
-    let mut forwarding = pin!(forward(guard, client, asked, head, record));
-    std::future::poll_fn(|context| match inbound {
+/// What becomes of a request, unless the instance that it is for has no more time before that: then it is left where it is.
+fn until_cut<'f>(
+    inbound: Option<&'f Inbound<'_>>,
+    mut forwarding: Pin<&'f mut impl Future<Output = Result<After, ProxyError>>>,
+) -> impl Future<Output = Result<After, ProxyError>> {
+    std::future::poll_fn(move |context| match inbound {
         Some(inbound) if inbound.is_cut() => Poll::Ready(Err(ProxyError::here(Kind::Cut))),
         _ => forwarding.as_mut().poll(context),
     })
-    .await
 }
 
 /// Names a request that is cut.
