@@ -244,7 +244,7 @@ async fn run_until_signal(
             }
         }
     }
-    finish(&in_force.process, &in_force.status, Duration::from_secs(args.finish_within), &mut signals.ends).await;
+    finish(&mut in_force, &mut origin, Duration::from_secs(args.finish_within), &mut signals.ends).await;
     origin.end().await;
     Ok(())
 }
@@ -349,15 +349,20 @@ fn tell_refused(process: &Process, before: u64) -> u64 {
     refused
 }
 
-/// Ends: no new connections, requests in flight have their time; a second signal ends at once.
-async fn finish(process: &Process, status: &Status, within: Duration, ends: &mut Ends) {
+/// Ends: no new connections, requests in flight have their time; a second signal ends at once. Until then it hears of instances
+/// that go, as before: its requests are sent to none of them, and they wait for its word.
+async fn finish(in_force: &mut InForce, origin: &mut Origin, within: Duration, ends: &mut Ends) {
     event("info", &format!("finishing requests in flight within {} s", within.as_secs()));
-    status.finishing();
-    process.finish(within);
+    in_force.status.finishing();
+    in_force.process.finish(within);
     let deadline = Instant::now() + within + Duration::from_secs(1);
-    while !process.has_finished() && Instant::now() < deadline {
+    while !in_force.process.has_finished() && Instant::now() < deadline {
         tokio::select! {
             () = ends.recv() => break,
+            // Rules that change are no matter any more.
+            news = origin.news(false) => if let News::Endpoints(update) = news {
+                in_force.take_endpoints(&update.updates, update.answer);
+            },
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
         }
     }

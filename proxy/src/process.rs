@@ -24,6 +24,8 @@ use crate::worker;
 const DESCRIPTORS_RESERVED: u64 = 256;
 /// A worker that does not take a revision in this time is stuck.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// From one look whether one has ended instead to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long an address that was removed is known as ours: longer than workers serve it.
 const LEFT_KNOWN: Duration = Duration::from_secs(3);
 
@@ -88,11 +90,8 @@ impl Process {
             mailbox.send(Mail::Snapshot { revision: self.revision, snapshot, guards, opened, applied });
         }
         drop(applied);
-        for _ in 0..self.threads.len() {
-            if replies.recv_timeout(APPLY_TIMEOUT).is_err() {
-                event("error", &format!("revision {}: a worker has not taken it", self.revision));
-                break;
-            }
+        if !self.is_taken(&replies) {
+            event("error", &format!("revision {}: a worker has not taken it", self.revision));
         }
         for (address, port) in &bound {
             event("info", &format!("listening on {}", SocketAddr::new(address.ip(), *port)));
@@ -107,6 +106,21 @@ impl Process {
             stays
         });
         Ok(self.revision)
+    }
+
+    /// Waits until each worker has said that it took a revision, or has ended: those that finish do so by themselves.
+    fn is_taken(&self, replies: &mpsc::Receiver<usize>) -> bool {
+        let deadline = Instant::now() + APPLY_TIMEOUT;
+        let mut taken = vec![false; self.threads.len()];
+        while self.threads.iter().zip(&taken).any(|(thread, taken)| !taken && !thread.is_finished()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            if let Ok(worker) = replies.recv_timeout(LOOK_EVERY) {
+                taken[worker] = true;
+            }
+        }
+        true
     }
 
     /// Whether a socket of ours is or was a moment ago in the way of one on `address`: it shares with ours.

@@ -88,6 +88,31 @@ fn an_application_that_is_never_ready_gets_nothing() {
 }
 
 #[test]
+fn a_caller_that_finishes_forgets_as_quickly_as_others() {
+    let mut world = World::start();
+    let (one, tell) = Backend::patient();
+    let two = app("two");
+    let _first = world.sidecar("one", one.address(), &[]);
+    world.wait_for(&[("one", "ready")]);
+    world.open();
+    let mut client = Peer::connect(([127, 0, 0, 1], world.port).into());
+    client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n");
+    one.only_request();
+    let _second = world.sidecar("two", two.address(), &[]);
+    world.wait_for(&[("one", "ready"), ("two", "ready")]);
+    // It waits for an answer, and could choose another instance if none came.
+    world.gateway.as_ref().expect("it is open").signal(Signal::TERM);
+    let (status, _) = world.control.ask("POST /api/v1/instances/default/web/two/drain", "", "");
+    let receipt = world.receipt();
+    assert_eq!((status, &receipt["unreachable"], &receipt["waiting"]), (202, &0.into(), &0.into()), "{receipt}");
+    assert!(receipt["proxies"].to_string().contains("default/g@"), "{receipt}");
+    // A tenth of this, and the rest for a busy machine.
+    assert!(receipt["forgottenMilliseconds"].as_f64().is_some_and(|took| took < 900.0), "{receipt}");
+    tell.send(()).expect("it waits");
+    assert_eq!(client.read().map(|answer| answer.status()), Ok(200));
+}
+
+#[test]
 fn callers_that_nobody_can_tell_are_told_by_the_instance() {
     let mut mesh = Mesh::start(1);
     let (one, two) = (app("one"), app("two"));
