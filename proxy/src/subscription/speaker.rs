@@ -8,7 +8,7 @@ use config::wire::evenkeel::v1::{Ending, JoinRequest, JoinResponse, Member, Phas
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::reporter::Way;
 use crate::log::event;
@@ -153,7 +153,7 @@ impl Speaker {
     /// The connection is gone, or the stream ended.
     pub(super) fn lose(&mut self, status: Option<&Status>) {
         let Some(voice) = &mut self.voice else { return };
-        let refusal = status.map(|status| status.message().to_owned());
+        let refusal = status.filter(|status| is_word(status.code())).map(|status| status.message().to_owned());
         let before = voice.known.send_replace(Known { response: None, refusal: refusal.clone() });
         if let Some(reason) = refusal.filter(|_| before.refusal != voice.known.borrow().refusal && !self.is_over) {
             event("warn", &format!("control does not let this instance in: {reason}"));
@@ -162,6 +162,11 @@ impl Speaker {
         self.failures += u32::from(status.is_some());
         self.line = Line::Down { until: Instant::now() + if status.is_some() { pause } else { Duration::ZERO } };
     }
+}
+
+/// Whether this is control's word, and not that of a connection which broke: others tell that.
+fn is_word(code: Code) -> bool {
+    !matches!(code, Code::Unknown | Code::Unavailable | Code::Cancelled | Code::Internal | Code::DeadlineExceeded)
 }
 
 /// What is said of a standing.
