@@ -19,13 +19,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "evenkeel", version, about, disable_help_subcommand = true)]
 struct Args {
+    /// End when this process, which started it, does: what `up` starts its children with.
+    #[arg(long, value_name = "PID", hide = true)]
+    ends_with: Option<u32>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Try it: a gateway, a shop of four services in lanes behind it, traffic, and a view of what becomes of it
+    /// Try it: control, a gateway, a shop of four services in lanes with sidecars, traffic, and a view of what becomes of it
     Up(cli::up::UpArgs),
     /// Run a gateway with rule files
     Gateway(Box<proxy::GatewayArgs>),
@@ -70,7 +73,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Args::parse().command {
+    let Args { ends_with, command } = Args::parse();
+    if ends_with.is_some_and(|parent| !cli::up::end_with(parent)) {
+        return ExitCode::FAILURE;
+    }
+    match command {
         Command::Up(args) => cli::up::run(args),
         Command::Gateway(args) => proxy::run(*args),
         Command::Proxy(args) => proxy::run_sidecar(*args),

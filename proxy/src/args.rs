@@ -150,38 +150,6 @@ pub struct ProcessArgs {
     /// How many proxies like this one share what RateLimits with scope sharedByReplicas allow
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub replicas: u32,
-    /// Told once requests are served.
-    #[arg(skip)]
-    pub ready: Option<std::sync::mpsc::Sender<()>>,
-    /// Told events in place of standard error, which may be a screen that others draw on.
-    #[arg(skip)]
-    pub events: Option<std::sync::mpsc::SyncSender<String>>,
-}
-
-impl ProcessArgs {
-    /// These rule files, and everything else as it is without flags.
-    pub fn of(files: Vec<PathBuf>) -> ProcessArgs {
-        ProcessArgs {
-            files,
-            control: None,
-            control_ca: None,
-            token_file: None,
-            data: None,
-            preload_services: PRELOAD_SERVICES,
-            workers: None,
-            probe: None,
-            metrics: None,
-            admin: None,
-            access_log: None,
-            access_log_format: Format::Json,
-            finish_within: FINISH_WITHIN_S,
-            resolvers: Vec::new(),
-            zone: None,
-            replicas: 1,
-            ready: None,
-            events: None,
-        }
-    }
 }
 
 /// What a process is started with, once it is known that it makes sense.

@@ -24,7 +24,7 @@ use crate::revision::{InForce, Rules};
 use crate::stats::{Counter, WorkerStats};
 use crate::status::Status;
 use crate::subscription::{Answer, Known, Standing, Updates, Voice};
-use crate::{admin, edges, log, metrics};
+use crate::{admin, edges, metrics};
 
 /// From one look at which endpoints are used to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -48,9 +48,6 @@ fn begin(start: Result<Start, String>) -> ExitCode {
         Ok(start) => start,
         Err(problem) => return fail(&[problem]),
     };
-    if let Some(events) = &start.process.events {
-        log::send_events_to(events.clone());
-    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&[format!("cannot start: {error}")]),
@@ -138,11 +135,6 @@ async fn live(start: Start, started: Instant) -> Result<(), Vec<String>> {
         drain.begin(instance.clone());
     }
     event("info", &format!("ready with {workers} workers after {} ms", started.elapsed().as_millis()));
-    if let Some(ready) = &args.ready {
-        // Who does not wait for it does not need to know.
-        let _ = ready.send(());
-    }
-
     if let Some(answer) = answer {
         // Control may have gone meanwhile.
         let _ = answer.send(Ok(()));

@@ -4,38 +4,17 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 /// Lines that may wait for the log's thread; more are dropped and counted.
 const RING_LINES: usize = 16 * 1024;
 
-/// Who is told events in place of standard error.
-static LISTENER: OnceLock<SyncSender<String>> = OnceLock::new();
-
-/// Tells an event of the process: `time level message` on standard error, or to who listens in its place.
+/// Tells an event of the process: `time level message` on standard error.
 pub fn event(level: &str, message: &str) {
-    let line = format!("{} {level:5} {message}", timestamp());
-    let untold = match LISTENER.get() {
-        None => Some(line),
-        Some(listener) => match listener.try_send(line) {
-            // Who does not keep up misses events; nobody waits for them.
-            Ok(()) | Err(TrySendError::Full(_)) => None,
-            Err(TrySendError::Disconnected(line)) => Some(line),
-        },
-    };
-    if let Some(line) = untold {
-        // Nobody to tell that standard error is gone.
-        // In one write, so that it stays a line where others write there, too.
-        let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
-    }
-}
-
-/// From now on events go to `listener` as long as it listens; the first of a process stays.
-pub(crate) fn send_events_to(listener: SyncSender<String>) {
-    let _ = LISTENER.set(listener);
+    // In one write, so that it stays a line where others write there, too. Nobody to tell that standard error is gone.
+    let _ = io::stderr().write_all(format!("{} {level:5} {message}\n", timestamp()).as_bytes());
 }
 
 /// How access log lines look.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::cli::table::{Table, count, milliseconds};
+use crate::cli::table::{Table, milliseconds};
 
 /// The instances that proxies speak for, and those that were refused.
 pub fn instances(answer: &Value) -> Table {
@@ -72,17 +72,20 @@ pub fn receipt(one: &Value) -> String {
     lines.join("\n") + "\n"
 }
 
-/// `n of m after 12 ms`.
 fn forgotten(one: &Value) -> String {
+    forgotten_by(one, |count| if count == 1 { " proxy" } else { " proxies" })
+}
+
+/// `n of m proxies after 12 ms`, with this word.
+pub fn forgotten_by(one: &Value, word: impl Fn(u64) -> &'static str) -> String {
     let number = |name: &str| one[name].as_u64().unwrap_or(0);
     let of = number("holders");
     let on = of.saturating_sub(number("waiting") + number("unreachable"));
+    let word = word(of);
     match of {
         0 => "nobody knew it".into(),
-        _ if one["forgottenMilliseconds"].is_null() => format!("{on} of {}", count(of as usize, "proxy", "proxies")),
-        _ => {
-            format!("{on} of {} after {}", count(of as usize, "proxy", "proxies"), after(&one["forgottenMilliseconds"]))
-        }
+        _ if one["forgottenMilliseconds"].is_null() => format!("{on} of {of}{word}"),
+        _ => format!("{on} of {of}{word} after {}", after(&one["forgottenMilliseconds"])),
     }
 }
 
@@ -113,7 +116,7 @@ fn note(one: &Value) -> String {
 }
 
 /// Milliseconds with their parts, as they are told.
-fn after(value: &Value) -> String {
+pub fn after(value: &Value) -> String {
     match value.as_f64() {
         Some(time) if time < 10.0 => format!("{time:.1} ms"),
         Some(time) => milliseconds(time as u64),

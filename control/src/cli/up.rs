@@ -1,42 +1,56 @@
-//! `evenkeel up`: the first minute. A gateway on a port of this machine, a shop of four services in lanes behind it, the
-//! traffic of several users, and a view of what becomes of it. The parts in the order in which they matter: `shop` the
-//! services, `rules` what the gateway is told, `load` the users, `judge` what answers mean, `ledger` and `told` the
-//! figures, `world` what they share, `board` their texts, `screen` and `keys` the live view. Cold.
+//! `evenkeel up`: the first minute. Control, a gateway on a port of this machine, and a shop of four services in lanes, each
+//! instance with a sidecar: all of them processes of this binary; the traffic of several users, and a view of what becomes of
+//! it while instances come and go. The parts in the order in which they matter: `leash` what ends with what, `child` a
+//! process, `mesh` control and gateway, `rules` what they are told, `instance` an application with its sidecar (`app`, `ports`),
+//! `shop` who stands where, `deeds` what becomes of them; `load` the users, `call` how they ask, `judge` what answers mean;
+//! `ledger`, `rates`, `told`, `heard` and `events` what is known, `world` all of it, `board` its texts, `screen` and `keys` the live
+//! view. Cold.
 
+mod app;
 mod board;
 mod call;
+mod child;
+mod deeds;
+mod events;
+mod heard;
+mod instance;
 mod judge;
 mod keys;
+mod leash;
 mod ledger;
 mod load;
+mod mesh;
+mod ports;
+mod rates;
 mod rules;
 mod screen;
 mod shop;
 mod told;
 mod world;
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use shop::Instance;
+use child::Stage;
+use events::Events;
+use leash::Leash;
+use mesh::Mesh;
 use world::World;
 
-/// Events that are remembered.
-const EVENTS_MAX: usize = 100;
+pub use leash::end_with;
+
 /// How long requests under way may take at the end.
 const FINISH_WITHIN: Duration = Duration::from_millis(1500);
+/// What `--keys` have begun may take so much longer than `--seconds`.
+const BUSY_MAX: Duration = Duration::from_secs(60);
 
 /// How to try it.
 #[derive(clap::Args)]
@@ -50,12 +64,20 @@ pub struct UpArgs {
     /// One line a second in place of the live view, as if there were no terminal
     #[arg(long)]
     plain: bool,
+    /// Press these keys of the live view one after the other, a second apart, once traffic flows: 2r restarts cart
+    #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
+    keys: Option<String>,
+    /// Remove this folder when nobody holds the other end of standard input: what `up` starts for its own end.
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    sweep: Option<PathBuf>,
 }
 
 /// Runs the demonstration.
 pub fn run(args: UpArgs) -> ExitCode {
-    let folder = Folder(std::env::temp_dir().join(format!("evenkeel-up-{}", std::process::id())));
-    match show(&args, &folder.0) {
+    if let Some(folder) = &args.sweep {
+        return leash::sweep(folder);
+    }
+    match show(args) {
         Ok(code) => code,
         Err(problem) => {
             let _ = writeln!(io::stderr(), "{problem}");
@@ -64,58 +86,45 @@ pub fn run(args: UpArgs) -> ExitCode {
     }
 }
 
-/// A folder that nothing is left of, whatever happens: a terminal that is closed included.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn show(args: &UpArgs, folder: &Path) -> Result<ExitCode, String> {
+fn show(args: UpArgs) -> Result<ExitCode, String> {
     let failed = |error: io::Error| format!("cannot start: {error}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let ending = watch::Sender::new(false);
-    let entered = runtime.enter();
     // From here on a signal ends it in order.
-    hear_signals(&ending).map_err(failed)?;
-    // The gateway cannot choose a port by itself; until it takes this one nobody else can.
-    let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-    let inside = held.local_addr().map_err(failed)?;
-    let instances = shop::open(inside).map_err(failed)?;
-    drop(entered);
-
-    create(folder)?;
-    let rules = folder.join("rules.yaml");
-    let failed = |error: io::Error| format!("cannot write {}: {error}", rules.display());
-    fs::write(&rules, rules::write(args.port, inside.port(), &instances)).map_err(failed)?;
-    drop(held);
+    runtime.block_on(async { hear_signals(&ending) }).map_err(failed)?;
+    // The last to go: nothing is left, whatever happens.
+    let leash = Leash::make()?;
     let has_terminal = io::stdout().is_terminal();
     let is_live = !args.plain && has_terminal;
-    let (sender, events) = sync_channel(EVENTS_MAX);
-    let door = folder.join("admin.sock");
-    let gateway = start_gateway(rules.clone(), &door, is_live.then_some(sender))?;
+    let (folder, pipe) = (leash.path().to_owned(), leash.end().map_err(failed)?);
+    let stage = Arc::new(Stage { folder, pipe, events: Arc::new(Events::new(!is_live)) });
 
-    let edge = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
-    let world = Arc::new(World::new(instances, edge, rules, ending));
-    let driven = world.clone();
-    let shop = std::thread::Builder::new()
-        .name("shop".into())
-        .spawn(move || runtime.block_on(open_shop(driven, door)))
-        .map_err(|error| format!("cannot start the shop: {error}"))?;
-    let is_timed_out = || args.seconds.is_some_and(|seconds| world.started.elapsed().as_secs() >= seconds);
-    let is_over = || world.is_ending() || gateway.is_finished() || is_timed_out();
+    // Children end with the thread that starts them.
+    let (ready, opened) = sync_channel(1);
+    let (of_life, seconds) = (ending.clone(), args.seconds);
+    let life = move || runtime.block_on(live(stage, args.port, args.keys, of_life, ready));
+    let life = std::thread::Builder::new().name("shop".into()).spawn(life).map_err(failed)?;
+    let world = match opened.recv() {
+        Ok(world) => world?,
+        // It was told to end before it began.
+        Err(_) if *ending.borrow() => return Ok(ExitCode::SUCCESS),
+        Err(_) => return Err("the shop did not open".into()),
+    };
+    let is_timed_out = || {
+        let late = |seconds: u64| world.uptime().checked_sub(Duration::from_secs(seconds));
+        seconds.and_then(late).is_some_and(|late| !world.is_busy() || late > BUSY_MAX)
+    };
+    let is_over = || world.is_ending() || life.is_finished() || is_timed_out();
     // A view that is gone ends it like a key.
     let seen = match is_live {
-        true => live(&world, events, is_over),
+        true => screen::run(|| world.board(), is_over, |key| world.press(key)),
         false => plain(&world, is_over),
     };
-    let is_lost = gateway.is_finished() && !world.is_ending();
+    let is_lost = life.is_finished() && !world.is_ending();
     let is_timed_out = is_timed_out();
     world.ending.send_replace(true);
-    let _ = shop.join();
-    let board = world.board(&VecDeque::new());
+    let _ = life.join();
+    let board = world.board();
     let seen = seen.and(write!(io::stdout(), "{}", board.summary()));
     if let Err(error) = &seen {
         // Standard error may be the terminal that is gone.
@@ -123,17 +132,8 @@ fn show(args: &UpArgs, folder: &Path) -> Result<ExitCode, String> {
     }
     // Where it is a closed terminal, or a reader that has seen enough, that is no failure.
     let is_cut = seen.is_err_and(|error| !has_terminal && error.kind() != io::ErrorKind::BrokenPipe);
-    let is_bad = board.totals.failed + board.totals.wrong > 0;
+    let is_bad = board.totals.failed + board.totals.wrong > 0 || board.restart.is_some();
     Ok(if is_lost || is_cut || (is_timed_out && is_bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Makes the folder and none above it: where `TMPDIR` is missing, nothing shall be left behind.
-fn create(folder: &Path) -> Result<(), String> {
-    match fs::create_dir(folder) {
-        // Of one that was killed, and had the same number.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        created => created.map_err(|error| format!("cannot create {}: {error} (see TMPDIR)", folder.display())),
-    }
 }
 
 /// Ends the world at the signals that people and systems send, a terminal that is closed included.
@@ -149,57 +149,74 @@ fn hear_signals(ending: &watch::Sender<bool>) -> io::Result<()> {
     Ok(())
 }
 
-fn start_gateway(
-    rules: PathBuf,
-    door: &Path,
-    events: Option<SyncSender<String>>,
-) -> Result<JoinHandle<ExitCode>, String> {
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let admin = door.display().to_string().parse().map(Some)?;
-    let of = proxy::ProcessArgs::of(vec![rules]);
-    let process = proxy::ProcessArgs { workers: Some(1), finish_within: 1, ready: Some(ready), admin, events, ..of };
-    let args = proxy::GatewayArgs { process, name: None };
-    let running = std::thread::Builder::new()
-        .name("gateway".into())
-        .spawn(move || proxy::run(args))
-        .map_err(|error| format!("cannot start the gateway: {error}"))?;
-    // Not by asking its port: another program may answer there. One that fails tells why and drops the sender.
-    match is_ready.recv_timeout(Duration::from_secs(10)) {
-        Ok(()) => Ok(running),
-        Err(RecvTimeoutError::Timeout) => Err("the gateway did not start in time".into()),
-        Err(RecvTimeoutError::Disconnected) => {
-            // It says why before it ends.
-            let _ = running.join();
-            Err("the gateway did not start (--port takes another port)".into())
-        }
+/// The life of all of it: the mesh comes up, the shop opens, users come, keys act, until the world ends. Then those under way
+/// finish; children are killed with their thread, since nobody needs them any more.
+async fn live(
+    stage: Arc<Stage>,
+    port: u16,
+    keys: Option<String>,
+    ending: watch::Sender<bool>,
+    ready: SyncSender<Result<Arc<World>, String>>,
+) {
+    let mut is_ending = ending.subscribe();
+    // Its sender is here, and in the world.
+    let mut ends = async || drop(is_ending.wait_for(|is_ending| *is_ending).await);
+    let opened = tokio::select! {
+        opened = open(stage, port, ending.clone()) => opened,
+        () = ends() => return,
+    };
+    let (world, orders) = match opened {
+        Ok(opened) => opened,
+        Err(problem) => return drop(ready.send(Err(problem))),
+    };
+    let mut browsers = load::start(&world);
+    tokio::spawn(told::follow(world.clone()));
+    tokio::spawn(heard::follow(world.clone()));
+    tokio::spawn(deeds::follow(world.clone(), orders));
+    if let Some(keys) = keys {
+        tokio::spawn(deeds::play(world.clone(), keys));
     }
+    // Whoever looks may have gone.
+    let _ = ready.send(Ok(world));
+    ends().await;
+    let _ = tokio::time::timeout(FINISH_WITHIN, async { while browsers.join_next().await.is_some() {} }).await;
 }
 
-/// Lets the users shop until the world ends, and those under way finish.
-async fn open_shop(world: Arc<World>, door: PathBuf) {
-    tokio::spawn(told::follow(world.clone(), door));
-    let mut browsers = load::start(&world);
-    // Its sender lives in the world.
-    let _ = world.ending.subscribe().wait_for(|is_ending| *is_ending).await;
-    let _ = tokio::time::timeout(FINISH_WITHIN, async { while browsers.join_next().await.is_some() {} }).await;
+/// Comes when everybody is ready.
+async fn open(
+    stage: Arc<Stage>,
+    port: u16,
+    ending: watch::Sender<bool>,
+) -> Result<(Arc<World>, tokio::sync::mpsc::Receiver<world::Order>), String> {
+    let file = stage.folder.join("rules.yaml");
+    fs::write(&file, rules::write(port)).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    let mesh = Mesh::start(&stage, &file, port).await?;
+    let (world, orders) = World::new(stage, mesh, file, ending);
+    let world = Arc::new(world);
+    deeds::open(&world).await?;
+    world.mesh.ready().await?;
+    world.begin();
+    Ok((world, orders))
 }
 
 /// One line a second.
 fn plain(world: &World, is_over: impl Fn() -> bool) -> io::Result<()> {
     let mut out = io::stdout();
-    let edge = world.edge;
+    let (edge, api, admin) = (world.mesh.edge, world.mesh.api, world.mesh.admin.display());
     writeln!(out, "gateway   http://{edge}")?;
-    writeln!(out, "rules     {} (change them: they are reloaded)", world.rules.display())?;
-    writeln!(out, "try it    curl http://{edge}/    curl -H 'x-user: alice' http://{edge}/    (Ctrl-C ends it)\n")?;
+    writeln!(out, "rules     {} (change them: control takes them)", world.rules.display())?;
+    writeln!(out, "try it    curl http://{edge}/    curl -H 'x-user: alice' http://{edge}/    (Ctrl-C ends it)")?;
+    writeln!(out, "look      EVENKEEL_SERVER={api} evenkeel get instances    (get drains, get proxies, status)")?;
+    writeln!(out, "ask       evenkeel explain --admin {admin} GET http://{edge}/ -H 'x-user: alice'\n")?;
     for second in 1.. {
-        let at = world.started + Duration::from_secs(second);
-        while Instant::now() < at {
+        let at = Duration::from_secs(second);
+        while world.uptime() < at {
             if is_over() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let board = world.board(&VecDeque::new());
+        let board = world.board();
         if second == 1 {
             // Who served whom says more of lanes than figures.
             for figures in board.lanes.iter().filter(|figures| !figures.said.is_empty()) {
@@ -210,42 +227,4 @@ fn plain(world: &World, is_over: impl Fn() -> bool) -> io::Result<()> {
         writeln!(out, "{}", board.line())?;
     }
     Ok(())
-}
-
-/// What the gateway tells, and what keys did.
-struct Events {
-    receiver: Receiver<String>,
-    /// What addresses are called.
-    names: Vec<(String, String)>,
-    lines: VecDeque<String>,
-}
-
-impl Events {
-    fn add(&mut self, line: String) {
-        self.lines.push_back(line);
-        if self.lines.len() > EVENTS_MAX {
-            self.lines.pop_front();
-        }
-    }
-
-    fn collect(&mut self) -> &VecDeque<String> {
-        while let Ok(line) = self.receiver.try_recv() {
-            let event = board::event(&line, &self.names);
-            self.add(event);
-        }
-        &self.lines
-    }
-}
-
-/// The live view.
-fn live(world: &World, receiver: Receiver<String>, is_over: impl Fn() -> bool) -> io::Result<()> {
-    let name = |known: &Arc<Instance>| (known.address.to_string(), format!("{} {}", known.service, known.name));
-    let names = world.instances.iter().map(name).collect();
-    let events = RefCell::new(Events { receiver, names, lines: VecDeque::new() });
-    let board = || world.board(events.borrow_mut().collect());
-    screen::run(board, is_over, |selection, switch| {
-        let chosen = world.instances.iter().enumerate().filter(|(index, _)| selection.has(*index));
-        chosen.for_each(|(_, instance)| instance.turn(switch));
-        events.borrow_mut().add(format!("you: {} is {}", selection.name(), switch.word()));
-    })
 }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use e2e::kit::{Guard, PATIENCE, Peer, Scratch, evenkeel, free_port, until};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
@@ -51,12 +51,49 @@ impl Up {
         self.guard.wait(PATIENCE).expect("a child can be waited for").expect("it ends by itself")
     }
 
-    /// Neither a file nor a listener.
-    fn check_nothing_is_left(&self) {
-        let left: Vec<_> = fs::read_dir(self.folder.path().join("tmp")).expect("a folder").collect();
-        assert!(left.is_empty(), "{left:?}");
-        TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).expect("the port is free");
+    /// Runs to its end with these keys, and tells its exit code, standard output and standard error.
+    fn press(keys: &str, seconds: &str) -> (Option<i32>, String, String) {
+        let mut up = Up::start(&["--plain", "--keys", keys, "--seconds", seconds]);
+        let status = up.end();
+        up.check_nothing_is_left();
+        (status.code(), up.told("stdout"), up.told("stderr"))
     }
+
+    /// Its children that still run and have all of these words in their command line, and the children's own children.
+    fn children(&self, words: &[&str]) -> Vec<Pid> {
+        let folder = self.folder.path().join("tmp").display().to_string();
+        let processes = fs::read_dir("/proc").expect("Linux has it").flatten();
+        let children = processes.filter_map(|entry| {
+            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            (line.contains(&folder) && words.iter().all(|word| line.contains(word))).then_some(pid)
+        });
+        children.collect()
+    }
+
+    /// Neither a process, nor a file, nor a listener.
+    fn check_nothing_is_left(&self) {
+        assert_eq!(self.left(), [""; 0]);
+    }
+
+    fn left(&self) -> Vec<String> {
+        let files = fs::read_dir(self.folder.path().join("tmp")).expect("a folder").flatten();
+        let mut left: Vec<String> = files.map(|file| file.path().display().to_string()).collect();
+        left.extend(self.children(&[]).iter().map(|pid| format!("process {pid:?}")));
+        let stdout = self.told("stdout");
+        let api = stdout.split_once("EVENKEEL_SERVER=").and_then(|(_, rest)| rest.split(' ').next());
+        let doors = [Some(format!("127.0.0.1:{}", self.port)), api.map(str::to_owned)];
+        left.extend(doors.into_iter().flatten().filter(|door| TcpListener::bind(door).is_err()));
+        left
+    }
+}
+
+/// The number before these words in the last lines.
+fn count(stdout: &str, words: &str) -> u64 {
+    let last = stdout.split_once("ended after").expect("it ends with a summary").1;
+    let before = last.split_once(words).unwrap_or_else(|| panic!("{words:?} is missing: {last}")).0;
+    before.rsplit(' ').next().expect("a word").parse().expect("a number")
 }
 
 #[test]
@@ -109,6 +146,84 @@ fn a_wrong_lane_is_noticed_and_named() {
     let stdout = up.told("stdout");
     assert!(stdout.contains("instead of blue"), "{stdout}\n{}", up.told("stderr"));
     up.check_nothing_is_left();
+}
+
+#[test]
+fn instances_are_replaced_and_a_lane_is_opened_and_no_request_fails() {
+    let (code, stdout, stderr) = Up::press("2rl", "3");
+    assert_eq!(code, Some(0), "{stdout}\n{stderr}");
+    for words in
+        ["cart base restarts", "cart base restarted: 2 in", "0 requests failed", "20 of 100 others", "of files changed"]
+    {
+        assert!(stderr.contains(words), "{words:?} is missing:\n{stdout}\n{stderr}");
+    }
+    assert!(stdout.contains("  2 drained, last cart-2 forgotten by "), "{stdout}\n{stderr}");
+    assert_eq!((count(&stdout, " failed, "), count(&stdout, " in a wrong lane")), (0, 0), "{stdout}\n{stderr}");
+}
+
+#[test]
+fn nobody_notices_that_control_is_killed() {
+    let (code, stdout, stderr) = Up::press("cc", "4");
+    assert_eq!(code, Some(0), "{stdout}\n{stderr}");
+    for words in ["you: control is killed", "is not there, its last rules stay in force", "you: control comes back"] {
+        assert!(stderr.contains(words), "{words:?} is missing:\n{stdout}\n{stderr}");
+    }
+    let lines: Vec<&str> = stdout.lines().filter(|line| line.contains(" limited, 0 failed, 0 wrong lane")).collect();
+    assert!(lines.iter().any(|line| line.contains("control DEAD for ")), "{stdout}");
+    assert!(!lines.last().expect("lines").contains("DEAD"), "{stdout}");
+}
+
+#[test]
+fn who_is_killed_comes_back() {
+    let mut up = Up::start(&["--plain", "--keys", "2k"]);
+    up.rules();
+    // By others, too.
+    let kill = |words: &[&str]| {
+        let found = up.children(words);
+        assert_eq!(found.len(), 1, "{words:?}");
+        kill_process(found[0], Signal::KILL).expect("it runs");
+        found[0]
+    };
+    kill(&[" proxy ", "--instance stock-3"]);
+    until("all are back", || {
+        let stderr = up.told("stderr");
+        ["cart-5 stands in for cart-1", "stock-5 stands in for stock-3"]
+            .iter()
+            .all(|words| stderr.contains(words))
+            .then_some(())
+    });
+    let before = kill(&[" gateway "]);
+    until("another gateway", || up.children(&[" gateway "]).into_iter().find(|pid| *pid != before));
+    until("clients come in", || Peer::try_connect(SocketAddr::from((Ipv4Addr::LOCALHOST, up.port))).ok());
+    assert_eq!(up.children(&[" proxy "]).len(), 16);
+    up.guard.end(Signal::INT, PATIENCE).expect("a signal").expect("it ends by itself");
+    up.check_nothing_is_left();
+    let (stdout, stderr) = (up.told("stdout"), up.told("stderr"));
+    for words in
+        ["cart-1 is killed", "stock-3 has ended (signal: 9 (SIGKILL))", "gateway has ended (signal: 9 (SIGKILL)"]
+    {
+        assert!(stderr.contains(words), "{words:?} is missing:\n{stdout}\n{stderr}");
+    }
+    assert_eq!(count(&stdout, " in a wrong lane"), 0, "{stdout}\n{stderr}");
+}
+
+#[test]
+fn a_service_that_forgets_its_trace_is_found_and_named() {
+    let (code, stdout, stderr) = Up::press("3t", "4");
+    assert_eq!(code, Some(1), "{stdout}\n{stderr}");
+    let words = " times wrong lane: price > stock: stock(base) served a request of blue";
+    assert_eq!(count(&stdout, words), count(&stdout, " in a wrong lane"), "{stdout}\n{stderr}");
+    assert!(stdout.contains("| price-1 NO TRACE | price-2 NO TRACE"), "{stdout}\n{stderr}");
+}
+
+#[test]
+fn nothing_is_left_of_one_that_is_killed() {
+    let mut up = Up::start(&["--plain"]);
+    up.rules();
+    // Control, the gateway, sixteen sidecars, and the broom.
+    assert_eq!(up.children(&[]).len(), 19);
+    up.guard.end(Signal::KILL, PATIENCE).expect("a signal");
+    until("everything is gone", || up.left().is_empty().then_some(()));
 }
 
 #[test]
@@ -196,6 +311,8 @@ fn the_live_view_takes_keys_and_gives_the_terminal_back() {
     read_until(&mut screen, &mut seen, "blue");
     screen.write_all(b"4bf").expect("keys");
     read_until(&mut screen, &mut seen, "FAILING");
+    screen.write_all(b"3R").expect("keys");
+    read_until(&mut screen, &mut seen, "restarted ");
     screen.write_all(b"q").expect("a key");
     read_until(&mut screen, &mut seen, "\x1b[?1049l");
     read_until(&mut screen, &mut seen, "ended after");

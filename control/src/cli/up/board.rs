@@ -1,16 +1,11 @@
 //! What is shown, as texts, whether on a screen or in a log. Pure.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::app::Switch;
+use super::keys::Selection;
 use super::ledger::{LaneFigures, Totals};
-use super::shop::Switch;
-use super::told::PolicyFigures;
-
-/// What rates of instances are of.
-const WINDOW: Duration = Duration::from_secs(5);
-/// Samples kept at most.
-const SAMPLES_MAX: usize = 64;
+use super::told::{PolicyFigures, Standing};
 
 /// Everything at one moment.
 #[derive(Debug, Clone, Default)]
@@ -21,20 +16,34 @@ pub struct Board {
     pub edge: String,
     /// The file of rules.
     pub rules: String,
+    /// Control's REST API.
+    pub api: String,
+    /// How long control has not answered. None: it does.
+    pub control_gone: Option<Duration>,
+    /// How old the rules are.
+    pub rules_age: Option<Duration>,
+    /// Receipts of drains.
+    pub drains: usize,
+    /// The newest.
+    pub last_drain: Option<String>,
+    /// Of a restart that is under way, how many have been replaced, of how many.
+    pub restart: Option<(usize, usize)>,
     /// One for each lane.
     pub lanes: Vec<LaneFigures>,
     /// In the order of the shop.
     pub instances: Vec<InstanceFigures>,
-    /// In the order of the gateway.
+    /// In the order of their names.
     pub policies: Vec<PolicyFigures>,
     /// All lanes.
     pub totals: Totals,
-    /// Attempts after a failed one, by the gateway.
+    /// Attempts after a failed one, of all proxies.
     pub retries: u64,
     /// What was not as expected, and how often.
     pub problems: Vec<(String, u64)>,
-    /// The gateway's, and what keys did; the newest last.
+    /// What happened; the newest last.
     pub events: Vec<String>,
+    /// What keys are about.
+    pub selection: Selection,
 }
 
 /// How an instance does.
@@ -44,39 +53,16 @@ pub struct InstanceFigures {
     pub service: &'static str,
     /// Its lane.
     pub lane: &'static str,
-    /// Its name in the service.
-    pub name: &'static str,
-    /// What the gateway thinks of it, and the seconds that it leaves it alone.
-    pub state: Option<(String, Option<u64>)>,
+    /// Its name. None: nobody stands there.
+    pub name: Option<String>,
+    /// What control and callers think of it where that is not as usual, and the seconds that it is left alone.
+    pub trouble: Option<(String, Option<u64>)>,
     /// How it behaves.
     pub switch: Switch,
+    /// Whether it passes no trace on.
+    pub forgets_trace: bool,
     /// Requests that reach it in a second.
     pub per_second: f64,
-}
-
-/// Counts of the last seconds, from which rates are made.
-#[derive(Debug, Default)]
-pub struct Rates {
-    samples: VecDeque<(Duration, Vec<u64>)>,
-}
-
-impl Rates {
-    /// Remembers the counts at a moment.
-    pub fn take(&mut self, at: Duration, counts: Vec<u64>) {
-        self.samples.push_back((at, counts));
-        let is_old = |(then, _): &(Duration, Vec<u64>)| at.saturating_sub(*then) > WINDOW;
-        while self.samples.len() > SAMPLES_MAX || self.samples.front().is_some_and(is_old) {
-            self.samples.pop_front();
-        }
-    }
-
-    /// What one of the counts grows by in a second.
-    pub fn per_second(&self, index: usize) -> f64 {
-        let (Some((from, first)), Some((to, last))) = (self.samples.front(), self.samples.back()) else { return 0.0 };
-        let grown = last.get(index).unwrap_or(&0).saturating_sub(*first.get(index).unwrap_or(&0));
-        let seconds = to.saturating_sub(*from).as_secs_f64();
-        if seconds > 0.0 { grown as f64 / seconds } else { 0.0 }
-    }
 }
 
 impl LaneFigures {
@@ -98,32 +84,42 @@ impl LaneFigures {
 }
 
 impl InstanceFigures {
-    /// Requests in a second, and what is not as usual.
+    /// What it is called, and what is not as usual or else its requests in a second. Short: `#3 54/s` of `web-3`.
     pub fn words(&self) -> String {
-        let mut words = vec![format!("{:.0}/s", self.per_second)];
-        if self.switch != Switch::Ok {
-            words.push(self.switch.word().to_uppercase());
-        }
-        match &self.state {
-            None => words.push("unknown".into()),
-            Some((state, None)) if state == "ready" => {}
-            Some((state, None)) => words.push(state.clone()),
-            Some((state, Some(seconds))) => words.push(format!("{state} {seconds}s")),
-        }
-        words.join(" ")
+        let number = self.name.as_ref().and_then(|name| Some(name.rsplit_once('-')?.1));
+        let Some(number) = number else { return "nobody".into() };
+        let told = self.troubles().into_iter().next();
+        format!("#{number} {}", told.unwrap_or_else(|| format!("{:.0}/s", self.per_second)))
     }
 
-    /// Whether somebody should look at it.
+    /// All that is not as usual, the gravest first.
+    pub fn troubles(&self) -> Vec<String> {
+        let switch = (self.switch != Switch::Ok).then(|| self.switch.word().to_uppercase());
+        let trace = self.forgets_trace.then(|| "NO TRACE".to_owned());
+        let told = self.trouble.as_ref().map(|(state, seconds)| match seconds {
+            None => state.clone(),
+            Some(seconds) => format!("{state} {seconds}s"),
+        });
+        [switch, trace, told].into_iter().flatten().collect()
+    }
+
+    /// Whether nobody needs to look at it.
     pub fn is_well(&self) -> bool {
-        self.switch == Switch::Ok && self.state.as_ref().is_some_and(|(state, _)| state == "ready")
+        self.name.is_some() && self.troubles().is_empty()
     }
 }
 
 impl PolicyFigures {
-    /// For a table: kind and name, admitted, refused, how it stands.
-    pub fn cells(&self) -> [String; 4] {
-        let PolicyFigures { name, admitted, refused, standing, .. } = self;
-        [name.clone(), admitted.to_string(), refused.to_string(), standing.clone()]
+    /// In a line: kind and name, admitted, refused, how it stands.
+    pub fn words(&self) -> String {
+        let PolicyFigures { name, admitted, refused, standing } = self;
+        let stands = match standing {
+            Standing::Breaker { of, open: 0, opened } => format!("closed at {of}, {opened} openings"),
+            Standing::Breaker { of, open, opened } => format!("OPEN at {open} of {of}, {opened} openings"),
+            Standing::Slots { busiest, limit, waiting } => format!("{busiest} of {limit} under way, {waiting} wait"),
+            Standing::Values(values) => format!("{values} users"),
+        };
+        format!("{name:22} {admitted:>6} passed {refused:>5} refused  {stands}")
     }
 }
 
@@ -136,11 +132,34 @@ impl Board {
         parts.push(format!("{limited} limited, {failed} failed, {wrong} wrong lane"));
         let also = [(fallbacks, "fallbacks"), (self.retries, "retries")];
         parts.extend(also.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
-        let open = self.policies.iter().filter(|policy| policy.is_open);
-        parts.extend(open.map(|policy| format!("{} {}", policy.name, policy.standing)));
+        parts.extend(self.last_drain.as_ref().map(|last| format!("{} drained, last {last}", self.drains)));
+        parts.extend(self.restart.map(|(done, all)| format!("{done} of {all} restarted")));
+        parts.extend(self.control_gone.map(|_| format!("control {}", self.control())));
+        let open = self.policies.iter().filter(|policy| policy.is_open());
+        parts.extend(open.map(|policy| format!("{} is open", policy.name)));
         let unwell = self.instances.iter().filter(|instance| !instance.is_well());
-        parts.extend(unwell.map(|instance| format!("{} {} {}", instance.service, instance.name, instance.words())));
+        parts.extend(unwell.map(|instance| match &instance.name {
+            Some(name) => format!("{name} {}", instance.troubles().join(" ")),
+            None => format!("nobody is {} {}", instance.service, instance.lane),
+        }));
         parts.join(" | ")
+    }
+
+    /// Whether control is there, and how old the rules are.
+    pub fn control(&self) -> String {
+        let state = match self.control_gone {
+            None => "alive".to_owned(),
+            Some(gone) => format!("DEAD for {} s", gone.as_secs()),
+        };
+        state + &self.rules_age.map(|age| format!(", rules {} s old", age.as_secs())).unwrap_or_default()
+    }
+
+    /// The last drain, and a restart that is under way.
+    pub fn drain(&self) -> String {
+        let restart = self.restart.map(|(done, all)| format!("restarted {done} of {all}; ")).unwrap_or_default();
+        let last = self.last_drain.as_deref().unwrap_or("nobody was let go so far");
+        let head = format!("drains {}", self.drains);
+        format!("{head:9} {restart}{last}")
     }
 
     /// The last words, each a line.
@@ -157,25 +176,17 @@ impl Board {
                 totals.answered, totals.failed, totals.wrong
             );
         }
+        if let Some(last) = &self.last_drain {
+            text += &format!("  {} drained, last {last}\n", self.drains);
+        }
+        if let Some((done, all)) = self.restart {
+            text += &format!("  a restart was cut off: {done} of {all} were replaced\n");
+        }
         for (problem, count) in &self.problems {
             text += &format!("  {count} times {problem}\n");
         }
         text
     }
-}
-
-/// An event of the gateway with the time of the day alone, and with names of instances in place of addresses.
-pub fn event(line: &str, names: &[(String, String)]) -> String {
-    let timed = line.split_once(' ').and_then(|(time, rest)| Some((time.split_once('T')?.1.get(..8)?, rest)));
-    let mut told = timed.map_or_else(|| line.to_owned(), |(time, rest)| format!("{time} {rest}"));
-    for (address, name) in names {
-        // The log names the cluster first, which the name of the instance says, too.
-        if let Some((lead, rest)) = told.split_once(&format!(": {address} ")) {
-            let lead = lead.rsplit_once(' ').map_or("", |(lead, _)| lead);
-            told = format!("{lead} {name} {rest}");
-        }
-    }
-    told
 }
 
 /// Of each hop that served only its lane: `web(blue) > cart(base)` is `blue > base`.
@@ -218,37 +229,48 @@ pub(super) mod tests {
             totals,
             said: format!("web({lane}) > cart(base)"),
         };
-        let instance = |name: &'static str, state: &str, seconds: Option<u64>, switch: Switch| InstanceFigures {
+        let instance = |name: &str, trouble: Option<(&str, Option<u64>)>, switch: Switch| InstanceFigures {
             service: "price",
             lane: "base",
-            name,
-            state: Some((state.into(), seconds)),
+            name: (!name.is_empty()).then(|| name.to_owned()),
+            trouble: trouble.map(|(state, seconds)| (state.to_owned(), seconds)),
             switch,
+            forgets_trace: name == "price-3",
             per_second: 12.4,
         };
+        let policy =
+            |name: &str, standing: Standing| PolicyFigures { name: name.into(), admitted: 9, refused: 2, standing };
         Board {
             uptime: Duration::from_secs(61),
             edge: "http://127.0.0.1:8080".into(),
             rules: "/tmp/rules.yaml".into(),
+            api: "127.0.0.1:43211".into(),
+            control_gone: Some(Duration::from_secs(3)),
+            rules_age: Some(Duration::from_secs(61)),
+            drains: 116,
+            last_drain: Some("price-12 forgotten by 18 of 18 after 14.1 ms, gone after 110 ms".into()),
+            restart: None,
             lanes: vec![
                 lane("base", 70.0, Totals { answered: 4000, failed: 3, limited: 7, ..Totals::default() }),
                 lane("blue", 30.0, Totals { answered: 2000, wrong: 1, ..Totals::default() }),
+                lane("green", 0.0, Totals::default()),
             ],
             instances: vec![
-                instance("base-1", "ready", None, Switch::Ok),
-                instance("base-2", "ejected", Some(4), Switch::Failing),
+                instance("price-1", None, Switch::Ok),
+                instance("price-12", Some(("ejected", Some(4))), Switch::Failing),
+                instance("price-3", Some(("draining", None)), Switch::Ok),
+                instance("", None, Switch::Dead),
             ],
-            policies: vec![PolicyFigures {
-                name: "CircuitBreaker price".into(),
-                admitted: 9,
-                refused: 2,
-                standing: "open, opened 1 times".into(),
-                is_open: true,
-            }],
+            policies: vec![
+                policy("CircuitBreaker price", Standing::Breaker { of: 4, open: 1, opened: 1 }),
+                policy("ConcurrencyLimit stock", Standing::Slots { busiest: 3, limit: 16, waiting: 0 }),
+                policy("RateLimit per-user", Standing::Values(6)),
+            ],
             totals: Totals { answered: 6000, failed: 3, wrong: 1, limited: 7, fallbacks: 0 },
             retries: 5,
-            problems: vec![("unexpected: 503 ".into(), 3)],
-            events: vec!["price base-2 is failing".into()],
+            problems: vec![("unexpected: 503 ".into(), 3), ("wrong lane: price > stock".into(), 1)],
+            events: vec!["price-12 is failing".into()],
+            selection: Selection::default(),
         }
     }
 
@@ -256,44 +278,19 @@ pub(super) mod tests {
     fn a_board_fits_a_line_and_ends_with_a_summary() {
         assert_eq!(
             sample().line(),
-            "  61s  base 70/s 70% 24/31 ms | blue 30/s 30% 24/31 ms | 7 limited, 3 failed, 1 wrong lane | 5 retries \
-             | CircuitBreaker price open, opened 1 times | price base-2 12/s FAILING ejected 4s"
+            "  61s  base 70/s 70% 24/31 ms | blue 30/s 30% 24/31 ms | green 0/s 0% 24/31 ms | 7 limited, 3 failed, \
+             1 wrong lane | 5 retries | 116 drained, last price-12 forgotten by 18 of 18 after 14.1 ms, gone after 110 ms \
+             | control DEAD for 3 s, rules 61 s old | CircuitBreaker price is open | price-12 FAILING \
+             ejected 4s | price-3 NO TRACE draining | nobody is price base"
         );
         assert_eq!(
-            sample().summary(),
+            Board { restart: Some((3, 16)), ..sample() }.summary(),
             "ended after 61 s: 6000 answered, 7 limited, 0 by fallback, 3 failed, 1 in a wrong lane\n  \
              base: 4000 answered, 3 failed, 0 in a wrong lane\n  blue: 2000 answered, 0 failed, 1 in a wrong lane\n  \
-             3 times unexpected: 503 \n"
+             green: 0 answered, 0 failed, 0 in a wrong lane\n  \
+             116 drained, last price-12 forgotten by 18 of 18 after 14.1 ms, gone after 110 ms\n  \
+             a restart was cut off: 3 of 16 were replaced\n  3 times unexpected: 503 \n  1 times wrong lane: price > stock\n"
         );
-    }
-
-    #[test]
-    fn events_have_the_time_of_the_day_and_names() {
-        let names = [("127.0.0.1:7001".to_owned(), "web base-1".to_owned())];
-        for (line, expected) in [
-            ("2026-11-21T10:08:13.872Z info  listening", "10:08:13 info  listening"),
-            (
-                "2026-11-21T10:08:13.872Z warn  default/web:80: 127.0.0.1:7001 is ejected for 5s",
-                "10:08:13 warn  web base-1 is ejected for 5s",
-            ),
-            (
-                "2026-11-21T10:08:13.872Z warn  default/web:80: 127.0.0.1:70010 x",
-                "10:08:13 warn  default/web:80: 127.0.0.1:70010 x",
-            ),
-            ("something else", "something else"),
-        ] {
-            assert_eq!(event(line, &names), expected);
-        }
-    }
-
-    #[test]
-    fn rates_are_of_the_last_seconds() {
-        let mut rates = Rates::default();
-        assert_eq!(rates.per_second(0), 0.0);
-        for (at, count) in [(0, 0), (1, 100), (2, 110), (6, 150), (7, 160)] {
-            rates.take(Duration::from_secs(at), vec![count, 7]);
-        }
-        assert_eq!((rates.per_second(0), rates.per_second(1), rates.per_second(9)), (10.0, 0.0, 0.0));
     }
 
     #[test]

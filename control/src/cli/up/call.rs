@@ -58,9 +58,14 @@ impl Caller {
 
     /// GETs `path` with these fields. The error is a sentence.
     pub async fn get(&self, path: &str, headers: &HeaderMap) -> Result<Answer, String> {
-        match tokio::time::timeout(PATIENCE, self.exchange(path, headers)).await {
+        self.get_within(PATIENCE, path, headers).await
+    }
+
+    /// The same with more, or less, patience.
+    pub async fn get_within(&self, patience: Duration, path: &str, headers: &HeaderMap) -> Result<Answer, String> {
+        match tokio::time::timeout(patience, self.exchange(path, headers)).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+            Err(_) => Err(format!("no answer within {patience:?}")),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What an answer means: whether it is as it should be, and whether each hop was served in the right lane. Pure.
 
-use super::shop::{BASE, LANES, SERVICES};
+use super::app::BASE;
+use super::shop::{LANES, SERVICES};
 
 /// What is known of who asked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -18,8 +19,8 @@ pub struct Asker {
 pub struct Reply<'a> {
     /// The status.
     pub status: u16,
-    /// Which lane the request was in when it reached the first service.
-    pub lane: Option<&'a str>,
+    /// In which lane the request was when it reached each service, such as `blue > blue`.
+    pub lanes: Option<&'a str>,
     /// Who served, such as `web(blue) > cart(base)`.
     pub body: &'a str,
 }
@@ -29,7 +30,7 @@ pub struct Reply<'a> {
 pub enum Presence {
     /// None.
     Absent,
-    /// One that the gateway may have left alone, or does.
+    /// Only such that callers may have left alone, or do.
     Troubled,
     /// One that should have been asked.
     Well,
@@ -74,10 +75,11 @@ pub fn judge(asker: Asker, reply: Result<Reply<'_>, &str>, presence: impl Fn(&st
         429 if asker.is_greedy => return untold(Verdict::Limited),
         status => return untold(Verdict::Unexpected(format!("{status} {}", reply.body.trim_end()))),
     }
-    let Some(lane) = reply.lane.and_then(|told| LANES.into_iter().find(|lane| *lane == told)) else {
+    let lanes: Vec<&str> = reply.lanes.unwrap_or_default().split(" > ").collect();
+    let Some(lane) = LANES.into_iter().find(|lane| lanes.first() == Some(lane)) else {
         return untold(Verdict::Unexpected(format!("200 without a known lane: {}", reply.body.trim_end())));
     };
-    let verdict = wrong_entry(asker, lane, &presence).or_else(|| wrong_hop(lane, reply.body, &presence));
+    let verdict = wrong_entry(asker, lane, &presence).or_else(|| wrong_hop(lane, &lanes, reply.body, &presence));
     Judgement { lane, is_told: true, verdict: verdict.unwrap_or_else(|| served(reply.body)) }
 }
 
@@ -100,10 +102,11 @@ fn wrong_entry(asker: Asker, lane: &str, presence: &impl Fn(&str, &str) -> Prese
     }
 }
 
-/// The first hop that somebody served who should not.
-fn wrong_hop(lane: &str, body: &str, presence: &impl Fn(&str, &str) -> Presence) -> Option<Verdict> {
+/// The first hop that somebody served who should not, with the edge on which the request left its lane: `lanes` says where each
+/// service saw it.
+fn wrong_hop(lane: &str, lanes: &[&str], body: &str, presence: &impl Fn(&str, &str) -> Presence) -> Option<Verdict> {
     let mut hops = body.trim_end().split(" > ");
-    for service in SERVICES {
+    for (number, service) in SERVICES.into_iter().enumerate() {
         let hop = hops.next().and_then(|hop| hop.strip_suffix(')')?.split_once('('));
         let Some((_, by)) = hop.filter(|(name, _)| *name == service) else {
             return Some(Verdict::Unexpected(format!("200 {}", body.trim_end())));
@@ -112,7 +115,12 @@ fn wrong_hop(lane: &str, body: &str, presence: &impl Fn(&str, &str) -> Presence)
             "fallback" => break,
             _ if by == lane => {}
             BASE if presence(service, lane) != Presence::Well => {}
-            _ => return Some(Verdict::WrongLane(format!("{service}({by}) served a request of {lane}"))),
+            _ => {
+                let left = lanes.iter().position(|seen| *seen != lane).unwrap_or(number).min(number);
+                let edge = if left == 0 { "edge" } else { SERVICES[left - 1] };
+                let served = format!("{service}({by}) served a request of {lane}");
+                return Some(Verdict::WrongLane(format!("{edge} > {}: {served}", SERVICES[left])));
+            }
         }
     }
     None
@@ -127,19 +135,18 @@ mod tests {
     const GREEN: Asker = Asker { before: Some("green"), ..ANYBODY };
     const ROBOT: Asker = Asker { is_greedy: true, ..ANYBODY };
 
-    /// As the shop is, but for one instance.
+    /// As the shop is, but for one lane of a service.
     fn check(asker: Asker, troubled: (&str, &str), answer: (u16, &str, &str), expected: &str) {
         let presence = |service: &str, lane: &str| {
-            let has =
-                lane == BASE || super::super::shop::CAST.iter().any(|known| (known.0, known.1) == (service, lane));
-            match has {
+            let place = SERVICES.iter().position(|known| *known == service).expect("one of the services");
+            match lane == BASE || super::super::shop::LANE_OF[place] == lane {
                 _ if (service, lane) == troubled => Presence::Troubled,
                 true => Presence::Well,
                 false => Presence::Absent,
             }
         };
-        let (status, lane, body) = answer;
-        let reply = Reply { status, lane: (!lane.is_empty()).then_some(lane), body };
+        let (status, lanes, body) = answer;
+        let reply = Reply { status, lanes: (!lanes.is_empty()).then_some(lanes), body };
         let Judgement { lane, verdict, .. } = judge(asker, Ok(reply), presence);
         let told = match verdict {
             Verdict::Good => "good".into(),
@@ -151,25 +158,59 @@ mod tests {
         assert_eq!(format!("{lane} {told}"), expected, "{answer:?}");
     }
 
+    const IN_BASE: &str = "base > base > base > base";
+    const IN_BLUE: &str = "blue > blue > blue > blue";
+    const IN_GREEN: &str = "green > green > green > green";
+
     #[test]
     fn each_hop_is_served_in_the_lane_of_the_request_if_it_is_there() {
         let none = ("", "");
         let base = "web(base) > cart(base) > price(base) > stock(base)\n";
         let blue = "web(blue) > cart(blue) > price(base) > stock(blue)\n";
         let green = "web(base) > cart(base) > price(green) > stock(base)\n";
-        check(ALICE, none, (200, "blue", blue), "blue good");
-        check(ANYBODY, none, (200, "base", base), "base good");
-        check(ANYBODY, none, (200, "green", green), "green good");
-        check(ALICE, none, (200, "base", base), "base wrong lane: put into base instead of blue");
-        check(ALICE, none, (200, "blue", base), "blue wrong lane: web(base) served a request of blue");
-        check(ALICE, ("web", "blue"), (200, "blue", &blue.replace("web(blue)", "web(base)")), "blue good");
-        check(ANYBODY, none, (200, "base", blue), "base wrong lane: web(blue) served a request of base");
-        check(ANYBODY, ("web", BASE), (200, "base", blue), "base wrong lane: web(blue) served a request of base");
-        check(ANYBODY, none, (200, "green", base), "green wrong lane: price(base) served a request of green");
-        check(GREEN, none, (200, "green", green), "green good");
-        check(GREEN, none, (200, "base", base), "base wrong lane: moved from green to base");
-        check(GREEN, ("price", "green"), (200, "base", base), "base good");
-        check(Asker { before: Some(BASE), ..ANYBODY }, none, (200, "green", green), "green good");
+        check(ALICE, none, (200, IN_BLUE, blue), "blue good");
+        check(ANYBODY, none, (200, IN_BASE, base), "base good");
+        check(ANYBODY, none, (200, IN_GREEN, green), "green good");
+        check(ALICE, none, (200, IN_BASE, base), "base wrong lane: put into base instead of blue");
+        let by_base = "blue wrong lane: edge > web: web(base) served a request of blue";
+        check(ALICE, none, (200, IN_BLUE, base), by_base);
+        check(ALICE, ("web", "blue"), (200, IN_BLUE, &blue.replace("web(blue)", "web(base)")), "blue good");
+        let by_blue = "base wrong lane: edge > web: web(blue) served a request of base";
+        check(ANYBODY, none, (200, IN_BASE, blue), by_blue);
+        check(ANYBODY, ("web", BASE), (200, IN_BASE, blue), by_blue);
+        check(GREEN, none, (200, IN_GREEN, green), "green good");
+        check(GREEN, none, (200, IN_BASE, base), "base wrong lane: moved from green to base");
+        check(GREEN, ("price", "green"), (200, IN_BASE, base), "base good");
+        check(Asker { before: Some(BASE), ..ANYBODY }, none, (200, IN_GREEN, green), "green good");
+    }
+
+    #[test]
+    fn the_edge_on_which_a_request_left_its_lane_is_named() {
+        let none = ("", "");
+        let left = |lanes: &str, body: &str, expected: &str| {
+            check(ALICE, none, (200, lanes, body), &format!("blue wrong lane: {expected}"));
+        };
+        left(
+            "blue > blue > blue > base",
+            "web(blue) > cart(blue) > price(base) > stock(base)",
+            "price > stock: stock(base) served a request of blue",
+        );
+        left(
+            "blue > base > base > base",
+            "web(blue) > cart(base) > price(base) > stock(base)",
+            "web > cart: cart(base) served a request of blue",
+        );
+        // It was in its lane all the way, and sent to the wrong one.
+        left(
+            IN_BLUE,
+            "web(blue) > cart(base) > price(base) > stock(blue)",
+            "web > cart: cart(base) served a request of blue",
+        );
+        let base = "web(base) > cart(base) > price(base) > stock(base)";
+        let expected = "green wrong lane: web > cart: price(base) served a request of green";
+        check(ANYBODY, none, (200, "green > base > base > base", base), expected);
+        let expected = "green wrong lane: cart > price: price(base) served a request of green";
+        check(ANYBODY, none, (200, IN_GREEN, base), expected);
     }
 
     #[test]
@@ -178,12 +219,12 @@ mod tests {
         check(ROBOT, none, (429, "", "slow down\n"), "base limited");
         check(ALICE, none, (429, "", "slow down\n"), "blue unexpected: 429 slow down");
         check(ALICE, none, (503, "", ""), "blue unexpected: 503 ");
-        check(ALICE, none, (200, "blue", "web(blue) > cart(blue) > price(fallback)"), "blue fallback");
+        check(ALICE, none, (200, "blue > blue", "web(blue) > cart(blue) > price(fallback)"), "blue fallback");
         check(
             ALICE,
             none,
-            (200, "blue", "web(base) > price(fallback)"),
-            "blue wrong lane: web(base) served a request of blue",
+            (200, "blue > blue", "web(base) > price(fallback)"),
+            "blue wrong lane: edge > web: web(base) served a request of blue",
         );
         check(ANYBODY, none, (200, "base", "hello"), "base unexpected: 200 hello");
         check(ANYBODY, none, (200, "", "hello"), "base unexpected: 200 without a known lane: hello");

@@ -8,9 +8,9 @@ use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use super::app::LANES_SEEN;
 use super::call::{Answer, Caller, Place};
-use super::judge::{Asker, Presence, Reply, judge};
-use super::shop::{BASE, Instance, LANE_SEEN};
+use super::judge::{Asker, Reply, judge};
 use super::world::World;
 
 /// Somebody who shops.
@@ -42,7 +42,7 @@ const ANYBODY: User = User { fields: &[], lane: None, is_greedy: false, browsers
 
 /// Sends the traffic of all users to the gateway, until the world ends.
 pub fn start(world: &Arc<World>) -> JoinSet<()> {
-    let edge = world.edge;
+    let edge = world.mesh.edge;
     let mut browsers = JoinSet::new();
     for (place, user) in USERS.iter().enumerate() {
         let period = Duration::from_secs(1) * user.browsers / user.per_second;
@@ -60,7 +60,8 @@ pub fn start(world: &Arc<World>) -> JoinSet<()> {
 #[derive(Default)]
 struct Session {
     cookie: Option<HeaderValue>,
-    lane: Option<&'static str>,
+    /// The lane that it was in, and when.
+    lane: Option<(&'static str, std::time::Instant)>,
     asked: u32,
 }
 
@@ -94,15 +95,16 @@ fn fields(user: &User, session: &Session) -> HeaderMap {
 /// Judges an answer and writes it down.
 fn enter(world: &World, user: &User, session: &mut Session, latency: Duration, answer: Result<Answer, String>) {
     // Without the cookie nothing makes a client stay where it was.
-    let before = session.lane.filter(|_| session.cookie.is_some());
+    let before = session.lane.filter(|(_, then)| session.cookie.is_some() && world.has_settled(*then));
+    let before = before.map(|(lane, _)| lane);
     let asker = Asker { lane: user.lane, before, is_greedy: user.is_greedy };
     let reply = answer.as_ref().map(|answer| Reply {
         status: answer.status,
-        lane: answer.headers.get(LANE_SEEN).and_then(|lane| lane.to_str().ok()),
+        lanes: answer.headers.get(LANES_SEEN).and_then(|lanes| lanes.to_str().ok()),
         body: &answer.body,
     });
     let judgement =
-        judge(asker, reply.map_err(|problem| &problem[..]), |service, lane| presence(&world.instances, service, lane));
+        judge(asker, reply.map_err(|problem| &problem[..]), |service, lane| world.shop.presence(service, lane));
     if let Ok(answer) = &answer {
         let told = answer.headers.get(SET_COOKIE).and_then(|cookie| cookie.to_str().ok());
         if let Some(Ok(cookie)) = told.and_then(|told| told.split(';').next()).map(HeaderValue::from_str) {
@@ -110,18 +112,8 @@ fn enter(world: &World, user: &User, session: &mut Session, latency: Duration, a
         }
     }
     if judgement.is_told {
-        session.lane = Some(judgement.lane);
+        session.lane = Some((judgement.lane, std::time::Instant::now()));
     }
     let said = answer.as_ref().map_or("", |answer| &answer.body);
-    world.ledger().add(world.started.elapsed(), latency, &judgement, said);
-}
-
-fn presence(instances: &[Arc<Instance>], service: &str, lane: &str) -> Presence {
-    let of_lane = || instances.iter().filter(|known| (known.service, known.lane) == (service, lane));
-    // The baseline is the last resort, in trouble or not.
-    match of_lane().next() {
-        None => Presence::Absent,
-        Some(_) if lane != BASE && of_lane().any(|known| known.is_troubled()) => Presence::Troubled,
-        Some(_) => Presence::Well,
-    }
+    world.ledger().add(world.uptime(), latency, &judgement, said);
 }

@@ -18,17 +18,21 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 use ratatui::{Frame, Terminal};
 
+use super::app::BASE;
 use super::board::Board;
-use super::keys::{Act, Selection};
 use super::ledger::{LaneFigures, Totals};
-use super::shop::{BASE, SERVICES, Switch};
-use super::told::PolicyFigures;
+use super::shop::{PLACES, SERVICES};
 
 /// How long a key may wait, and figures may be old.
 const PERIOD: Duration = Duration::from_millis(200);
 /// Keys that may wait.
 const KEYS_MAX: usize = 64;
-const KEYS: &str = "keys  1-4 service  b base or lane  s slow  f failing  d dead  o ok  q end";
+const KEYS: [&str; 2] = [
+    "1-4 service  b which  s slow  f failing  d dead  o ok  t trace  k kill",
+    "r restart  R restart all  c control  l lane green  q end",
+];
+/// Where there is more room than this, tables are apart.
+const HEIGHT_USUAL: u16 = 26;
 
 /// Whether a thread of the process has panicked: the screen is gone then.
 static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -61,19 +65,17 @@ impl Drop for Screen {
     }
 }
 
-/// Shows the board and lets keys turn instances, until one says the end, or `is_over`.
-pub fn run(board: impl Fn() -> Board, is_over: impl Fn() -> bool, turn: impl Fn(&Selection, Switch)) -> io::Result<()> {
+/// Shows the board and takes keys, until it is over.
+pub fn run(board: impl Fn() -> Board, is_over: impl Fn() -> bool, press: impl Fn(char)) -> io::Result<()> {
     let mut screen = Screen::take()?;
     let keys = hear_keys();
-    let mut selection = Selection::default();
     while !is_over() && !PANICKED.load(Relaxed) {
         let shown = board();
-        screen.0.draw(|frame| draw(frame, &shown, &selection))?;
+        screen.0.draw(|frame| draw(frame, &shown))?;
         // Figures that change five times a second are enough; a key is answered at once.
-        match keys.recv_timeout(PERIOD).map(|key| selection.press(key)) {
-            Ok(Act::Turn(switch)) => turn(&selection, switch),
-            Ok(Act::End) => break,
-            Ok(Act::Look) | Err(RecvTimeoutError::Timeout) => {}
+        match keys.recv_timeout(PERIOD) {
+            Ok(key) => press(key),
+            Err(RecvTimeoutError::Timeout) => {}
             // There is nobody at the terminal; signals end it still.
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(PERIOD),
         }
@@ -108,46 +110,47 @@ fn pressed(event: &Event) -> Option<char> {
 }
 
 /// Draws everything.
-fn draw(frame: &mut Frame<'_>, board: &Board, selection: &Selection) {
+fn draw(frame: &mut Frame<'_>, board: &Board) {
+    let gap = usize::from(frame.area().height > HEIGHT_USUAL);
     let problems = board.problems.len().min(2);
-    let heights = [3, 1 + board.lanes.len(), 1, 1 + SERVICES.len(), 1, 1 + board.policies.len(), problems];
+    let heights = [5, gap, 1 + board.lanes.len(), gap, 1 + SERVICES.len(), gap, board.policies.len(), problems];
     let rows = heights.map(|height| Constraint::Length(height as u16)).into_iter();
     let areas = Layout::vertical(rows.chain([Constraint::Min(1), Constraint::Length(2)])).split(frame.area());
     frame.render_widget(head(board), areas[0]);
-    frame.render_widget(lanes(board), areas[1]);
-    frame.render_widget(services(board, selection), areas[3]);
-    frame.render_widget(policies(board), areas[5]);
+    frame.render_widget(lanes(board), areas[2]);
+    frame.render_widget(services(board), areas[4]);
+    let lines = board.policies.iter().map(|policy| {
+        let line = Line::from(policy.words());
+        if policy.is_open() { line.red() } else { line }
+    });
+    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), areas[6]);
     let lines = board.problems.iter().take(problems);
     let lines = lines.map(|(problem, count)| Line::from(format!("{count} times {problem}")).red());
-    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), areas[6]);
-    let first = board.events.len().saturating_sub(areas[7].height.into());
-    let lines = board.events[first..].iter().map(|event| Line::from(&event[..]).dim());
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), areas[7]);
-    let chosen = Span::styled(format!(" {} ", selection.name()), Style::new().reversed());
-    frame.render_widget(Paragraph::new(vec![Line::from(chosen), Line::from(KEYS)]), areas[8]);
+    let first = board.events.len().saturating_sub(areas[8].height.into());
+    let lines = board.events[first..].iter().map(|event| Line::from(&event[..]).dim());
+    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), areas[8]);
+    frame.render_widget(Paragraph::new(KEYS.map(Line::from).to_vec()), areas[9]);
 }
 
 fn head(board: &Board) -> Paragraph<'_> {
     let Totals { answered, failed, wrong, limited, fallbacks } = board.totals;
-    let first = ["evenkeel  ".bold(), board.edge[..].into(), format!("   up {} s", board.uptime.as_secs()).into()];
+    let chosen = Span::styled(format!(" {} ", board.selection.name()), Style::new().reversed());
+    let there = board.instances.iter().filter(|instance| instance.name.is_some()).count();
+    let uptime = format!("   up {} s, {there} instances   ", board.uptime.as_secs());
+    let first = ["evenkeel  ".bold(), board.edge[..].into(), uptime.into(), chosen];
+    let control = Span::from(board.control());
+    let control = if board.control_gone.is_some() { control.red() } else { control };
     let retries = board.retries;
     let so_far = format!("{answered} answered, {limited} limited, {fallbacks} fallbacks, {retries} retries, ");
     let bad = Span::from(format!("{failed} failed, {wrong} wrong lane"));
     Paragraph::new(vec![
         Line::from(first.to_vec()),
         Line::from(format!("rules     {} (edit them)", board.rules)),
+        Line::from(vec![format!("control   EVENKEEL_SERVER={} ", board.api).into(), control]),
+        Line::from(board.drain()),
         Line::from(vec![so_far.into(), if failed + wrong > 0 { bad.red() } else { bad.green() }]),
     ])
-}
-
-fn policies(board: &Board) -> Table<'_> {
-    let row = |policy: &PolicyFigures| {
-        let row = Row::new(policy.cells());
-        if policy.is_open { row.red() } else { row }
-    };
-    let widths = [Constraint::Length(24), Constraint::Length(9), Constraint::Length(8), Constraint::Min(30)];
-    let names = ["policy", "admitted", "refused", "stands"];
-    Table::new(board.policies.iter().map(row), widths).header(Row::new(names).bold())
 }
 
 fn lanes(board: &Board) -> Table<'_> {
@@ -165,20 +168,20 @@ fn lanes(board: &Board) -> Table<'_> {
     Table::new(board.lanes.iter().map(row), widths).header(names)
 }
 
-fn services(board: &Board, selection: &Selection) -> Table<'static> {
+fn services(board: &Board) -> Table<'static> {
     let text = |index: usize| {
         let instance = &board.instances[index];
         let style = if instance.is_well() { Style::new() } else { Style::new().fg(Color::Yellow) };
         let lane = if instance.lane == BASE { String::new() } else { format!("{} ", instance.lane) };
-        let style = if selection.has(index) { style.reversed() } else { style };
+        let style = if board.selection.has(index) { style.reversed() } else { style };
         Cell::from(Span::styled(format!("{lane}{}", instance.words()), style))
     };
-    let rows = SERVICES.iter().zip(1..).map(|(service, number)| {
-        let own = (0..board.instances.len()).filter(|index| board.instances[*index].service == *service);
-        Row::new(std::iter::once(Cell::from(format!("{number} {service}"))).chain(own.map(text)))
+    let rows = SERVICES.iter().enumerate().map(|(service, name)| {
+        let own = (service * PLACES..(service + 1) * PLACES).filter(|index| *index < board.instances.len());
+        Row::new(std::iter::once(Cell::from(format!("{} {name}", service + 1))).chain(own.map(text)))
     });
-    let widths = [Constraint::Length(7), Constraint::Length(23), Constraint::Length(23), Constraint::Min(24)];
-    Table::new(rows, widths).header(Row::new(["service", "base-1", "base-2", "in a lane"]).bold())
+    let widths = [8, 16, 16, 18, 18].map(Constraint::Length);
+    Table::new(rows, widths).header(Row::new(["service", "base", "base", "in its lane", "in its lane"]).bold())
 }
 
 #[cfg(test)]
@@ -190,7 +193,7 @@ mod tests {
     fn drawn(width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("memory takes all");
         let board = super::super::board::tests::sample();
-        terminal.draw(|frame| draw(frame, &board, &Selection::default())).expect("memory takes all");
+        terminal.draw(|frame| draw(frame, &board)).expect("memory takes all");
         terminal.backend().to_string()
     }
 
@@ -198,16 +201,21 @@ mod tests {
     fn everything_is_on_a_usual_terminal() {
         let screen = drawn(80, 24);
         for words in [
-            "evenkeel  http://127.0.0.1:8080   up 61 s",
-            "6000 answered, 7 limited, 0 fallbacks, 5 retries, 3 failed, 1 wrong lane",
+            "evenkeel  http://127.0.0.1:8080   up 61 s, 3 instances    web base ",
             "rules     /tmp/rules.yaml",
+            "control   EVENKEEL_SERVER=127.0.0.1:43211 DEAD for 3 s, rules 61 s old",
+            "drains 116 price-12 forgotten by 18 of 18 after 14.1 ms, gone after 110 ms",
+            "6000 answered, 7 limited, 0 fallbacks, 5 retries, 3 failed, 1 wrong lane",
             "lane  req/s share p50  p99  failed wrong limited web > cart > price > stock",
             "base  70    70%   24   31   3      0     7       base > base",
-            "3 price 12/s                    12/s FAILING ejected 4s",
-            "CircuitBreaker price     9         2        open, opened 1 times",
+            "1 web    #1 12/s          #12 FAILING      #3 NO TRACE        nobody",
+            "CircuitBreaker price        9 passed     2 refused  OPEN at 1 of 4, 1 openings",
+            "ConcurrencyLimit stock      9 passed     2 refused  3 of 16 under way, 0 wait",
+            "RateLimit per-user          9 passed     2 refused  6 users",
             "3 times unexpected: 503",
-            "price base-2 is failing",
-            " web base ",
+            "1 times wrong lane: price > stock",
+            "price-12 is failing",
+            "k kill",
             "q end",
         ] {
             assert!(screen.contains(words), "{words:?} is missing:\n{screen}");
