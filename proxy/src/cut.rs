@@ -47,13 +47,11 @@ pub(crate) fn told(head: Option<&Head>, peer: SocketAddr, took: Duration, answer
     let (what, from) = match head {
         None => ("a request".to_owned(), peer.to_string()),
         Some(head) => {
-            let part = |span, bytes_max| shown(head.bytes(span), bytes_max);
-            let (method, host) = (part(head.method, METHOD_BYTES_MAX), part(head.authority, HOST_BYTES_MAX));
             let from = match hop::sent(head) {
-                Sent::By(sender, _) => part(sender, HOST_BYTES_MAX),
+                Sent::By(sender, _) => shown(head.bytes(sender), HOST_BYTES_MAX),
                 Sent::Outside => peer.to_string(),
             };
-            (format!("{method} {host}{}", part(head.path, PATH_BYTES_MAX)), from)
+            (asked(head), from)
         }
     };
     let sent = match answer_bytes {
@@ -61,6 +59,13 @@ pub(crate) fn told(head: Option<&Head>, peer: SocketAddr, took: Duration, answer
         bytes => format!("{bytes} bytes of the answer sent"),
     };
     format!("{what} from {from}, under way for {:.1} s, {sent}", took.as_secs_f64())
+}
+
+/// What a request asks for: method, host and path.
+pub(crate) fn asked(head: &Head) -> String {
+    let part = |span, bytes_max| shown(head.bytes(span), bytes_max);
+    let (method, host) = (part(head.method, METHOD_BYTES_MAX), part(head.authority, HOST_BYTES_MAX));
+    format!("{method} {host}{}", part(head.path, PATH_BYTES_MAX))
 }
 
 /// Bytes as people may read them, whatever they are.

@@ -37,9 +37,6 @@ use crate::worker::{BindView, ConnectionGuard, Worker};
 /// For so long a request whose rules were replaced while it waited, and that found nobody by them, meets those in force.
 const ANEW_MAX: Duration = Duration::from_secs(1);
 
-/// Of what is told of a request.
-const TOLD_BYTES_MAX: usize = 200;
-
 /// What becomes of the downstream connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum After {
@@ -398,7 +395,7 @@ impl<'w> Inbound<'w> {
             Sent::Outside => Box::default(),
             Sent::By(from, _) => String::from_utf8_lossy(head.bytes(from)).into(),
         };
-        self.worker.stats().leaked(&missed.name, Leak::Untagged(from), told(head));
+        self.worker.stats().leaked(&missed.name, Leak::Untagged(from), cut::asked(head).into());
     }
 }
 
@@ -416,16 +413,8 @@ fn tell_stray(worker: &Worker, cluster: &ClusterView, head: &Head, callee: u16, 
     let is_idle = || worker.shared.stats.iter().all(|stats| stats.inbound_in_flight.get() == 0);
     if worker.shared.strays.wants(callee, is_idle, now_ns(worker)) {
         let service = format!("{}/{}", cluster.cluster.namespace, cluster.cluster.service).into();
-        worker.shared.strays.add(Stray { callee, service, why, example: told(head) });
+        worker.shared.strays.add(Stray { callee, service, why, example: cut::asked(head).into() });
     }
-}
-
-/// What a request asks for, in words; not its query, which may hold secrets.
-fn told(head: &Head) -> Box<str> {
-    let [method, host, path] = [head.method, head.authority, head.path].map(|span| head.bytes(span));
-    let mut words = [method, b" ", host, path].concat();
-    words.truncate(TOLD_BYTES_MAX);
-    words.escape_ascii().to_string().into()
 }
 
 /// A service's name in the cluster.
