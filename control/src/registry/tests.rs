@@ -337,18 +337,23 @@ fn it_is_forgotten_when_nobody_is_left_who_may_send() {
         for (at_ms, event, waiting, unreachable, is_forgotten) in rows {
             let now = start + Duration::from_millis(*at_ms);
             match event {
-                Applies(stream) => drains.on_progress(*stream, now, |resource, revision| {
-                    assert_eq!((resource, revision), ("Endpoints/shop/web", 9));
-                    false
-                }),
+                Applies(stream) => {
+                    let matters = drains.on_progress(*stream, now, |resource, revision| {
+                        assert_eq!((resource, revision), ("Endpoints/shop/web", 9));
+                        false
+                    });
+                    let is_done = drains.on_progress(*stream, now, |_, _| panic!("it is not waited for any more"));
+                    assert!(matters && !is_done, "{at_ms}");
+                }
                 Leaves(stream, has_ended) => drains.on_leave(*stream, *has_ended, now),
                 Comes(stream, id, holds) => drains.on_come(*stream, &Arc::from(*id), now, |_, _| *holds),
                 Time => drains.on_time(now),
             }
-            drains.on_progress(1, now, |_, _| true);
+            assert!(!drains.on_progress(1, now, |_, _| true));
             let drain = drains.get(&name("x")).expect("it is under way");
             let join = |ids: BTreeSet<Arc<str>>| ids.iter().map(|id| &**id).collect::<Vec<_>>().join(" ");
             let tally = drain.tally();
+            assert_eq!(drain.waiting(), tally.waiting.len(), "{at_ms}");
             let found = (join(tally.waiting), join(tally.unreachable), drain.forgotten.is_some());
             assert_eq!((&*found.0, &*found.1, found.2), (*waiting, *unreachable, *is_forgotten), "{at_ms}");
         }

@@ -89,23 +89,23 @@ fn an_application_that_is_never_ready_gets_nothing() {
 
 #[test]
 fn a_caller_that_finishes_forgets_as_quickly_as_others() {
-    let mut world = World::start();
+    let mesh = Mesh::start(1);
     let (one, tell) = Backend::patient();
     let two = app("two");
-    let _first = world.sidecar("one", one.address(), &[]);
-    world.wait_for(&[("one", "ready")]);
-    world.open();
-    let mut client = Peer::connect(([127, 0, 0, 1], world.port).into());
+    let _first = mesh.sidecar("one", &one, &[]);
+    mesh.wait_for(&[("one", "ready")]);
+    let gateway = mesh.gateway(0);
+    let mut client = mesh.connect(0);
     client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n");
     one.only_request();
-    let _second = world.sidecar("two", two.address(), &[]);
-    world.wait_for(&[("one", "ready"), ("two", "ready")]);
+    let _second = mesh.sidecar("two", &two, &[]);
+    mesh.wait_for(&[("one", "ready"), ("two", "ready")]);
     // It waits for an answer, and could choose another instance if none came.
-    world.gateway.as_ref().expect("it is open").signal(Signal::TERM);
-    let (status, _) = world.control.ask("POST /api/v1/instances/default/web/two/drain", "", "");
-    let receipt = world.receipt();
+    gateway.signal(Signal::TERM);
+    let (status, _) = mesh.control.ask("POST /api/v1/instances/default/web/two/drain", "", "");
+    let receipt = mesh.receipt("two");
     assert_eq!((status, &receipt["unreachable"], &receipt["waiting"]), (202, &0.into(), &0.into()), "{receipt}");
-    assert!(receipt["proxies"].to_string().contains("default/g@"), "{receipt}");
+    assert!(receipt["proxies"].to_string().contains("default/g0@"), "{receipt}");
     // A tenth of this, and the rest for a busy machine.
     assert!(receipt["forgottenMilliseconds"].as_f64().is_some_and(|took| took < 900.0), "{receipt}");
     tell.send(()).expect("it waits");
