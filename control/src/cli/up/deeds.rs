@@ -123,7 +123,10 @@ async fn stand_in(world: &Arc<World>, index: usize, lost: &Instance) {
                     let _ = leave(world, before).await;
                 }
             }
-            Err(problem) => world.say(&format!("nobody stands in for {} so far: {problem}", lost.name)),
+            Err(problem) => {
+                world.say(&format!("nobody stands in for {} so far: {problem}", lost.name));
+                tokio::time::sleep(STAND_IN_AFTER).await;
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What rates of instances are of.
 const WINDOW: Duration = Duration::from_secs(5);
 /// Samples kept at most.
-const SAMPLES_MAX: usize = 64;
+const SAMPLES_MAX: usize = 128;
 
 /// Counts of the last seconds, from which rates are made.
 #[derive(Debug, Default)]
