@@ -142,12 +142,11 @@ impl Reader {
         self.origins = origins;
         self.forget(passing);
         if self.origin == Origin::Control {
-            // A proxy gets its own Gateway only, or what belongs to its Service and to those that it calls: others are there
-            // for others.
-            let is_sidecar = matches!(self.subject, Subject::Sidecar { .. });
+            // A proxy gets its own Gateway only, and the Services that it sends to: what a policy says of others is there for
+            // others.
             let is_elsewhere = |problem: &Problem| {
                 let Some(missing) = problem.missing() else { return false };
-                let is_meant = *missing.kind == *"Gateway" || is_sidecar && problem.is_about_attachment();
+                let is_meant = *missing.kind == *"Gateway" || problem.is_about_attachment();
                 is_meant && !documents.has(&missing)
             };
             list.retain(|problem| problem.severity == Severity::Error || !is_elsewhere(problem));

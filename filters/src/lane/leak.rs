@@ -143,7 +143,7 @@ mod tests {
         let (strays, mut now_ns, mut lost) = (Strays::default(), 0, Vec::new());
         let mut live = std::collections::HashMap::new();
         // Not by their hashes, which may be the same.
-        let bit = |letter: u8| 1u16 << (letter - b'a') % 16;
+        let bit = |letter: u8| 1u16 << ((letter - b'a') % 16);
         for step in script.split_whitespace() {
             if let Some(seconds) = step.strip_prefix('@') {
                 now_ns = seconds.parse::<u64>().expect("seconds") * S;

@@ -246,6 +246,9 @@ fn of_what_control_sends_only_what_is_asked_for_is_called() {
         shop()
     );
     let source = Source { name: "rules.yaml".into(), bytes: documents.into_bytes() };
+    // A gateway, too, has only those that it sends to.
+    let of_gateway = Reader::new(Origin::Control).read(std::slice::from_ref(&source)).expect("it can be used");
+    assert_eq!(of_gateway.warnings, [], "what is elsewhere is there for others");
     let mut reader = Reader::new(Origin::Control).beside(beside(&[]));
     for (called, expected) in [
         (&[][..], ["404", "404"]),
