@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use self::app::{App, Next, ask};
@@ -134,7 +135,7 @@ fn way(lane: &str, lost_at: Option<&str>) -> (String, Option<String>) {
 /// What runs. The order is that in which it ends.
 struct World {
     gateway: Gateway,
-    _instances: Vec<(Sidecar, App)>,
+    instances: Vec<(Sidecar, App)>,
     server: Server,
 }
 
@@ -255,7 +256,7 @@ impl World {
             }
             instances.push((sidecar, app));
         }
-        let world = World { gateway, _instances: instances, server };
+        let world = World { gateway, instances, server };
         // All of them are known to all that call them when each lane's requests go its way.
         let mut kept = None;
         for lane in LANES {
@@ -268,6 +269,13 @@ impl World {
             });
         }
         Ok(world)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Nobody is to be waited for: the last instance of a lane would go on for as long as it may.
+        self.instances.iter().for_each(|(sidecar, _)| sidecar.signal(Signal::KILL));
     }
 }
 

@@ -14,4 +14,6 @@ mod slots;
 
 pub(crate) use due::{Dice, Due};
 pub use lab::Lab;
-pub use plan::{Arrival, Connections, Latency, Mark, Plan, Request, Span, Tally, Void, get, get_closing, post};
+pub use plan::{
+    Arrival, Connections, Latency, Mark, Plan, Request, Span, Tally, Void, get, get_closing, get_inside, post,
+};

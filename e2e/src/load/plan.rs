@@ -21,6 +21,12 @@ pub fn get(host: &str, path: &str, tenant: &str) -> Request {
     Request { bytes: head("GET", host, path, tenant, "").into_bytes().into(), answer_length: GET_ANSWER_LENGTH }
 }
 
+/// The same GET as a service calls another.
+pub fn get_inside(host: &str, path: &str, tenant: &str) -> Request {
+    let text = head("GET", host, path, tenant, "X-Forwarded-For: 10.0.0.7\r\n");
+    Request { bytes: text.into_bytes().into(), answer_length: GET_ANSWER_LENGTH }
+}
+
 /// The same GET that asks for the end of its connection.
 pub fn get_closing(host: &str, path: &str, tenant: &str) -> Request {
     let text = head("GET", host, path, tenant, "Connection: close\r\n");

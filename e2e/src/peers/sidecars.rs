@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Kind, Launch, Running, free_port};
 use crate::Outcome;
-use crate::load::{Lab, Request, get};
+use crate::load::{Lab, Request, get_inside};
 use crate::process::{CPU_PROXY, Guard, Scratch};
 
 /// The request of a call.
@@ -18,7 +18,7 @@ pub(crate) fn call() -> Request {
 
 /// That of a Service of many.
 pub(crate) fn call_of(service: &str) -> Request {
-    get(service, "/api/v1/items/42?q=abc", "t-17")
+    get_inside(service, "/api/v1/items/42?q=abc", "t-17")
 }
 
 /// Starts both, and waits until a call is answered.
@@ -28,6 +28,7 @@ pub(crate) fn start_pair(lab: &mut Lab, program: &Path) -> Outcome<Running> {
     let mut rules = String::from(LANES);
     service(&mut rules, "web", unused);
     service(&mut rules, "backend", between);
+    rules += &ROUTE.replace("{service}", "backend");
     let file = scratch.write("rules.yaml", &rules)?;
     let callee = one(program, &scratch, &file, "backend", lab.backend_port(), [between, other])?;
     let caller = one(program, &scratch, &file, "web", lab.backend_port(), [unused, out])?;
@@ -41,7 +42,10 @@ pub(crate) fn start_among(lab: &mut Lab, program: &Path, count: usize) -> Outcom
     let mut rules = String::from(LANES);
     service(&mut rules, "web", unused);
     let names: Vec<String> = (0..count).map(|number| format!("service-{number}")).collect();
-    names.iter().for_each(|name| service(&mut rules, name, lab.backend_port()));
+    for name in &names {
+        service(&mut rules, name, lab.backend_port());
+        rules += &ROUTE.replace("{service}", name);
+    }
     let file = scratch.write("rules.yaml", &rules)?;
     let caller = one(program, &scratch, &file, "web", lab.backend_port(), [unused, out])?;
     let requests: Vec<Request> = names.iter().map(|name| call_of(name)).collect();
@@ -76,6 +80,23 @@ fn service(rules: &mut String, name: &str, port: u16) {
     )
     .expect("a String takes all");
 }
+
+/// What the gateway does that is measured beside it.
+const ROUTE: &str = r#"---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: {service}}
+spec:
+  parentRefs: [{group: '', kind: Service, name: {service}}]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /api/v1/items}}]
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier: {set: [{name: x-lane, value: blue}], remove: [x-internal]}
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {set: [{name: x-proxy, value: lab}]}
+    backendRefs: [{name: {service}, port: 80}]
+"#;
 
 /// A gateway that is not here decides.
 const LANES: &str = r#"apiVersion: gateway.networking.k8s.io/v1
