@@ -216,6 +216,14 @@ impl Start {
         let workload = Workload::sidecar(sidecar, instance)?;
         let member = Member { name: workload.instance().to_owned(), ..member };
         let check = Check { app, path: args.app_ready };
+        // It is read again each time; one that is wrong from the beginning would be noticed when an instance is to go.
+        if let Some(file) = &args.drain_token_file {
+            let token = std::fs::read_to_string(file)
+                .map_err(|error| format!("--drain-token-file {}: {error}", file.display()))?;
+            if token.trim().is_empty() {
+                return Err(format!("--drain-token-file {}: it is empty", file.display()));
+            }
+        }
         let (drain_token, trace_map_entries) = (args.drain_token_file, args.trace_map_entries as usize);
         let beside = Some(Beside { member, check, terms, drain_token, trace_map_entries });
         Ok(Start { workload, workers, process, beside })
@@ -263,6 +271,14 @@ mod tests {
             ("--service web --instance a@b", "\"a@b\" is not the name of an instance"),
             ("--service WEB", "\"WEB\" is not a name"),
             ("--service web --label version", "is not KEY=VALUE"),
+            (
+                "--service web --probe 127.0.0.1:4 --drain-token-file /nowhere/token",
+                "--drain-token-file /nowhere/token: No such file",
+            ),
+            (
+                "--service web --probe 127.0.0.1:4 --drain-token-file /dev/null",
+                "--drain-token-file /dev/null: it is empty",
+            ),
         ] {
             let typed = Typed::try_parse_from(format!("proxy {words} {addresses}").split(' '));
             let start = typed.map_err(|error| error.to_string()).and_then(|typed| Start::of_sidecar(typed.sidecar));

@@ -188,7 +188,10 @@ impl Instance {
                 event("info", "the application is ready");
                 self.standing.send_replace(Standing::Ready);
             } else if was_ready && failures == FAILURES_MAX {
-                event("warn", &format!("the application at {} does not answer: callers are told", self.check.app));
+                event(
+                    "warn",
+                    &format!("the application at {} is not ready any more: callers are told", self.check.app),
+                );
                 self.standing.send_replace(Standing::Starting);
             }
             self.status.set_app(*self.standing.borrow() == Standing::Ready);

@@ -41,7 +41,10 @@ fn lanes(args: &LanesArgs) -> Result<ExitCode, Failure> {
     if !args.output.tell_raw(&answer) {
         let now_ms = jiff::Timestamp::now().as_millisecond().max(0) as u64;
         match meant.is_empty() {
-            true => complain(format_args!("no request was in a lane in the last {}", span(&answer))),
+            true => {
+                let lane = args.lane.as_ref().map_or("a lane".into(), |lane| format!("lane {lane}"));
+                complain(format_args!("no request was in {lane} in the last {}", span(&answer)));
+            }
             false => say(&draw(&answer, &meant, now_ms)),
         }
     }
