@@ -44,7 +44,7 @@ const CONTROL_FIRST: Duration = Duration::from_secs(1);
 /// What is said of a control that cannot be reached.
 const ABSENT: &str = "is not there";
 /// For control to hear that this proxy ends.
-const END_WITHIN: Duration = Duration::from_millis(500);
+const END_WITHIN: Duration = Duration::from_secs(2);
 /// From one look at what has to be written to the next.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
