@@ -13,14 +13,15 @@
 
 mod drain;
 mod instance;
+mod phase;
 #[cfg(test)]
 mod tests;
 
-pub use drain::{Drain, Drains, HolderState};
+pub use drain::{Drain, Drains, HolderState, Mark};
 pub use instance::{Instance, Name, Shift};
+pub use phase::{Departed, Departure, Phase, Refusal, Word};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,54 +39,6 @@ const OVERDUE: Duration = Duration::from_secs(10);
 /// Instances of one Service.
 pub const INSTANCES_MAX: usize = 20_000;
 
-/// How far an instance is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Its application is not ready.
-    Starting,
-    /// Callers use it.
-    Ready,
-    /// It wants to go, and is the last one.
-    Last {
-        /// When it goes at the latest.
-        deadline: Instant,
-    },
-    /// Callers are to forget it.
-    Draining {
-        /// When it goes at the latest.
-        deadline: Instant,
-    },
-    /// It goes, and callers never knew it.
-    Unknown {
-        /// When it goes at the latest.
-        deadline: Instant,
-    },
-}
-
-/// What a proxy says of its instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
-    /// It is not ready.
-    Starting,
-    /// It is ready.
-    Ready,
-    /// It goes, within this time.
-    Draining(Duration),
-    /// It has gone.
-    Ended,
-}
-
-/// Why an instance is not let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// Another process of that name is there.
-    NameTaken(SocketAddr),
-    /// Another instance is there.
-    AddressTaken(SocketAddr, Name),
-    /// There are too many.
-    TooMany,
-}
-
 /// One instance.
 #[derive(Debug, Clone)]
 struct Record {
@@ -97,6 +50,16 @@ struct Record {
     stream: Option<u64>,
     /// If nobody does: when its lease ends.
     lease: Instant,
+    /// And since when.
+    silent: Instant,
+    /// Since when it goes.
+    going: Option<Instant>,
+    /// Why its proxy says that it is not ready, or what it waits for.
+    note: Box<str>,
+    /// Callers may know it though they are not told of it: they were, or it was before its proxy lost control.
+    may_be_known: bool,
+    /// Its application is not ready any more, and there is no other.
+    is_unwell: bool,
     /// Somebody wants it to go.
     is_asked: bool,
     /// Callers were told of it before control started.
@@ -116,6 +79,10 @@ pub struct Seen<'r> {
     pub is_asked: bool,
     /// Callers were told of it before control started: nobody knows who they are.
     pub is_from_before: bool,
+    /// Since when it goes, if it does.
+    pub going: Option<Instant>,
+    /// Why its proxy says that it is not ready, or what it waits for.
+    pub note: &'r str,
 }
 
 /// All instances.
@@ -129,6 +96,10 @@ pub struct Registry {
     stored: BTreeMap<Name, Arc<Instance>>,
     /// Those that may have to be stored anew.
     dirty: BTreeSet<Name>,
+    /// What nobody has heard of so far.
+    departures: Vec<Departure>,
+    /// When time mattered last: what did not go then waits for something else.
+    looked: Instant,
 }
 
 impl Record {
@@ -164,6 +135,8 @@ impl Registry {
             expected: HashMap::new(),
             stored: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            departures: Vec::new(),
+            looked: now,
         };
         for (name, instance) in &stored {
             let lease = now + LEASE_AT_START;
@@ -171,7 +144,20 @@ impl Registry {
             let phase = if instance.is_draining { Phase::Draining { deadline: lease } } else { Phase::Ready };
             let (lane, instance) = (lane_of(name, instance), Instance::clone(instance));
             registry.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
-            let record = Record { instance, lane, phase, stream: None, lease, is_asked: false, is_from_before: true };
+            let record = Record {
+                instance,
+                lane,
+                phase,
+                stream: None,
+                lease,
+                silent: now,
+                going: None,
+                note: "".into(),
+                may_be_known: true,
+                is_unwell: false,
+                is_asked: false,
+                is_from_before: true,
+            };
             *registry.expected.entry(service(name)).or_default() += usize::from(phase == Phase::Ready);
             registry.records.insert(name.clone(), record);
         }
@@ -193,9 +179,11 @@ impl Registry {
                 // It comes back, perhaps before its old stream is known to be gone.
                 (known.stream, known.lease) = (Some(stream), now);
                 let (ready_ms, is_draining) = (known.instance.ready_ms, known.instance.is_draining);
-                known.instance = Instance { ready_ms, is_draining, ..instance };
+                (known.instance, known.lane) = (Instance { ready_ms, is_draining, ..instance }, lane);
                 self.dirty.insert(name.clone());
                 self.count(name);
+                // Another one may have waited for it.
+                self.settle(name, now);
                 return Ok(());
             }
             if known.stream.is_some() {
@@ -213,61 +201,103 @@ impl Registry {
             return Err(Refusal::TooMany);
         }
         // Whoever was there is dead.
-        others.iter().for_each(|(_, other)| self.remove(other));
-        self.remove(name);
+        others.iter().for_each(|(_, other)| self.replace(other));
+        self.replace(name);
         self.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
         let phase = Phase::Starting;
-        let record =
-            Record { instance, lane, phase, stream: Some(stream), lease: now, is_asked: false, is_from_before: false };
+        let record = Record {
+            instance,
+            lane,
+            phase,
+            stream: Some(stream),
+            lease: now,
+            silent: now,
+            going: None,
+            note: "".into(),
+            // Until it says otherwise.
+            may_be_known: true,
+            is_unwell: false,
+            is_asked: false,
+            is_from_before: false,
+        };
         self.records.insert(name.clone(), record);
         Ok(())
+    }
+
+    /// Why a proxy says that its instance is not ready, or what it waits for.
+    pub fn on_note(&mut self, name: &Name, stream: u64, note: Box<str>) {
+        if let Some(record) = self.records.get_mut(name).filter(|record| record.stream == Some(stream)) {
+            record.note = note;
+        }
+    }
+
+    /// What lanes there are has changed: which one each is in; empty: the baseline.
+    pub fn on_lanes(&mut self, lane_of: impl Fn(&Name, &Instance) -> Box<str>) {
+        for (name, record) in &mut self.records {
+            record.lane = lane_of(name, &record.instance);
+        }
     }
 
     /// A proxy says how far its instance is. `wall_ms` is milliseconds since 1970. Nothing comes of it if somebody else
     /// speaks for it by now.
     pub fn on_word(&mut self, name: &Name, stream: u64, word: Word, wall_ms: i64, now: Instant) {
         let Some(record) = self.records.get_mut(name).filter(|record| record.stream == Some(stream)) else { return };
+        if let Word::Draining { since, .. } | Word::Ended { since } = word {
+            record.going.get_or_insert(now.checked_sub(since).unwrap_or(now));
+        }
+        let going = record.going;
         match (word, record.phase) {
+            (Word::Starting, Phase::Starting) if record.instance.ready_ms == 0 => record.may_be_known = false,
             (Word::Ready, Phase::Starting) => {
                 (record.phase, record.instance.ready_ms) = (Phase::Ready, wall_ms);
+                (record.may_be_known, record.is_unwell) = (true, false);
                 self.dirty.insert(name.clone());
                 self.count(name);
                 self.settle(name, now);
             }
-            // Its application does not answer any more: nobody need drain for that.
-            (Word::Starting, Phase::Ready) => {
-                if !self.is_last(name) {
-                    self.lower(name);
-                    self.set_phase(name, Phase::Starting);
-                }
+            (Word::Ready, Phase::Ready) => {
+                record.is_unwell = false;
+                self.settle(name, now);
             }
-            (Word::Draining(within), Phase::Starting) => {
+            // Its application does not answer any more: nobody need drain for that. The last one is left to callers.
+            (Word::Starting, Phase::Ready) => {
+                record.is_unwell = true;
+                self.settle(name, now);
+            }
+            (Word::Draining { within, .. }, Phase::Starting) if !record.may_be_known => {
                 self.set_phase(name, Phase::Unknown { deadline: now + within });
             }
-            (Word::Draining(within), Phase::Ready) => {
+            // Not all callers have taken so far that they are not to use it.
+            (Word::Draining { within, .. }, Phase::Starting) => {
+                self.set_phase(name, Phase::Draining { deadline: now + within });
+            }
+            (Word::Draining { within, .. }, Phase::Ready) => {
                 self.lower(name);
                 self.set_phase(name, Phase::Last { deadline: now + within });
                 self.settle(name, now);
             }
             // It came back, and says again until when.
-            (Word::Draining(within), Phase::Draining { .. }) => {
+            (Word::Draining { within, .. }, Phase::Draining { .. }) => {
                 record.phase = Phase::Draining { deadline: now + within };
             }
-            (Word::Ended, phase) => {
+            (Word::Ended { .. }, phase) => {
                 if phase == Phase::Ready {
                     self.lower(name);
+                }
+                if let (Phase::Ready | Phase::Last { .. }, Some(since)) = (phase, going) {
+                    self.departures.push(Departure { name: name.clone(), since, how: Departed::Unseen });
                 }
                 self.remove(name);
                 self.settle(name, now);
             }
-            (Word::Starting | Word::Ready | Word::Draining(_), _) => {}
+            (Word::Starting | Word::Ready | Word::Draining { .. }, _) => {}
         }
     }
 
     /// The stream of a proxy is gone.
     pub fn on_leave(&mut self, name: &Name, stream: u64, now: Instant) {
         let Some(record) = self.records.get_mut(name).filter(|record| record.stream == Some(stream)) else { return };
-        (record.stream, record.lease) = (None, now + LEASE);
+        (record.stream, record.lease, record.silent) = (None, now + LEASE, now);
         if record.told().is_none() {
             self.remove(name);
         }
@@ -279,6 +309,7 @@ impl Registry {
         record.is_asked = true;
         if record.stream.is_none() && record.phase == Phase::Ready {
             // Nobody can ask it: callers are told at once, and what it has under way is its own affair.
+            record.going = Some(now);
             self.lower(name);
             self.set_phase(name, Phase::Draining { deadline: now + LEASE });
         }
@@ -287,6 +318,7 @@ impl Registry {
 
     /// Time has passed.
     pub fn on_time(&mut self, now: Instant) {
+        self.looked = now;
         let mut overdue = Vec::new();
         let mut last = Vec::new();
         let mut silent: BTreeMap<(Arc<str>, Arc<str>), Vec<Name>> = BTreeMap::new();
@@ -312,6 +344,7 @@ impl Registry {
             }
             for name in names {
                 if !self.is_last(&name) {
+                    self.depart(&name, Departed::Lease);
                     self.remove(&name);
                     self.count(&name);
                 }
@@ -325,7 +358,7 @@ impl Registry {
             Phase::Draining { deadline } if record.stream.is_none() => Some(record.lease.max(deadline)),
             Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline + OVERDUE),
             Phase::Last { deadline } => deadline.checked_sub(LAST_MARGIN),
-            Phase::Ready if record.stream.is_none() => Some(record.lease),
+            Phase::Ready if record.stream.is_none() => Some(record.lease).filter(|lease| *lease > self.looked),
             Phase::Ready | Phase::Starting => None,
         };
         self.records.values().filter_map(due).min()
@@ -341,6 +374,11 @@ impl Registry {
             }
         }
         taken
+    }
+
+    /// Those that have gone without a drain since this was asked.
+    pub fn take_departures(&mut self) -> Vec<Departure> {
+        std::mem::take(&mut self.departures)
     }
 
     /// What was handed out is stored.
@@ -406,12 +444,21 @@ impl Registry {
     fn is_last(&self, name: &Name) -> bool {
         let Some(lane) = self.records.get(name).map(|record| &record.lane) else { return false };
         let is_other = |other: &&Name| *other != name;
-        let mut ready = self.of_service(name).filter(|(other, record)| is_other(other) && record.phase == Phase::Ready);
+        let is_ready = |record: &Record| record.phase == Phase::Ready && !record.is_unwell;
+        let mut ready = self.of_service(name).filter(|(other, record)| is_other(other) && is_ready(record));
         !ready.any(|(_, record)| record.lane == *lane)
     }
 
-    /// Those of a Service that wait for another one may go, if there is one.
+    /// Those of a Service that wait for another one may go, if there is one, and those that are not well are told no more.
     fn settle(&mut self, name: &Name, now: Instant) {
+        let unwell: Vec<Name> =
+            self.of_service(name).filter(|(_, record)| record.is_unwell).map(|(name, _)| name.clone()).collect();
+        for name in unwell {
+            if self.records.get(&name).is_some_and(|record| record.phase == Phase::Ready) && !self.is_last(&name) {
+                self.lower(&name);
+                self.set_phase(&name, Phase::Starting);
+            }
+        }
         let last: Vec<(Name, Instant)> = self
             .of_service(name)
             .filter_map(|(name, record)| match record.phase {
@@ -421,7 +468,8 @@ impl Registry {
             .collect();
         for (name, deadline) in last {
             let Some(lane) = self.records.get(&name).map(|record| &record.lane) else { continue };
-            let is_ready = |record: &Record| record.phase == Phase::Ready && record.stream.is_some();
+            let is_ready =
+                |record: &Record| record.phase == Phase::Ready && record.stream.is_some() && !record.is_unwell;
             // The baseline serves the requests of a lane, or that is strict, and time changes nothing about it.
             let serves = |record: &Record| record.lane == *lane || record.lane.is_empty();
             let is_free = self.of_service(&name).any(|(_, record)| is_ready(record) && serves(record));
@@ -436,6 +484,20 @@ impl Registry {
             record.phase = phase;
             self.dirty.insert(name.clone());
         }
+    }
+
+    /// One that is silent, and was not going, is taken away.
+    fn depart(&mut self, name: &Name, how: Departed) {
+        let Some(record) = self.records.get(name) else { return };
+        if matches!(record.phase, Phase::Ready | Phase::Last { .. }) {
+            self.departures.push(Departure { name: name.clone(), since: record.silent, how });
+        }
+    }
+
+    /// Another one has its name or address.
+    fn replace(&mut self, name: &Name) {
+        self.depart(name, Departed::Replaced);
+        self.remove(name);
     }
 
     fn remove(&mut self, name: &Name) {
@@ -479,29 +541,7 @@ fn seen(record: &Record) -> Seen<'_> {
         is_unconfirmed: record.stream.is_none(),
         is_asked: record.is_asked,
         is_from_before: record.is_from_before,
-    }
-}
-
-impl Phase {
-    /// As it is shown.
-    pub fn word(self) -> &'static str {
-        match self {
-            Phase::Starting => "starting",
-            Phase::Ready => "ready",
-            Phase::Last { .. } => "last",
-            Phase::Draining { .. } | Phase::Unknown { .. } => "draining",
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::NameTaken(address) => {
-                write!(formatter, "another process of that name is there, at {address}: give each a name of its own")
-            }
-            Refusal::AddressTaken(address, name) => write!(formatter, "{name} is at {address}"),
-            Refusal::TooMany => write!(formatter, "the Service has {INSTANCES_MAX} instances already"),
-        }
+        going: record.going,
+        note: &record.note,
     }
 }

@@ -1,6 +1,7 @@
 //! A control server with ten thousand proxies: `cargo run --release -p e2e -- fleet`. Each proxy is a connection of its own
 //! with the real machine, the real reading of rules and the real change of endpoints; both sides share this machine's
-//! cores. Measures from a change to the last proxy in which it is in force, what a proxy costs, and a restart. Cold.
+//! cores. Measures from a change to the last proxy in which it is in force, and from an instance's wish to go to the last that
+//! has forgotten it, what a proxy costs, and a restart. Cold.
 
 mod line;
 mod proxy;
@@ -9,9 +10,11 @@ mod shop;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use config::wire::evenkeel::v1::{Ending, Member, Phase};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::LocalSet;
 
@@ -19,6 +22,7 @@ use crate::fleet::line::Line;
 use crate::fleet::proxy::Proxy;
 use crate::fleet::server::Server;
 use crate::fleet::shop::Size;
+use crate::kit::{Speaker, Subscriber};
 use crate::{Because, Failure, Outcome, procfs};
 
 /// Connections that are being opened at the same time: what the kernel's queue holds.
@@ -43,7 +47,7 @@ pub struct Arguments {
     /// Instances of each
     #[arg(long, default_value_t = 20)]
     endpoints: usize,
-    /// Changes of the Service that all use, and ten times as many of those that one Gateway uses
+    /// Changes of the Service that all use, and drains of its instances; ten times as many changes of those that one Gateway uses
     #[arg(long, default_value_t = 30)]
     changes: usize,
     /// Changes of endpoints in each second of the churn
@@ -174,6 +178,7 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
     println!("  CPU for each change: control {:.0?}, all proxies {:.0?}", each(cpu), each(own_cpu_used));
 
     if !tls {
+        drained(arguments, &server, &fleet).await?;
         some_use_it(arguments, &server, &fleet).await?;
         churned(arguments, &server, &fleet).await?;
     }
@@ -195,6 +200,67 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
         println!("  {name} to {count}");
     }
     Ok(true)
+}
+
+/// Instances of the Service that all use come, and go.
+async fn drained(arguments: &Arguments, server: &Server, fleet: &Fleet) -> Outcome<()> {
+    let &Arguments { endpoints, changes, .. } = arguments;
+    let (mut times, mut cpu) = (Vec::new(), Duration::ZERO);
+    for round in 0..changes as u32 {
+        let xds = server.xds;
+        let come = tokio::task::spawn_blocking(move || Instance::come(xds, round));
+        let instance = come.await.because(|| "an instance".to_owned())?;
+        // All of them know it.
+        let text = shop::service(shop::HOT, endpoints, u64::from(1_000 + round));
+        let revision = server.apply(&text).await?;
+        fleet.reach(revision, |_| true, Instant::now()).await?;
+        let before = server.cpu()?;
+        let go = tokio::task::spawn_blocking(move || instance.go());
+        times.push(go.await.because(|| "an instance".to_owned())?);
+        cpu += server.cpu()? - before;
+    }
+    print("an instance that all use wants to go, until all have forgotten it", times);
+    println!("  CPU for each: control {:.0?}", cpu / changes.max(1) as u32);
+    Ok(())
+}
+
+/// An instance of the Service that all use, and the proxy that speaks for it.
+struct Instance {
+    /// Without its stream nobody may speak.
+    _proxy: Subscriber,
+    speaker: Speaker,
+}
+
+impl Instance {
+    /// Callers are told of it.
+    fn come(xds: SocketAddr, number: u32) -> Instance {
+        let name = format!("i{number}");
+        let mut proxy = Subscriber::new(&format!("default/{}@{name}", shop::HOT), &[]);
+        proxy.connect(xds);
+        proxy.take();
+        let mut speaker = proxy.join(Member {
+            namespace: "default".into(),
+            service: shop::HOT.into(),
+            name,
+            incarnation: 1,
+            ports: [("http".into(), 20_000 + number)].into(),
+            ..Member::default()
+        });
+        speaker.say(Phase::Ready);
+        speaker.wait_for(Phase::Ready);
+        Instance { _proxy: proxy, speaker }
+    }
+
+    /// How long it takes until nobody has it any more.
+    fn go(mut self) -> Duration {
+        let begun = Instant::now();
+        self.speaker.drain(PATIENCE);
+        self.speaker.hear_until(|told| told.forgetting.as_ref().is_some_and(|forgetting| forgetting.is_over));
+        let took = begun.elapsed();
+        self.speaker.end(Ending::default());
+        self.speaker.wait_for(Phase::Ended);
+        took
+    }
 }
 
 /// Changes that the proxies of one Gateway use.

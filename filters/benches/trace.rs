@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::Instant;
 
+use config::snapshot::lanes::TraceHeaders;
 use filters::Head;
 use filters::lane::trace::{ENTRIES_MAX, Ids, Lane, Lookup, TraceMap, start, start_or_continue};
 
@@ -52,7 +53,7 @@ fn head() -> Head {
 /// A request with a trace of its own.
 fn traced(number: u64) -> Head {
     let mut head = head();
-    start(&mut head, || dice(number));
+    start(&mut head, TraceHeaders::default(), || dice(number));
     head
 }
 
@@ -105,13 +106,13 @@ fn main() {
     measure("ids, traceparent", |_| Ids::of(black_box(&with_trace)));
     measure("ids, traceparent, b3 and sw8", |_| Ids::of(black_box(&with_all)));
     let mut sound = traced(2);
-    measure("a trace goes on", |number| start_or_continue(&mut sound, || dice(number)));
+    measure("a trace goes on", |number| start_or_continue(&mut sound, TraceHeaders::default, || dice(number)));
     let mut client = Head::default();
     measure("a client's trace is replaced, its head made anew", |number| {
         client.clear();
         client.receive(b"");
         client.add("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-        start(&mut client, || dice(number));
+        start(&mut client, TraceHeaders::default(), || dice(number));
     });
 
     let ids = all_ids(0);

@@ -111,7 +111,8 @@ impl Drain {
 
     fn lets(&self, request: &Request<Incoming>) -> bool {
         let said = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-        let said = said.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        let said = said.and_then(|value| value.split_once(' '));
+        let said = said.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token);
         let known = std::fs::read_to_string(&self.token).unwrap_or_default();
         let known = known.trim();
         // As long for each that is as long, wherever they differ.
@@ -261,7 +262,10 @@ async fn explain(request: Request<Incoming>, admin: &Admin) -> Response<Full<Byt
 /// `GET /drain` with the token: lets the instance go, and answers when it has.
 async fn drain(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     match &admin.drain {
-        None => text(StatusCode::FORBIDDEN, "nobody may: start it with --drain-token-file FILE\n".into()),
+        None => text(
+            StatusCode::FORBIDDEN,
+            "nobody may: only a sidecar that was started with --drain-token-file FILE\n".into(),
+        ),
         Some(drain) if !drain.lets(request) => {
             text(StatusCode::UNAUTHORIZED, "only with the token: Authorization: Bearer TOKEN\n".into())
         }

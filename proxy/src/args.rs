@@ -27,6 +27,8 @@ const OUTSIDE_GRACE_S: u64 = 10;
 /// Endpoints of so many Services are cheaper to have than to wait for.
 const PRELOAD_SERVICES: u32 = 1_000;
 
+const ZONE_LETTERS_MAX: usize = 253;
+
 /// The label that names an instance's lane.
 const LANE: &str = "lane";
 
@@ -61,13 +63,13 @@ pub struct SidecarArgs {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// Where the instance listens
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     pub app: SocketAddr,
     /// Where requests to the instance come in
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     pub inbound: SocketAddr,
     /// Where the instance sends its calls
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     pub outbound: SocketAddr,
     /// What the instance is asked for to learn whether it is ready, such as /healthz [default: it is when it takes connections]
     #[arg(long, value_name = "PATH", value_parser = path)]
@@ -100,9 +102,10 @@ pub struct SidecarArgs {
 
 /// What all proxies are started with.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("rules").args(["files", "control"]).required(true))]
 pub struct ProcessArgs {
     /// Rule files and folders of them (.yaml, .yml, .json); watched for changes
-    #[arg(short = 'f', long = "file", value_name = "PATH", required_unless_present = "control")]
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
     pub files: Vec<PathBuf>,
     /// A control server to get rules from, in place of files
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "files")]
@@ -123,10 +126,10 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
     /// Where /live and /ready are answered
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     pub probe: Option<SocketAddr>,
     /// Where /metrics is answered
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     pub metrics: Option<SocketAddr>,
     /// Where /config, /endpoints, /policies, /stats and `evenkeel explain` are answered: a loopback address or the path of a
     /// unix socket
@@ -142,10 +145,10 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = FINISH_WITHIN_S, value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub finish_within: u64,
     /// Which DNS server is asked for names of Services; may be there several times [default: those of /etc/resolv.conf]
-    #[arg(long = "resolver", value_name = "ADDRESS:PORT")]
+    #[arg(long = "resolver", value_name = "ADDRESS:PORT", value_parser = address)]
     pub resolvers: Vec<SocketAddr>,
     /// The zone in which this proxy stands, for policies that prefer what is near
-    #[arg(long, value_name = "ZONE", env = "EVENKEEL_ZONE")]
+    #[arg(long, value_name = "ZONE", env = "EVENKEEL_ZONE", value_parser = zone)]
     pub zone: Option<String>,
     /// How many proxies like this one share what RateLimits with scope sharedByReplicas allow
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -241,6 +244,20 @@ fn path(text: &str) -> Result<String, String> {
     is_path.then(|| text.to_owned()).ok_or_else(|| format!("{text:?} is no path"))
 }
 
+/// As control has it; empty: none, as where the environment has a variable without a value.
+fn zone(text: &str) -> Result<String, String> {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "-._:".contains(letter);
+    let is_zone = text.len() <= ZONE_LETTERS_MAX && text.chars().all(is_letter);
+    is_zone
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("{text:?} is no zone: at most {ZONE_LETTERS_MAX} letters, digits, - . _ :"))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not ADDRESS:PORT, such as 127.0.0.1:8080; names are not looked up here"))
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
@@ -270,6 +287,7 @@ mod tests {
             ("--service web --lane blue --label lane=red", "label lane is there twice"),
             ("--service web --instance a@b", "\"a@b\" is not the name of an instance"),
             ("--service WEB", "\"WEB\" is not a name"),
+            ("--service web --zone a,b", "\"a,b\" is no zone"),
             ("--service web --label version", "is not KEY=VALUE"),
             (
                 "--service web --probe 127.0.0.1:4 --drain-token-file /nowhere/token",

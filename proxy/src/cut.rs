@@ -15,6 +15,8 @@ const NAMED_MAX: usize = 16;
 const METHOD_BYTES_MAX: usize = 20;
 const HOST_BYTES_MAX: usize = 100;
 const PATH_BYTES_MAX: usize = 200;
+/// Of who sent it, `NAMESPACE/NAME`.
+pub(crate) const NAME_BYTES_MAX: usize = 400;
 
 /// Those that one worker has cut, or all of them.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub(crate) fn asked(head: &Head) -> String {
 }
 
 /// Bytes as people may read them, whatever they are.
-fn shown(bytes: &[u8], bytes_max: usize) -> String {
+pub(crate) fn shown(bytes: &[u8], bytes_max: usize) -> String {
     let cut = &bytes[..bytes.len().min(bytes_max)];
     let rest = if cut.len() < bytes.len() { "..." } else { "" };
     format!("{}{rest}", cut.escape_ascii())

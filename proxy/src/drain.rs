@@ -43,6 +43,10 @@ pub(crate) struct Forgetting {
 pub(crate) struct Seen {
     /// None: control has not said anything of it.
     pub(crate) forgetting: Option<Forgetting>,
+    /// When it said so first: a last instance is told of late.
+    pub(crate) announced: Option<Instant>,
+    /// Control never let it in: no caller in the mesh ever knew it.
+    pub(crate) is_unknown: bool,
     /// There is another instance that has to be ready first.
     pub(crate) is_last: bool,
     /// Requests for the application that are being served.
@@ -57,9 +61,40 @@ pub(crate) struct Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Something has to happen first, or this time has to come.
-    Wait(Instant),
+    Wait(Instant, For),
     /// It may end, for this reason.
     Drained(Reason),
+}
+
+/// What it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// It is the last one.
+    Another,
+    /// Not all of them have said that they have forgotten it.
+    Callers,
+    /// Some are under way.
+    Requests,
+    /// Some of them called lately, and nobody can tell them.
+    Outside,
+    /// For so long as requests that were sent before may be on their way.
+    Quiet,
+    /// For longer, since somebody may still send.
+    QuietInDoubt,
+}
+
+impl For {
+    /// In words for people, behind "waits for".
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            For::Another => "another instance to be ready",
+            For::Callers => "callers to forget it",
+            For::Requests => "requests under way",
+            For::Outside => "callers outside the mesh to notice",
+            For::Quiet => "100 ms without a request",
+            For::QuietInDoubt => "5 s without a request, since not all callers can be told",
+        }
+    }
 }
 
 /// Why it may end.
@@ -67,6 +102,10 @@ pub(crate) enum Verdict {
 pub(crate) enum Reason {
     /// All have forgotten it, and it was quiet.
     Forgotten,
+    /// The same, and those outside the mesh were given their time.
+    Graced,
+    /// No caller knew it, and it was quiet.
+    Unknown,
     /// Not all said so, and it was quiet all the same.
     Quiet,
     /// There was no more time.
@@ -78,6 +117,8 @@ impl Reason {
     pub(crate) fn words(self) -> &'static str {
         match self {
             Reason::Forgotten => "all callers have forgotten it, and it was quiet",
+            Reason::Graced => "all callers have forgotten it, those outside the mesh had their time, and it was quiet",
+            Reason::Unknown => "control had not let it in, and it was quiet",
             Reason::Quiet => "it was quiet, though not all callers said that they have forgotten it",
             Reason::Deadline => "its time was over",
         }
@@ -91,25 +132,32 @@ pub(crate) fn decide(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -
         return Verdict::Drained(Reason::Deadline);
     }
     // Where nobody tells callers, all of them are outside.
-    let told = |is_so: fn(&Forgetting) -> bool| !terms.is_announced || seen.forgetting.as_ref().is_some_and(is_so);
+    let is_announced = terms.is_announced && !seen.is_unknown;
+    let told = |is_so: fn(&Forgetting) -> bool| !is_announced || seen.forgetting.as_ref().is_some_and(is_so);
     let is_forgotten = told(|forgetting| forgetting.is_over);
     let is_sure = told(|forgetting| forgetting.is_over && forgetting.unreachable == 0);
-    if !is_forgotten && (seen.is_last || now < began + ANNOUNCED_WITHIN) {
-        let until = if seen.is_last { deadline } else { began + ANNOUNCED_WITHIN };
-        return Verdict::Wait(until.min(deadline));
+    if seen.is_last && !is_forgotten {
+        return Verdict::Wait(deadline, For::Another);
+    }
+    // Callers have their time from when they were told, and not from when it was the last one.
+    let announced_until = seen.announced.unwrap_or(began) + ANNOUNCED_WITHIN;
+    if !is_forgotten && now < announced_until {
+        return Verdict::Wait(announced_until.min(deadline), For::Callers);
     }
     if seen.in_flight > 0 {
-        return Verdict::Wait(deadline);
+        return Verdict::Wait(deadline, For::Requests);
     }
     let quiet = if is_sure { QUIET } else { QUIET_IN_DOUBT };
     let quiet_at = seen.last_request.map_or(began, |last| last.max(began)) + quiet;
     let is_asked_from_outside = seen.last_outside.is_some_and(|last| last + OUTSIDE_RECENT >= began);
     let graced_at = if is_asked_from_outside { began + terms.outside_grace } else { began };
-    let until = quiet_at.max(graced_at);
-    match now >= until {
-        true if is_sure => Verdict::Drained(Reason::Forgotten),
-        true => Verdict::Drained(Reason::Quiet),
-        false => Verdict::Wait(until.min(deadline)),
+    match (now >= quiet_at, now >= graced_at) {
+        (_, false) => Verdict::Wait(quiet_at.max(graced_at).min(deadline), For::Outside),
+        (false, true) => Verdict::Wait(quiet_at.min(deadline), if is_sure { For::Quiet } else { For::QuietInDoubt }),
+        (true, true) if !is_sure => Verdict::Drained(Reason::Quiet),
+        (true, true) if seen.is_unknown => Verdict::Drained(Reason::Unknown),
+        (true, true) if graced_at > began => Verdict::Drained(Reason::Graced),
+        (true, true) => Verdict::Drained(Reason::Forgotten),
     }
 }
 
@@ -129,47 +177,60 @@ mod tests {
         let told = |is_over: bool, unreachable: u32| {
             Some(Forgetting { is_over, unreachable, holders: 3, ..Forgetting::default() })
         };
-        // What control said; whether it is the last one; requests in flight; when the last one was, and the last from outside;
-        // now; and what comes of it: a reason, or until when it waits.
+        // What control said, and when first; whether it is the last one; requests in flight; when the last one was, and the
+        // last from outside; now; and what comes of it: a reason, or until when it waits and for what.
+        let (a, u, marked) = (told(true, 0), told(true, 1), told(false, 0));
         let rows = [
             // All said so: it ends when it was quiet for a moment.
-            (told(true, 0), false, 0, Some(20), None, 119, Err(120)),
-            (told(true, 0), false, 0, Some(20), None, 120, Ok(Reason::Forgotten)),
-            (told(true, 0), false, 0, None, None, 99, Err(100)),
-            (told(true, 0), false, 0, Some(-5_000), None, 100, Ok(Reason::Forgotten)),
+            (&a, 5, false, 0, Some(20), None, 119, Err((120, For::Quiet))),
+            (&a, 5, false, 0, Some(20), None, 120, Ok(Reason::Forgotten)),
+            (&a, 5, false, 0, None, None, 99, Err((100, For::Quiet))),
+            (&a, 5, false, 0, Some(-5_000), None, 100, Ok(Reason::Forgotten)),
             // A request may take as long as there is time.
-            (told(true, 0), false, 1, Some(20), None, 20_000, Err(27_000)),
-            (told(true, 0), false, 1, Some(20), None, 27_000, Ok(Reason::Deadline)),
+            (&a, 5, false, 1, Some(20), None, 20_000, Err((27_000, For::Requests))),
+            (&a, 5, false, 1, Some(20), None, 27_000, Ok(Reason::Deadline)),
             // Somebody has not said so.
-            (told(false, 0), false, 0, Some(20), None, 5_000, Err(10_000)),
-            (told(false, 0), false, 0, Some(20), None, 10_000, Ok(Reason::Quiet)),
-            (told(false, 0), false, 0, Some(9_000), None, 10_000, Err(14_000)),
+            (&marked, 5, false, 0, Some(20), None, 5_000, Err((10_005, For::Callers))),
+            (&marked, 5, false, 0, Some(20), None, 10_005, Ok(Reason::Quiet)),
+            (&marked, 5, false, 0, Some(9_000), None, 10_005, Err((14_000, For::QuietInDoubt))),
             // Somebody cannot be told.
-            (told(true, 1), false, 0, Some(7_000), None, 11_000, Err(12_000)),
-            (told(true, 1), false, 0, Some(7_000), None, 12_000, Ok(Reason::Quiet)),
+            (&u, 5, false, 0, Some(7_000), None, 11_000, Err((12_000, For::QuietInDoubt))),
+            (&u, 5, false, 0, Some(7_000), None, 12_000, Ok(Reason::Quiet)),
             // Control is not there.
-            (None, false, 0, Some(-1), None, 100, Err(10_000)),
-            (None, false, 0, Some(9_500), None, 10_000, Err(14_500)),
-            (None, false, 0, Some(26_000), None, 26_500, Err(27_000)),
-            // The last one waits for another, as long as it can.
-            (None, true, 0, None, None, 20_000, Err(27_000)),
-            (None, true, 0, None, None, 27_000, Ok(Reason::Deadline)),
+            (&None, -1, false, 0, Some(-1), None, 100, Err((10_000, For::Callers))),
+            (&None, -1, false, 0, Some(9_500), None, 10_000, Err((14_500, For::QuietInDoubt))),
+            (&None, -1, false, 0, Some(26_000), None, 26_500, Err((27_000, For::QuietInDoubt))),
+            // The last one waits for another, as long as it can; then callers have as much time as others give them.
+            (&None, -1, true, 0, None, None, 20_000, Err((27_000, For::Another))),
+            (&None, -1, true, 0, None, None, 27_000, Ok(Reason::Deadline)),
+            (&marked, 12_000, false, 0, None, None, 12_001, Err((22_000, For::Callers))),
+            (&marked, 24_000, false, 0, None, None, 24_001, Err((27_000, For::Callers))),
+            (&a, 24_000, false, 0, None, None, 24_003, Ok(Reason::Forgotten)),
             // Callers outside the mesh hear of it in their own way.
-            (told(true, 0), false, 0, Some(50), Some(50), 5_000, Err(10_000)),
-            (told(true, 0), false, 0, Some(9_990), Some(9_990), 10_000, Err(10_090)),
-            (told(true, 0), false, 0, Some(50), Some(-50_000), 9_999, Err(10_000)),
-            (told(true, 0), false, 0, Some(50), Some(-60_001), 200, Ok(Reason::Forgotten)),
+            (&a, 5, false, 0, Some(50), Some(50), 5_000, Err((10_000, For::Outside))),
+            (&a, 5, false, 0, Some(9_990), Some(9_990), 10_000, Err((10_090, For::Quiet))),
+            (&a, 5, false, 0, Some(9_990), Some(9_990), 10_090, Ok(Reason::Graced)),
+            (&a, 5, false, 0, Some(50), Some(-50_000), 9_999, Err((10_000, For::Outside))),
+            (&a, 5, false, 0, Some(50), Some(-60_001), 200, Ok(Reason::Forgotten)),
+            (&u, 5, false, 0, Some(50), Some(50), 5_100, Err((10_000, For::Outside))),
+            (&u, 5, false, 0, Some(50), Some(50), 10_000, Ok(Reason::Quiet)),
         ];
-        for (forgetting, is_last, in_flight, last, outside, now, expected) in rows {
+        for (forgetting, announced, is_last, in_flight, last, outside, now, expected) in rows {
             let (last_request, last_outside) = (last.map(at), outside.map(at));
-            let seen = Seen { forgetting, is_last, in_flight, last_request, last_outside };
-            let expected = expected.map_or_else(|until| Verdict::Wait(at(until)), Verdict::Drained);
+            let (forgetting, announced) = (forgetting.clone(), (announced >= 0).then(|| at(announced)));
+            let seen =
+                Seen { forgetting, announced, is_unknown: false, is_last, in_flight, last_request, last_outside };
+            let expected = expected.map_or_else(|(until, what)| Verdict::Wait(at(until), what), Verdict::Drained);
             assert_eq!(decide(&terms, began, &seen, at(now)), expected, "{seen:?} at {now}");
         }
+        // Whom control never let in, nobody knows.
+        let stranger = Seen { is_unknown: true, ..Seen::default() };
+        assert_eq!(decide(&terms, began, &stranger, at(99)), Verdict::Wait(at(100), For::Quiet));
+        assert_eq!(decide(&terms, began, &stranger, at(100)), Verdict::Drained(Reason::Unknown));
         let alone = Terms { is_announced: false, ..terms };
         let seen = Seen { last_request: Some(at(20)), ..Seen::default() };
         assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Drained(Reason::Forgotten));
         let seen = Seen { last_outside: Some(at(-1)), ..seen };
-        assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Wait(at(10_000)));
+        assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Wait(at(10_000), For::Outside));
     }
 }

@@ -2,6 +2,7 @@
 //! lanes leak, as totals since its start; and what of that control has not heard. Pure, Cold.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -74,10 +75,16 @@ pub(crate) fn totals(stats: &[WorkerStats]) -> Edges {
     edges
 }
 
-/// What is new since `heard`, and what will have been heard when that is.
-pub(crate) fn news(now: &Edges, heard: &Edges) -> (Vec<LaneEdge>, Edges) {
-    let (mut told, mut next) = (Vec::new(), heard.clone());
-    for (edge, traffic) in now {
+/// What is new since `heard`, and what will have been heard when that is. Where there is more than is told at once, it begins
+/// behind `after`; the last one is told, too.
+pub(crate) fn news(now: &Edges, heard: &Edges, after: Option<&Edge>) -> (Vec<LaneEdge>, Edges, Option<Edge>) {
+    let (mut told, mut next, mut last_told) = (Vec::new(), heard.clone(), None);
+    let behind = after.map(|after| now.range((Bound::Excluded(after), Bound::Unbounded)));
+    let before = match after {
+        Some(after) => now.range(..=after),
+        None => now.range::<Edge, _>(..),
+    };
+    for (edge, traffic) in behind.into_iter().flatten().chain(before) {
         let before = heard.get(edge).cloned().unwrap_or_default();
         if before == *traffic {
             continue;
@@ -86,6 +93,7 @@ pub(crate) fn news(now: &Edges, heard: &Edges) -> (Vec<LaneEdge>, Edges) {
             break;
         }
         next.insert(edge.clone(), traffic.clone());
+        last_told = Some(edge.clone());
         // A series that nobody used for long was forgotten: less is not new.
         let since = u64::saturating_sub;
         let (from, to, lane) = match edge {
@@ -107,7 +115,7 @@ pub(crate) fn news(now: &Edges, heard: &Edges) -> (Vec<LaneEdge>, Edges) {
             example_ms: last.map_or(0, |(leaked, _)| milliseconds(leaked.at)),
         });
     }
-    (told, next)
+    (told, next, last_told)
 }
 
 fn milliseconds(at: SystemTime) -> u64 {
@@ -151,26 +159,26 @@ mod tests {
         stats[1].fell_back(&blue, &web, "absent");
         stats[0].fell_back(&blue, &web, "notReady");
         let now = totals(&stats);
-        let (told, heard) = news(&now, &Edges::new());
+        let (told, heard, _) = news(&now, &Edges::new(), None);
         assert_eq!(lines(&told), [">shop/web : 3 0 0 0 0", ">shop/web blue: 5 1 1 0 0"]);
-        assert!(news(&now, &heard).0.is_empty());
+        assert!(news(&now, &heard, None).0.is_empty());
         serve(&stats[1], "web", Some("blue"), 2);
         stats[0].leaked(&blue, Leak::Lost("shop/stock".into(), Why::NoTrace), "GET a/1".into());
         stats[0].leaked(&blue, Leak::Lost("shop/stock".into(), Why::NoTrace), "GET a/2".into());
         stats[1].leaked(&blue, Leak::Untagged("".into()), "GET b/".into());
         let now = totals(&stats);
-        let (told, heard) = news(&now, &heard);
+        let (told, heard, _) = news(&now, &heard, None);
         let expected = [
             ">shop/stock blue: 0 0 0 2 0 GET a/2 noTrace",
             ">shop/web blue: 2 0 0 0 0",
             "> blue: 0 0 0 0 1 GET b/ untagged",
         ];
         assert_eq!(lines(&told), expected);
-        assert!(news(&now, &heard).0.is_empty());
+        assert!(news(&now, &heard, None).0.is_empty());
         // What was forgotten is not new, and what comes after it is.
-        let (_, heard) = news(&totals(&stats[..1]), &heard);
+        let (_, heard, _) = news(&totals(&stats[..1]), &heard, None);
         serve(&stats[0], "web", Some("blue"), 2);
-        let (told, _) = news(&totals(&stats[..1]), &heard);
+        let (told, ..) = news(&totals(&stats[..1]), &heard, None);
         assert_eq!(lines(&told), [">shop/web blue: 2 0 0 0 0"]);
     }
 
@@ -179,8 +187,11 @@ mod tests {
         let stats = [WorkerStats::default()];
         (0..TOLD_MAX + 5).for_each(|number| serve(&stats[0], &number.to_string(), Some("blue"), 1));
         let now = totals(&stats);
-        let (first, heard) = news(&now, &Edges::new());
-        let (rest, heard) = news(&now, &heard);
-        assert_eq!((first.len(), rest.len(), news(&now, &heard).0.len()), (TOLD_MAX, 5, 0));
+        let (first, heard, last) = news(&now, &Edges::new(), None);
+        let (rest, heard, _) = news(&now, &heard, last.as_ref());
+        assert_eq!((first.len(), rest.len(), news(&now, &heard, None).0.len()), (TOLD_MAX, 5, 0));
+        // Who was not told is not kept from it by those that have more to tell.
+        let (again, ..) = news(&now, &Edges::new(), last.as_ref());
+        assert_eq!(again[..5], rest[..]);
     }
 }

@@ -36,6 +36,8 @@ const CUT_WITHIN: Duration = Duration::from_secs(1);
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
 /// Of the head of an answer: its status is in the first bytes.
 const STATUS_BYTES: usize = 12;
+/// An application that is not ready may say why again and again in other words.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of an application's readiness.
 #[derive(Debug, Clone)]
@@ -105,6 +107,12 @@ impl Handle {
         let _ = self.orders.send(oneshot::channel().0);
     }
 
+    /// What is left of its time.
+    pub(crate) fn left(&self) -> Duration {
+        let began = self.began.borrow().unwrap_or_else(Instant::now);
+        (began + self.within).saturating_duration_since(Instant::now())
+    }
+
     /// Comes when it has gone, and its application, which may still have calls to make, too; or there is no more time.
     pub(crate) async fn over(&mut self) {
         // They end with the process.
@@ -122,21 +130,28 @@ impl Handle {
 }
 
 impl Check {
-    /// Whether the application is ready.
-    async fn is_ready(&self) -> bool {
+    /// Whether the application is ready, and if not, why.
+    async fn ready(&self) -> Result<(), String> {
+        let gone = |error: std::io::Error| format!("{}: {error}", self.app);
         let asked = async {
-            let mut stream = TcpStream::connect(self.app).await.ok()?;
-            let Some(path) = &self.path else { return Some(()) };
+            let mut stream = TcpStream::connect(self.app).await.map_err(gone)?;
+            let Some(path) = &self.path else { return Ok(()) };
             let question = format!(
                 "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: evenkeel-ready\r\nConnection: close\r\n\r\n",
                 self.app
             );
-            stream.write_all(question.as_bytes()).await.ok()?;
+            stream.write_all(question.as_bytes()).await.map_err(gone)?;
             let mut head = [0; STATUS_BYTES];
-            stream.read_exact(&mut head).await.ok()?;
-            (head.starts_with(b"HTTP/1.") && matches!(head[9], b'2' | b'3')).then_some(())
+            stream.read_exact(&mut head).await.map_err(gone)?;
+            let status = head[9..].escape_ascii();
+            match head.starts_with(b"HTTP/1.") {
+                true if matches!(head[9], b'2' | b'3') => Ok(()),
+                true => Err(format!("{} answers {path} with {status}", self.app)),
+                false => Err(format!("{} does not answer {path} in HTTP/1.1", self.app)),
+            }
         };
-        matches!(timeout(CHECK_WITHIN, asked).await, Ok(Some(())))
+        let late = |_| Err(format!("{} does not answer within {CHECK_WITHIN:?}", self.app));
+        timeout(CHECK_WITHIN, asked).await.unwrap_or_else(late)
     }
 
     /// Whether nobody listens there any more.
@@ -179,23 +194,42 @@ impl Instance {
 
     /// Serves until somebody wants it to go. None: the process ends.
     async fn serve(&mut self, orders: &mut UnboundedReceiver<Order>) -> Option<Order> {
-        let mut failures = 0;
+        let (mut failures, mut told_at) = (0, None::<Instant>);
         loop {
-            let is_ready = self.status.has_rules() && self.check.is_ready().await;
-            failures = if is_ready { 0 } else { failures + 1 };
+            let check = self.check.clone();
+            let found = match self.status.has_rules() {
+                true => tokio::select! {
+                    found = check.ready() => found,
+                    order = orders.recv() => return order,
+                    () = self.asked() => return Some(oneshot::channel().0),
+                },
+                false => Err("its rules are not in force".to_owned()),
+            };
             let was_ready = *self.standing.borrow() == Standing::Ready;
-            if is_ready && !was_ready {
-                event("info", "the application is ready");
-                self.standing.send_replace(Standing::Ready);
-            } else if was_ready && failures == FAILURES_MAX {
-                event(
-                    "warn",
-                    &format!("the application at {} is not ready any more: callers are told", self.check.app),
-                );
-                self.standing.send_replace(Standing::Starting);
+            let pause = if found.is_ok() { CHECK_EVERY } else { LOOK_EVERY };
+            match found {
+                Ok(()) => {
+                    failures = 0;
+                    if !was_ready {
+                        event("info", "the application is ready");
+                        self.standing.send_replace(Standing::Ready);
+                    }
+                }
+                Err(_) if was_ready && failures + 1 < FAILURES_MAX => failures += 1,
+                Err(why) => {
+                    let is_new = *self.standing.borrow() != Standing::Starting(why.clone());
+                    if is_new && (was_ready || told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY)) {
+                        told_at = Some(Instant::now());
+                        let (level, how) = match was_ready {
+                            true => ("warn", "not ready any more"),
+                            false => ("info", "not ready"),
+                        };
+                        event(level, &format!("the application is {how}: {why}"));
+                        self.standing.send_replace(Standing::Starting(why));
+                    }
+                }
             }
             self.status.set_app(*self.standing.borrow() == Standing::Ready);
-            let pause = if is_ready { CHECK_EVERY } else { LOOK_EVERY };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 order = orders.recv() => return order,
@@ -218,7 +252,9 @@ impl Instance {
         event("info", &format!("going, within {} s", self.terms.within.as_secs()));
         self.status.leaving();
         self.shared.is_leaving.store(true, Relaxed);
-        self.standing.send_replace(Standing::Draining(began + self.terms.within));
+        let until = began + self.terms.within;
+        let going = |waits_for| Standing::Draining { since: began, until, waits_for };
+        self.standing.send_replace(going(""));
         let mut seen = Seen::default();
         let (mut counts, mut told_at) = (self.counts(), None);
         let mut late = 0;
@@ -236,7 +272,11 @@ impl Instance {
             }
             let until = match drain::decide(&self.terms, began, &seen, now) {
                 Verdict::Drained(reason) => break reason,
-                Verdict::Wait(until) => until.min(now + DRAIN_EVERY),
+                Verdict::Wait(until, what) => {
+                    let told = going(what.words());
+                    self.standing.send_if_modified(|standing| std::mem::replace(standing, told.clone()) != told);
+                    until.min(now + DRAIN_EVERY)
+                }
             };
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => {}
@@ -250,6 +290,7 @@ impl Instance {
     /// What control says of it now.
     fn look(&mut self, seen: &mut Seen) {
         let known = self.known.borrow_and_update();
+        seen.is_unknown = known.is_unknown;
         let Some(response) = &known.response else { return };
         seen.is_last = response.phase() == Phase::Last;
         seen.forgetting = response.forgetting.as_ref().map(|told| Forgetting {
@@ -258,6 +299,9 @@ impl Instance {
             holders: told.holders,
             waiting_for: told.waiting_for.clone(),
         });
+        if response.phase() == Phase::Draining {
+            seen.announced.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Tells control that it has gone, and what there is to say of that.
@@ -272,7 +316,7 @@ impl Instance {
             cut_requests: cut.names.clone(),
             reason: reason.words().into(),
         };
-        self.standing.send_replace(Standing::Ended(ending));
+        self.standing.send_replace(Standing::Ended { since: began, ending });
         let is_heard = |known: &Known| known.response.as_ref().is_none_or(|response| response.phase() == Phase::Ended);
         // Control finds out by itself where it does not hear it.
         let _ = timeout(ENDED_WITHIN, self.known.wait_for(is_heard)).await;

@@ -29,6 +29,9 @@ use crate::{admin, edges, metrics};
 /// From one look at which endpoints are used to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
+/// Calls of an application whose time is over may take so much longer.
+const FINISH_AT_LEAST: Duration = Duration::from_secs(1);
+
 /// How much the main thread gives way to workers, of 19.
 const MAIN_NICENESS: i32 = 10;
 
@@ -70,7 +73,7 @@ fn fail(problems: &[String]) -> ExitCode {
 
 async fn live(start: Start, started: Instant) -> Result<(), Vec<String>> {
     let Start { workload, workers, process: args, beside } = start;
-    let (standing, stands) = watch::channel(Standing::Starting);
+    let (standing, stands) = watch::channel(Standing::Starting(String::new()));
     let (told, known) = watch::channel(Known::default());
     // Where there is no control nobody says anything.
     let (voice, silence) = match (&beside, &args.control) {
@@ -236,7 +239,10 @@ async fn run_until_signal(
             }
         }
     }
-    finish(&mut in_force, &mut origin, Duration::from_secs(args.finish_within), &mut signals.ends).await;
+    let within = Duration::from_secs(args.finish_within);
+    // An instance has one time for all of it. What its application still waits for may be about to come.
+    let within = instance.map_or(within, |instance| within.min(instance.left().max(FINISH_AT_LEAST)));
+    finish(&mut in_force, &mut origin, within, &mut signals.ends).await;
     origin.end().await;
     Ok(())
 }

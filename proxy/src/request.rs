@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use config::snapshot::lanes::LaneRole;
+use config::snapshot::lanes::{LaneRole, TraceHeaders};
 use config::snapshot::{ClientAddress, Filter, ListenerSettings, Mirror};
 use filters::head::Known;
-use filters::lane::leak::{self, Stray, Watched, Why};
+use filters::lane::leak::{self, Watched, Why};
 use filters::lane::trace::{self, Ids, Lookup, Token};
 use filters::{Entry, Head, Verdict};
 
@@ -72,14 +72,15 @@ pub(crate) async fn serve(
         true => take_lane(guard, client_address, &mut head, inbound.as_ref(), &mut record),
         // Most gateways know of none, and shall not pay for them.
         false => {
-            trace::start_or_continue(&mut head, || worker.dice());
+            trace::start_or_continue(&mut head, TraceHeaders::default, || worker.dice());
             None
         }
     };
 
     let asked = Asked { client_address, settings, meta: &meta, issue, inbound: inbound.as_ref() };
     let mut result = match misdirected {
-        true => Err(ProxyError::here(Kind::Misdirected)),
+        // It is counted as this instance's, which tells that it was not meant.
+        true => meet(worker, &guard.bind, &head, &mut record).and(Err(ProxyError::here(Kind::Misdirected))),
         false => {
             let forwarding = pin!(forward(guard, client, &asked, &mut head, &mut record));
             until_cut(asked.inbound, forwarding).await
@@ -123,7 +124,8 @@ fn take_lane(
         enter_lane(&guard.worker, &guard.bind, client, head, true);
     if let Some(inbound) = inbound {
         inbound.remember(head, lane.as_deref());
-        if let Some(missed) = missed {
+        // What is given back comes to nobody.
+        if let Some(missed) = missed.filter(|_| !inbound.is_misdirected) {
             inbound.tell_untagged(&missed, head);
         }
     }
@@ -294,7 +296,7 @@ async fn forward(
     let cluster = first_use::ensure(worker, client, cluster, deadline).await?;
     record.tell_fallbacks(worker, &cluster);
     if let Some((callee, why)) = record.stray.take() {
-        tell_stray(worker, &cluster, head, callee, why);
+        worker.tell_stray(&cluster, head, callee, why);
     }
     if head.authority.is_empty() {
         // HTTP/1.0 may come without a host; what we send must have one (RFC 9112 3.2).
@@ -393,7 +395,7 @@ impl<'w> Inbound<'w> {
     fn tell_untagged(&self, missed: &LaneView, head: &Head) {
         let from = match self.sent {
             Sent::Outside => Box::default(),
-            Sent::By(from, _) => String::from_utf8_lossy(head.bytes(from)).into(),
+            Sent::By(from, _) => cut::shown(head.bytes(from), cut::NAME_BYTES_MAX).into(),
         };
         self.worker.stats().leaked(&missed.name, Leak::Untagged(from), cut::asked(head).into());
     }
@@ -402,18 +404,9 @@ impl<'w> Inbound<'w> {
 impl Drop for Inbound<'_> {
     fn drop(&mut self) {
         self.forget(0);
-        self.worker.stats().inbound_in_flight.subtract(1);
+        // In this order: who sees that none is left sees when that was.
         self.worker.stats().inbound_at_ms.set((self.worker.driver.now().as_millis() as u64).max(1));
-    }
-}
-
-/// Adds a call that names nobody to those of the instance, if it may be of a request in a lane.
-#[cold]
-fn tell_stray(worker: &Worker, cluster: &ClusterView, head: &Head, callee: u16, why: Why) {
-    let is_idle = || worker.shared.stats.iter().all(|stats| stats.inbound_in_flight.get() == 0);
-    if worker.shared.strays.wants(callee, is_idle, now_ns(worker)) {
-        let service = format!("{}/{}", cluster.cluster.namespace, cluster.cluster.service).into();
-        worker.shared.strays.add(Stray { callee, service, why, example: cut::asked(head).into() });
+        self.worker.stats().inbound_in_flight.subtract(1);
     }
 }
 
@@ -521,7 +514,7 @@ fn is_inside(worker: &Worker, bind: &BindView) -> bool {
 pub(crate) fn enter_lane(worker: &Worker, bind: &BindView, client: IpAddr, head: &mut Head, is_real: bool) -> Found {
     let place = if worker.has_lanes() { worker.place(bind) } else { None };
     let Some((view, index)) = place else {
-        trace::start_or_continue(head, || worker.dice());
+        trace::start_or_continue(head, TraceHeaders::default, || worker.dice());
         return Found::default();
     };
     let zone = worker.shared.zone.as_deref();
@@ -550,15 +543,18 @@ pub(crate) fn enter_lane(worker: &Worker, bind: &BindView, client: IpAddr, head:
     if is_real && matches!(bind.lanes, LaneRole::Call { own: None, .. }) {
         match (found.source, traces) {
             (Some(Source::Caller), _) => found.stray = Some((callee(head), why)),
-            (Some(Source::Tag), Some(traces)) => traces.mark(&Ids::of(head), callee(head)),
+            // Calls of others to the same callee may name nobody since they have no tag to name.
+            (Some(Source::Tag), Some(traces)) if !traces.mark(&Ids::of(head), callee(head)) => {
+                worker.shared.strays.leave_out(callee(head), now_ns(worker));
+            }
             _ => {}
         }
     }
     // Not before: conditions see what a client says of its trace, and a call is looked up by what the instance sent.
     match trace::must_start(&bind.lanes) {
-        true => trace::start(head, || worker.dice()),
+        true => trace::start(head, bind.lanes.trace_headers(), || worker.dice()),
         false => {
-            trace::start_or_continue(head, || worker.dice());
+            trace::start_or_continue(head, || bind.lanes.trace_headers(), || worker.dice());
         }
     }
     Found { shadow, ..found }

@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use config::Snapshot;
+use filters::Head;
+use filters::lane::leak::{Stray, Why};
 use filters::rules::Waiter;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::check::{self, Checks};
 use crate::connection;
-use crate::cut::CutRequests;
+use crate::cut::{self, CutRequests};
 use crate::driver::{Driver, Socket, TaskId};
 use crate::explain;
 use crate::guards::Guards;
@@ -25,7 +27,7 @@ use crate::listen;
 use crate::log::http_date;
 use crate::shared::{Mail, Opened, Shared};
 use crate::stats::WorkerStats;
-use crate::view::{Making, View};
+use crate::view::{ClusterView, Making, View};
 
 /// How often idle connections are looked through when nothing is heard of them.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -175,6 +177,16 @@ impl Worker {
     /// The task that hears of idle upstream connections.
     pub(crate) fn keeper(&self) -> TaskId {
         self.keeper.get()
+    }
+
+    /// Adds a call that names nobody to those of the instance, if it may be of a request in a lane.
+    #[cold]
+    pub(crate) fn tell_stray(&self, cluster: &ClusterView, head: &Head, callee: u16, why: Why) {
+        let is_idle = || self.shared.stats.iter().all(|stats| stats.inbound_in_flight.get() == 0);
+        if self.shared.strays.wants(callee, is_idle, self.driver.now().as_nanos() as u64) {
+            let service = format!("{}/{}", cluster.cluster.namespace, cluster.cluster.service).into();
+            self.shared.strays.add(Stray { callee, service, why, example: cut::asked(head).into() });
+        }
     }
 
     /// 64 uniform bits: xorshift64* (Vigna 2016), for shares and identifiers, not for secrets.

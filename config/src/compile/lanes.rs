@@ -99,9 +99,13 @@ impl<'d> Lanes<'d> {
                     let taken = namespace.membership.taking(all, |key| labels.get(key).map(|value| &**value));
                     let known = &namespace.lanes[*taken.first()?];
                     let name = known.group.metadata.to_string();
-                    Some((groups.iter().position(|group| *group.name == *name)?, known.index))
+                    let place = (groups.iter().position(|group| *group.name == *name)?, known.index);
+                    Some((place, taken.len() == 1))
                 });
-                [LaneRole::Inherit { groups: groups.clone(), own }, LaneRole::Call { groups, own }]
+                // One of several lanes may get requests of any of them.
+                let only = own.filter(|(_, is_only)| *is_only).map(|(own, _)| own);
+                let own = own.map(|(own, _)| own);
+                [LaneRole::Inherit { groups: groups.clone(), own: only }, LaneRole::Call { groups, own }]
             },
         )
     }

@@ -60,8 +60,24 @@ object! {
         optional order: At<List<Source, 1, 4>> = "order",
         /// `false` if absent: entries start a trace for each request, whatever the client says of its own.
         defaulted trust_trace_context: bool = "trustTraceContext" or false,
+        /// What a trace that is started here is written in; `[traceparent]` if absent, and never without that.
+        optional trace_headers: At<List<TraceHeader, 1, 4>> = "traceHeaders",
     }
-    check order_is_ours;
+    check propagation_is_sound;
+}
+
+words! {
+    /// A form of trace header.
+    TraceHeader {
+        /// W3C Trace Context.
+        Traceparent = "traceparent",
+        /// B3 in one header.
+        B3 = "b3",
+        /// B3 in several.
+        XB3 = "x-b3",
+        /// SkyWalking. Its agents collect each trace that comes with it.
+        Sw8 = "sw8",
+    }
 }
 
 words! {
@@ -168,6 +184,12 @@ impl StickyBy {
 }
 
 impl Spec {
+    /// Whether a trace that is started is written in this form.
+    pub(crate) fn writes(&self, header: TraceHeader) -> bool {
+        let written = self.propagation.as_ref().and_then(|propagation| propagation.trace_headers.as_ref());
+        written.is_some_and(|headers| headers.contains(&header))
+    }
+
     /// Whether a lane is looked for there.
     pub(crate) fn looks_at(&self, source: Source) -> bool {
         let order = self.propagation.as_ref().and_then(|propagation| propagation.order.as_ref());
@@ -239,8 +261,12 @@ fn tag_is_ours(tag: &Tag, path: &Path<'_>, problems: &mut Problems) {
     }
 }
 
-fn order_is_ours(propagation: &Propagation, path: &Path<'_>, problems: &mut Problems) {
+fn propagation_is_sound(propagation: &Propagation, path: &Path<'_>, problems: &mut Problems) {
     const ALL: [Source; 4] = [Source::Header, Source::Baggage, Source::TraceMap, Source::CallerLabel];
+    if let Some(headers) = propagation.trace_headers.as_ref().filter(|all| !all.contains(&TraceHeader::Traceparent)) {
+        let reason = "must have traceparent: it is always written";
+        problems.error(headers.place, path.field("traceHeaders"), reason);
+    }
     let Some(order) = &propagation.order else { return };
     let in_order: Vec<Source> = ALL.into_iter().filter(|source| order.contains(source)).collect();
     if ***order != *in_order || !order.contains(&Source::Header) {

@@ -38,6 +38,32 @@ impl LaneRole {
     pub fn is_inside(&self) -> bool {
         matches!(self, LaneRole::Inherit { .. } | LaneRole::Call { .. })
     }
+
+    /// What a trace that is started there is written in, beside `traceparent`: all that any of its groups wants.
+    pub fn trace_headers(&self) -> TraceHeaders {
+        match self {
+            LaneRole::Strip => TraceHeaders::default(),
+            LaneRole::Decide(group) => group.trace_headers,
+            LaneRole::Inherit { groups, .. } | LaneRole::Call { groups, .. } => {
+                groups.iter().map(|group| group.trace_headers).fold(TraceHeaders::default(), |all, one| TraceHeaders {
+                    b3: all.b3 | one.b3,
+                    x_b3: all.x_b3 | one.x_b3,
+                    sw8: all.sw8 | one.sw8,
+                })
+            }
+        }
+    }
+}
+
+/// Forms of a trace beside `traceparent`, for applications that pass on no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TraceHeaders {
+    /// B3 in one header.
+    pub b3: bool,
+    /// B3 in several.
+    pub x_b3: bool,
+    /// SkyWalking.
+    pub sw8: bool,
 }
 
 /// LaneGroup.
@@ -61,6 +87,8 @@ pub struct LaneGroup {
     pub by_caller: bool,
     /// Entries go on with the traces of clients, who do not repeat them.
     pub trusts_traces: bool,
+    /// What a trace that is started is written in, beside `traceparent`.
+    pub trace_headers: TraceHeaders,
     /// In the order of precedence.
     pub lanes: Vec<Lane>,
 }

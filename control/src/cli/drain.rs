@@ -51,8 +51,11 @@ fn drain(args: &DrainArgs) -> Result<ExitCode, Failure> {
     let (namespace, service, name) = match parts[..] {
         [service, name] => (&*args.namespace, service, name),
         [namespace, service, name] => (namespace, service, name),
-        _ => return Err(Failure::Usage(format!("{:?} is no instance: SERVICE/NAME is", args.instance))),
+        _ => ("", "", ""),
     };
+    if [namespace, service, name].contains(&"") {
+        return Err(Failure::Usage(format!("{:?} is no instance: SERVICE/NAME is", args.instance)));
+    }
     let client = Client::open(&args.server)?;
     let place = format!("/api/v1/instances/{}/{}/{}", escaped(namespace), escaped(service), escaped(name));
     let instance = client.get(&place)?;
@@ -70,12 +73,12 @@ fn drain(args: &DrainArgs) -> Result<ExitCode, Failure> {
     let (asked_ms, deadline) = (jiff::Timestamp::now().as_millisecond(), Instant::now() + args.timeout);
     let mut gone = None;
     loop {
-        let all =
-            client.get(&path("/api/v1/instances", &[("namespace", Some(namespace)), ("service", Some(service))]))?;
-        let is_it = |one: &&Value| one["instance"] == *full && one["incarnation"] == instance["incarnation"];
-        let is_there = all["instances"].as_array().into_iter().flatten().any(|one| is_it(&one));
-        let answer = client.get(&drains)?;
+        let is_there = match client.get(&place) {
+            Err(Failure::Refused(404, _)) => false,
+            found => found?["incarnation"] == instance["incarnation"],
+        };
         if !is_there {
+            let answer = client.get(&drains)?;
             let mut over = answer["over"].as_array().into_iter().flatten();
             let ended = |one: &Value| {
                 one["began"].as_i64().unwrap_or(0) + one["tookMilliseconds"].as_f64().unwrap_or(0.0) as i64
@@ -99,12 +102,15 @@ fn drain(args: &DrainArgs) -> Result<ExitCode, Failure> {
 
 fn tell(args: &DrainArgs, full: &str, receipt: Option<&Value>) -> ExitCode {
     let Some(receipt) = receipt else {
-        say(&format!("{full} has gone: callers never knew it\n"));
+        say(&format!("{full} has gone, and left no receipt: callers never knew it\n"));
         return ExitCode::SUCCESS;
     };
     if !args.output.tell_raw(receipt) {
         say(&roll::receipt(receipt));
     }
-    let is_clean = ["waiting", "unreachable", "cut"].iter().all(|name| receipt[name].as_u64().unwrap_or(0) == 0);
+    // Nobody was told to forget it.
+    let is_drained = !receipt["holders"].is_null();
+    let is_clean =
+        is_drained && ["waiting", "unreachable", "cut"].iter().all(|name| receipt[name].as_u64().unwrap_or(0) == 0);
     if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -27,7 +27,7 @@ pub struct LanesArgs {
     server: Server,
 }
 
-/// Draws them. Exit code 1: one leaks.
+/// Draws them. Exit code 1: one leaks, or nobody was in the one that was asked for.
 pub fn run(args: LanesArgs) -> ExitCode {
     end(lanes(&args))
 }
@@ -49,7 +49,9 @@ fn lanes(args: &LanesArgs) -> Result<ExitCode, Failure> {
         }
     }
     let leaks = meant.iter().any(|lane| lane["leaks"].as_u64().unwrap_or(0) > 0);
-    Ok(if leaks { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    // Of a lane that nobody was in, perhaps since its name is another, nothing good is known.
+    let is_missed = args.lane.is_some() && meant.is_empty();
+    Ok(if leaks || is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// All of these lanes.

@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::cli::table::{Table, milliseconds};
 
+/// A mark that is stored later than this has waited for something.
+const TOLD_LATE_MS: f64 = 1_000.0;
+
 /// The instances that proxies speak for, and those that were refused.
 pub fn instances(answer: &Value) -> Table {
     let mut table = Table::new(&["INSTANCE", "ADDRESS", "LANE", "ZONE", "PHASE", "NOTE"]);
@@ -55,8 +58,15 @@ pub fn receipt(one: &Value) -> String {
         after(&one["tookMilliseconds"]),
         word(&one["reason"])
     )];
-    lines.push(format!("  forgotten by {}", forgotten(one)));
-    lines.push(format!("  last request: {}", last_request(one)));
+    if let Some(told) = told_late(one) {
+        lines.push(format!("  {told}"));
+    }
+    if !one["holders"].is_null() {
+        lines.push(format!("  forgotten by {}", forgotten(one)));
+    }
+    if !one["lastRequestMilliseconds"].is_null() {
+        lines.push(format!("  last request: {}", last_request(one)));
+    }
     for proxy in list(&one["proxies"]).filter(|proxy| !matches!(proxy["state"].as_str(), Some("forgot" | "ended"))) {
         lines.push(format!(
             "  {} did not say that it has forgotten it ({})",
@@ -78,6 +88,9 @@ fn forgotten(one: &Value) -> String {
 
 /// `n of m proxies after 12 ms`, with this word.
 pub fn forgotten_by(one: &Value, word: impl Fn(u64) -> &'static str) -> String {
+    if one["holders"].is_null() {
+        return String::new();
+    }
     let number = |name: &str| one[name].as_u64().unwrap_or(0);
     let of = number("holders");
     let on = of.saturating_sub(number("waiting") + number("unreachable"));
@@ -111,8 +124,16 @@ fn note(one: &Value) -> String {
             notes.push(format!("{words}: {number}"));
         }
     }
+    notes.extend(told_late(one));
+    notes.extend(one["waitsFor"].as_str().map(|what| format!("waits for {what}")));
     notes.extend(one["reason"].as_str().map(str::to_owned));
     notes.join(", ")
+}
+
+/// One that was the last, or that control did not hear of at once, went for a while before callers were told.
+fn told_late(one: &Value) -> Option<String> {
+    let told = one["toldMilliseconds"].as_f64().filter(|told| *told >= TOLD_LATE_MS)?;
+    Some(format!("callers were told after {}", milliseconds(told as u64)))
 }
 
 /// Milliseconds with their parts, as they are told.
@@ -148,17 +169,29 @@ mod tests {
                 "proxies": [{ "proxy": "shop/g@1", "state": "forgot" }, { "proxy": "shop/g@2", "state": "unreachable" }],
             })
         };
+        let mut late = receipt_of(0, 0, "it was quiet".into());
+        late["toldMilliseconds"] = 24_012.4.into();
+        assert!(
+            receipt(&late).contains("\n  callers were told after 24.0 s\n  forgotten by 3 of 3"),
+            "{}",
+            receipt(&late)
+        );
+        let undrained =
+            json!({ "instance": "shop/web/a", "tookMilliseconds": 10_000, "holders": null, "reason": "silent" });
+        assert_eq!(receipt(&undrained), "shop/web/a has gone after 10.0 s: silent\n");
         let told = receipt(&receipt_of(0, 1, "it was quiet".into()));
         let expected = "shop/web/a has gone after 312 ms: it was quiet\n  forgotten by 2 of 3 proxies after 8.2 ms\n  last request: \
                         after 120 ms\n  shop/g@2 did not say that it has forgotten it (unreachable)\n  cut: GET /big\n  cut: 2 that are not named\n";
         assert_eq!(told, expected);
-        let table =
-            drains(&json!({ "underWay": [receipt_of(1, 0, Value::Null)], "over": [receipt_of(0, 1, "quiet".into())] }));
+        let mut under_way = receipt_of(1, 0, Value::Null);
+        under_way["waitsFor"] = "callers to forget it".into();
+        let table = drains(&json!({ "underWay": [under_way], "over": [receipt_of(0, 1, "quiet".into())] }));
         let (text, _) = table.text(true);
         let rows: Vec<&str> = text.lines().skip(1).collect();
         assert!(
             rows[0].contains("2 of 3 proxies after 8.2 ms")
-                && rows[0].ends_with("under way  cut: GET /big, and 2 more, waited for: 1"),
+                && rows[0]
+                    .ends_with("under way  cut: GET /big, and 2 more, waited for: 1, waits for callers to forget it"),
             "{text}"
         );
         assert!(rows[1].ends_with("312 ms     cut: GET /big, and 2 more, unreachable: 1, quiet"), "{text}");

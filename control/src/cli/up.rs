@@ -97,7 +97,8 @@ fn show(args: UpArgs) -> Result<ExitCode, String> {
     let has_terminal = io::stdout().is_terminal();
     let is_live = !args.plain && has_terminal;
     let (folder, pipe) = (leash.path().to_owned(), leash.end().map_err(failed)?);
-    let stage = Arc::new(Stage { folder, pipe, events: Arc::new(Events::new(!is_live)) });
+    let events = Arc::new(Events::new(!is_live, &folder));
+    let stage = Arc::new(Stage { folder, pipe, events });
 
     // Children end with the thread that starts them.
     let (ready, opened) = sync_channel(1);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{LEASE, Name};
 
@@ -42,16 +42,35 @@ pub struct Drain {
     pub resource: Arc<str>,
     /// Whoever has this revision of the resource, or a later one, has forgotten it.
     pub revision: u64,
-    /// Since when.
+    /// Since when it wants to go.
+    pub asked: Instant,
+    /// Since when callers are to forget it.
     pub began: Instant,
     /// By the number of the stream.
     holders: BTreeMap<u64, Holder>,
     /// Those of them that may send requests, as far as is known.
     waiting: usize,
+    /// Those of them that did not come back.
+    unreachable: usize,
+    /// Those whose connection broke, and that are not back, by id.
+    away: BTreeSet<(Arc<str>, u64)>,
     /// Callers were told of it before control started: until all had the time to come back, nobody knows who they are.
     is_from_before: bool,
     /// When nobody was left who may send requests, for the first time.
     pub forgotten: Option<Instant>,
+}
+
+/// That an instance is to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Which.
+    pub name: Name,
+    /// Since which revision callers are told so.
+    pub revision: u64,
+    /// Since when it wants to go.
+    pub asked: Instant,
+    /// Callers were told of it before control started.
+    pub is_from_before: bool,
 }
 
 /// All that are under way.
@@ -73,29 +92,52 @@ impl Drain {
         self.waiting
     }
 
+    /// How many of them did not come back.
+    pub fn unreachable(&self) -> usize {
+        self.unreachable
+    }
+
     fn insert(&mut self, stream: u64, holder: Holder) {
         self.remove(stream);
-        self.waiting += usize::from(holder.state.waits());
+        self.count(&holder.id, stream, holder.state, 1);
         self.holders.insert(stream, holder);
     }
 
     fn remove(&mut self, stream: u64) {
-        self.waiting -= usize::from(self.holders.remove(&stream).is_some_and(|holder| holder.state.waits()));
+        if let Some(holder) = self.holders.remove(&stream) {
+            self.count(&holder.id, stream, holder.state, -1);
+        }
+    }
+
+    /// One more, or one less, has come to that.
+    fn count(&mut self, id: &Arc<str>, stream: u64, state: HolderState, change: isize) {
+        let counted = |count: usize, is_it: bool| count.wrapping_add_signed(if is_it { change } else { 0 });
+        self.waiting = counted(self.waiting, state.waits());
+        self.unreachable = counted(self.unreachable, matches!(state, HolderState::Unreachable(_)));
+        if matches!(state, HolderState::Lost(_) | HolderState::Unreachable(_)) {
+            let one = (id.clone(), stream);
+            if change > 0 {
+                self.away.insert(one)
+            } else {
+                self.away.remove(&one)
+            };
+        }
     }
 
     /// A holder has come to something, if it was at that.
     fn turn(&mut self, stream: u64, from: HolderState, to: HolderState) -> bool {
         let Some(holder) = self.holders.get_mut(&stream).filter(|holder| holder.state == from) else { return false };
-        self.waiting -= usize::from(from.waits());
-        self.waiting += usize::from(to.waits());
         holder.state = to;
+        let id = holder.id.clone();
+        self.count(&id, stream, from, -1);
+        self.count(&id, stream, to, 1);
         true
     }
 }
 
 impl HolderState {
     /// Whether it is waited for.
-    fn waits(self) -> bool {
+    pub fn waits(self) -> bool {
         matches!(self, HolderState::Holding | HolderState::Lost(_))
     }
 }
@@ -106,52 +148,79 @@ impl Drains {
         Drains { drains: Vec::new(), known_from: Some(now + LEASE) }
     }
 
-    /// An instance is to be forgotten, by these proxies: streams that are open, and those that broke a moment ago. `is_from_before`:
-    /// callers were told of it before control started.
+    /// An instance is to be forgotten by these proxies: streams that are open, and those that broke a moment ago.
     pub fn begin(
         &mut self,
-        name: Name,
-        revision: u64,
-        is_from_before: bool,
+        mark: Mark,
         open: impl IntoIterator<Item = (u64, Arc<str>)>,
         lost: impl IntoIterator<Item = (u64, Arc<str>, Instant)>,
         now: Instant,
     ) {
+        let Mark { name, revision, asked, is_from_before } = mark;
         self.drains.retain(|drain| drain.name != name);
         let open = open.into_iter().map(|(stream, id)| (stream, Holder { id, state: HolderState::Holding }));
         let lost = lost.into_iter().map(|(stream, id, at)| (stream, Holder { id, state: HolderState::Lost(at) }));
-        let (resource, holders): (_, BTreeMap<u64, Holder>) = (name.resource().into(), lost.chain(open).collect());
-        let waiting = holders.len();
-        let forgotten = None;
-        self.drains.push(Drain { name, resource, revision, began: now, holders, waiting, is_from_before, forgotten });
-        self.settle(now);
+        let mut drain = Drain {
+            resource: name.resource().into(),
+            name,
+            revision,
+            asked,
+            began: now,
+            holders: BTreeMap::new(),
+            waiting: 0,
+            unreachable: 0,
+            away: BTreeSet::new(),
+            is_from_before,
+            forgotten: None,
+        };
+        lost.chain(open).for_each(|(stream, holder)| drain.insert(stream, holder));
+        self.drains.push(drain);
+        self.on_time(now);
+    }
+
+    /// An instance has wanted to go since then already.
+    pub fn on_asked(&mut self, name: &Name, asked: Instant) {
+        for drain in self.drains.iter_mut().filter(|drain| drain.name == *name) {
+            drain.asked = drain.asked.min(asked);
+        }
     }
 
     /// Something happened on a stream; `is_held` says whether its proxy may still send requests to what a resource named
-    /// before a revision. Tells whether it matters to a drain.
-    pub fn on_progress(&mut self, stream: u64, now: Instant, is_held: impl Fn(&str, u64) -> bool) -> bool {
-        let mut matters = false;
+    /// before a revision. Tells to which drains that matters, and how many they still wait for.
+    pub fn on_progress(
+        &mut self,
+        stream: u64,
+        now: Instant,
+        is_held: impl Fn(&str, u64) -> bool,
+    ) -> Vec<(Name, usize)> {
+        let mut matters = Vec::new();
         for drain in &mut self.drains {
             // Of very many streams, only those that are waited for are looked at.
             let is_waited_for = drain.holders.get(&stream).is_some_and(|holder| holder.state == HolderState::Holding);
             if is_waited_for && !is_held(&drain.resource, drain.revision) {
-                matters |= drain.turn(stream, HolderState::Holding, HolderState::Applied(now));
+                drain.turn(stream, HolderState::Holding, HolderState::Applied(now));
+                matters.push((drain.name.clone(), drain.waiting));
             }
         }
-        if matters {
+        if !matters.is_empty() {
             self.settle(now);
         }
         matters
     }
 
-    /// A proxy has introduced itself: one that was lost is back, and another may come with what it had on its disk.
-    pub fn on_come(&mut self, stream: u64, id: &Arc<str>, now: Instant, is_held: impl Fn(&str, u64) -> bool) {
+    /// A proxy has introduced itself: one that was lost is back, and another may come with what it had on its disk. Tells as
+    /// `on_progress` does.
+    pub fn on_come(
+        &mut self,
+        stream: u64,
+        id: &Arc<str>,
+        now: Instant,
+        is_held: impl Fn(&str, u64) -> bool,
+    ) -> Vec<(Name, usize)> {
+        let mut matters = Vec::new();
         for drain in &mut self.drains {
-            let is_it = |holder: &Holder| {
-                holder.id == *id && matches!(holder.state, HolderState::Lost(_) | HolderState::Unreachable(_))
-            };
-            let before: Vec<u64> =
-                drain.holders.iter().filter(|(_, holder)| is_it(holder)).map(|(stream, _)| *stream).collect();
+            let streams = drain.away.range((id.clone(), 0)..=(id.clone(), u64::MAX));
+            let before: Vec<u64> = streams.map(|(_, stream)| *stream).collect();
             before.iter().for_each(|stream| drain.remove(*stream));
             let state = match is_held(&drain.resource, drain.revision) {
                 true => HolderState::Holding,
@@ -162,17 +231,23 @@ impl Drains {
             if state == HolderState::Holding {
                 drain.forgotten = None;
             }
+            matters.push((drain.name.clone(), drain.waiting));
         }
         self.settle(now);
+        matters
     }
 
-    /// A stream has ended; `has_ended`: its proxy has, too.
-    pub fn on_leave(&mut self, stream: u64, has_ended: bool, now: Instant) {
+    /// A stream has ended; `has_ended`: its proxy has, too. Tells as `on_progress` does.
+    pub fn on_leave(&mut self, stream: u64, has_ended: bool, now: Instant) -> Vec<(Name, usize)> {
         let state = if has_ended { HolderState::Ended(now) } else { HolderState::Lost(now) };
+        let mut matters = Vec::new();
         for drain in &mut self.drains {
-            drain.turn(stream, HolderState::Holding, state);
+            if drain.turn(stream, HolderState::Holding, state) {
+                matters.push((drain.name.clone(), drain.waiting));
+            }
         }
         self.settle(now);
+        matters
     }
 
     /// Time has passed.
@@ -229,32 +304,10 @@ impl Drains {
     }
 }
 
-/// Of holders, how many have come to what.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// All of them.
-    pub all: usize,
-    /// That may still send, as far as is known.
-    pub waiting: BTreeSet<Arc<str>>,
-    /// That did not come back.
-    pub unreachable: BTreeSet<Arc<str>>,
-    /// From the mark to the last who forgot it.
-    pub last: Option<Duration>,
-}
-
 impl Drain {
-    /// How far it is.
-    pub fn tally(&self) -> Tally {
-        let mut tally = Tally { all: self.holders.len(), ..Tally::default() };
-        for Holder { id, state } in self.holders.values() {
-            match state {
-                HolderState::Holding | HolderState::Lost(_) => drop(tally.waiting.insert(id.clone())),
-                HolderState::Unreachable(_) => drop(tally.unreachable.insert(id.clone())),
-                HolderState::Applied(at) | HolderState::Ended(at) => {
-                    tally.last = tally.last.max(Some(at.saturating_duration_since(self.began)));
-                }
-            }
-        }
-        tally
+    /// The first of those that have come to something, by name.
+    pub fn named(&self, count: usize, is_it: impl Fn(HolderState) -> bool) -> Vec<String> {
+        let meant = self.holders.values().filter(|holder| is_it(holder.state));
+        meant.take(count).map(|holder| holder.id.to_string()).collect()
     }
 }

@@ -17,6 +17,10 @@ fn name(text: &str) -> Name {
     Name { namespace: "shop".into(), service: service.into(), name: name.into() }
 }
 
+fn mark(text: &str, is_from_before: bool, asked: Instant) -> Mark {
+    Mark { name: name(text), revision: 9, asked, is_from_before }
+}
+
 /// `NAME[@HOST][#INCARNATION][:LANE]`
 fn instance(text: &str) -> (Name, Instance) {
     let (text, lane) = text.split_once(':').unwrap_or((text, ""));
@@ -68,13 +72,13 @@ impl Scene {
         let word = match verb {
             "ready" => Some(Word::Ready),
             "starting" => Some(Word::Starting),
-            "drain" => Some(Word::Draining(Duration::from_millis(number()))),
-            "end" => Some(Word::Ended),
+            "drain" => Some(Word::Draining { since: Duration::ZERO, within: Duration::from_millis(number()) }),
+            "end" => Some(Word::Ended { since: Duration::ZERO }),
             _ => None,
         };
         let mut refused = String::new();
         match (word, verb) {
-            (Some(word), _) => self.registry.on_word(&plain, speaker, word, 0, now),
+            (Some(word), _) => self.registry.on_word(&plain, speaker, word, 1, now),
             (None, "join") => {
                 let (name, instance) = instance(what);
                 if let Err(refusal) = self.registry.on_join(&name, instance.clone(), lane(&instance), speaker, now) {
@@ -108,6 +112,8 @@ impl Scene {
         for (at_ms, event, expected) in rows {
             assert_eq!(self.step(*at_ms, event), *expected, "{at_ms} {event}");
             let due = self.registry.due().map(|due| due.saturating_duration_since(self.start));
+            // Time that has been looked at is over.
+            assert!(*event != "time" || due.is_none_or(|due| due > Duration::from_millis(*at_ms)), "{at_ms}: {due:?}");
             // Whoever waits until then has missed nothing.
             assert!(due.is_none_or(|due| due <= Duration::from_millis(at_ms + 60_000)), "{at_ms} {event}: {due:?}");
         }
@@ -127,6 +133,7 @@ fn an_instance_is_told_while_it_is_ready_and_goes_by_a_mark() {
         (6, "end a", "b"),
         // One that was never told has nobody who must forget it.
         (7, "join c", "b"),
+        (7, "starting c", "b"),
         (8, "drain c 5000", "b"),
         (9, "end c", "b"),
         // An application that does not answer is left out without a drain, and comes back.
@@ -134,9 +141,14 @@ fn an_instance_is_told_while_it_is_ready_and_goes_by_a_mark() {
         (11, "ready d", "b d"),
         (12, "starting d", "b"),
         (13, "ready d", "b d"),
-        // But not the last one.
+        // But callers may still know it: should it go now, they are to forget it.
         (14, "starting d", "b"),
-        (15, "starting b", "b"),
+        (15, "drain d 5000", "b d-"),
+        (16, "end d", "b"),
+        // So may those of one whose proxy lost control before, and comes when it goes.
+        (17, "join e", "b"),
+        (18, "drain e 5000", "b e-"),
+        (19, "end e", "b"),
     ]);
 }
 
@@ -166,6 +178,36 @@ fn the_last_one_stays_until_another_is_ready_or_its_time_is_over() {
         (7, "drain a 10000", "a x- y"),
         (8, "join b", "a x- y"),
         (9, "ready b", "a- b x- y"),
+    ]);
+}
+
+#[test]
+fn the_last_one_is_not_another_while_its_application_does_not_answer() {
+    Scene::new(&[]).check(&[
+        (0, "join a", ""),
+        (1, "ready a", "a"),
+        (2, "join b", "a"),
+        (3, "ready b", "a b"),
+        (4, "starting b", "a"),
+        // Left to callers,
+        (5, "starting a", "a"),
+        // until another is well.
+        (6, "ready b", "b"),
+        (7, "starting b", "b"),
+        (8, "ready a", "a"),
+        (9, "starting a", "a"),
+        (10, "ready a", "a"),
+        (11, "ready b", "a b"),
+    ]);
+    // One that is back may be the one that was waited for.
+    Scene::new(&[]).check(&[
+        (0, "join a", ""),
+        (1, "ready a", "a"),
+        (2, "join b", "a"),
+        (3, "ready b", "a b"),
+        (4, "leave b", "a b"),
+        (5, "drain a 10000", "a b"),
+        (6, "join b", "a- b"),
     ]);
 }
 
@@ -333,7 +375,7 @@ fn it_is_forgotten_when_nobody_is_left_who_may_send() {
         let start = Instant::now() + Duration::from_secs(100);
         let mut drains = Drains::default();
         let open = [(1, "a".into()), (2, "b".into())];
-        drains.begin(name("x"), 9, false, open, [(3, "c".into(), start - Duration::from_secs(1))], start);
+        drains.begin(mark("x", false, start), open, [(3, "c".into(), start - Duration::from_secs(1))], start);
         for (at_ms, event, waiting, unreachable, is_forgotten) in rows {
             let now = start + Duration::from_millis(*at_ms);
             match event {
@@ -343,19 +385,24 @@ fn it_is_forgotten_when_nobody_is_left_who_may_send() {
                         false
                     });
                     let is_done = drains.on_progress(*stream, now, |_, _| panic!("it is not waited for any more"));
-                    assert!(matters && !is_done, "{at_ms}");
+                    assert!(matters.len() == 1 && is_done.is_empty(), "{at_ms}");
                 }
-                Leaves(stream, has_ended) => drains.on_leave(*stream, *has_ended, now),
-                Comes(stream, id, holds) => drains.on_come(*stream, &Arc::from(*id), now, |_, _| *holds),
+                Leaves(stream, has_ended) => assert_eq!(drains.on_leave(*stream, *has_ended, now).len(), 1, "{at_ms}"),
+                Comes(stream, id, holds) => drop(drains.on_come(*stream, &Arc::from(*id), now, |_, _| *holds)),
                 Time => drains.on_time(now),
             }
-            assert!(!drains.on_progress(1, now, |_, _| true));
+            assert!(drains.on_progress(1, now, |_, _| true).is_empty());
             let drain = drains.get(&name("x")).expect("it is under way");
-            let join = |ids: BTreeSet<Arc<str>>| ids.iter().map(|id| &**id).collect::<Vec<_>>().join(" ");
-            let tally = drain.tally();
-            assert_eq!(drain.waiting(), tally.waiting.len(), "{at_ms}");
-            let found = (join(tally.waiting), join(tally.unreachable), drain.forgotten.is_some());
-            assert_eq!((&*found.0, &*found.1, found.2), (*waiting, *unreachable, *is_forgotten), "{at_ms}");
+            let named = |is_it: fn(HolderState) -> bool| {
+                let mut named = drain.named(9, is_it);
+                named.sort_unstable();
+                (named.len(), named.join(" "))
+            };
+            let (count, found) = named(HolderState::waits);
+            assert_eq!((drain.waiting(), &*found), (count, *waiting), "{at_ms}");
+            let (count, found) = named(|state| matches!(state, HolderState::Unreachable(_)));
+            assert_eq!((drain.unreachable(), &*found), (count, *unreachable), "{at_ms}");
+            assert_eq!(drain.forgotten.is_some(), *is_forgotten, "{at_ms}");
         }
     };
     check(&[
@@ -390,9 +437,9 @@ fn it_is_forgotten_when_nobody_is_left_who_may_send() {
 fn control_that_has_just_started_calls_nothing_forgotten() {
     let start = Instant::now();
     let mut drains = Drains::starting(start);
-    drains.begin(name("y"), 9, false, [], [], start);
+    drains.begin(mark("y", false, start), [], [], start);
     assert!(drains.end(&name("y")).is_some_and(|drain| drain.forgotten.is_some()), "it came after that");
-    drains.begin(name("x"), 9, true, [], [], start);
+    drains.begin(mark("x", true, start), [], [], start);
     let is_forgotten = |drains: &Drains| drains.get(&name("x")).is_some_and(|drain| drain.forgotten.is_some());
     drains.on_time(start + LEASE - Duration::from_millis(1));
     assert!(!is_forgotten(&drains));
@@ -401,4 +448,45 @@ fn control_that_has_just_started_calls_nothing_forgotten() {
     assert!(is_forgotten(&drains));
     assert_eq!(drains.due(), None);
     assert!(drains.end(&name("x")).is_some() && drains.all().is_empty());
+}
+
+#[test]
+fn those_that_go_without_a_drain_are_remembered() {
+    let mut scene = Scene::new(&["pay.o", "pay.l"]);
+    for (at_ms, event, expected) in [
+        (0, "join a", None),
+        (1, "ready a", None),
+        (2, "join b", None),
+        (3, "ready b", None),
+        (10, "leave a", None),
+        (10_010, "time", Some(("a", 10, Departed::Lease))),
+        (11_000, "leave b", None),
+        (11_001, "join b#2", Some(("b", 11_000, Departed::Replaced))),
+        (11_002, "ready b#2", None),
+        // Callers were told of it, and control was away when it went.
+        (12_000, "join pay.o", None),
+        (12_001, "end pay.o", Some(("o", 12_001, Departed::Unseen))),
+        (12_500, "join d", None),
+        (12_501, "ready d", None),
+        // One that is drained has a receipt of its own, and one that callers never knew is missed by nobody.
+        (13_000, "drain b#2 5000", None),
+        (13_100, "end b#2", None),
+        (14_000, "join c", None),
+        (14_001, "leave c", None),
+        (30_000, "time", None),
+    ] {
+        scene.step(at_ms, event);
+        let told = scene.registry.take_departures();
+        let since = |departure: &Departure| departure.since.duration_since(scene.start).as_millis() as u64;
+        let told: Vec<_> = told.iter().map(|one| (&*one.name.name, since(one), one.how)).collect();
+        assert_eq!(told, expected.into_iter().collect::<Vec<_>>(), "{at_ms} {event}");
+    }
+    // Whoever comes to a control that has just started says for how long it has been going.
+    let at = |ms| scene.start + Duration::from_millis(ms);
+    let (name, instance) = instance("pay.l");
+    scene.registry.on_join(&name, instance, "".into(), 1, at(30_001)).expect("it is known");
+    let word = Word::Draining { since: Duration::from_millis(700), within: Duration::from_secs(20) };
+    scene.registry.on_word(&name, 1, word, 0, at(30_001));
+    scene.registry.on_word(&name, 1, word, 0, at(30_500));
+    assert_eq!(scene.registry.get(&name).and_then(|seen| seen.going), Some(at(29_301)));
 }

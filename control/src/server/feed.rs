@@ -80,6 +80,9 @@ impl Feed {
                     for committed in changes {
                         seen = committed.revision;
                         self.take(&committed);
+                        if committed.moved.iter().any(|moved| &*moved.key.kind == "LaneGroup") {
+                            self.roll.on_lanes();
+                        }
                     }
                 }
                 // It was too fast for us: everything anew.

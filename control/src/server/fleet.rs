@@ -8,7 +8,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use config::wire::envoy::config::core::v3::node::UserAgentVersionType;
 use config::wire::envoy::service::discovery::v3::DeltaDiscoveryResponse;
@@ -31,6 +31,8 @@ pub(crate) use awaited::Names;
 
 /// Proxies that have gone, and are remembered.
 const GONE_MAX: usize = 10_000;
+/// A proxy that is cut off may go on for as long as it likes. Whoever is silent for longer has been looked after by people.
+const SILENT_FOR: Duration = Duration::from_secs(3_600);
 /// Builds of proxies, by what they know, that share a word about it.
 const BUILDS_MAX: usize = 64;
 /// Letters of what a proxy says of itself.
@@ -51,6 +53,15 @@ struct Broken {
     number: u64,
     proxy: Arc<Proxy>,
     at: Instant,
+    /// Nobody said that the connection ended: the network may be torn, and the proxy goes on for as long as that is so.
+    is_silent: bool,
+}
+
+impl Broken {
+    /// Whether it may still use what it had. One whose machine ended its connection would have been back.
+    fn may_be_there(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < if self.is_silent { SILENT_FOR } else { LEASE }
+    }
 }
 
 /// All proxies.
@@ -65,7 +76,9 @@ pub(crate) struct Fleet {
     /// Counts refusals.
     refusals: watch::Sender<u64>,
     gone: Mutex<VecDeque<Gone>>,
-    /// For as long as a lease, one for each proxy.
+    /// How many streams each has that is here, by its id: two processes may call themselves the same.
+    here: Mutex<HashMap<Arc<str>, usize>>,
+    /// For as long as they may be there, one for each proxy.
     broken: Mutex<HashMap<Arc<str>, Broken>>,
     roll: Arc<Roll>,
     awaited: Mutex<Awaited>,
@@ -183,6 +196,7 @@ impl Fleet {
             floor: watch::Sender::new(None),
             refusals: watch::Sender::new(0),
             gone: Mutex::default(),
+            here: Mutex::default(),
             broken: Mutex::default(),
             roll,
             awaited_count: watch::Sender::new(before.len()),
@@ -230,7 +244,7 @@ impl Fleet {
         let open = proxies.iter().filter_map(|(number, proxy)| Some((*number, held(proxy)?))).collect();
         drop(proxies);
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent = broken.values().filter(|broken| now.saturating_duration_since(broken.at) < LEASE);
+        let recent = broken.values().filter(|broken| broken.may_be_there(now));
         let lost: Vec<_> = recent.filter_map(|one| Some((one.number, held(&one.proxy)?, one.at))).collect();
         drop(broken);
         // What those had who were here before this server started, nobody knows.
@@ -366,6 +380,7 @@ impl Fleet {
         self.roll.on_stream(number, id.as_ref(), catalog, proxy);
         if let Some(id) = &id {
             self.broken.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+            *self.here().entry(id.clone()).or_default() += 1;
             self.proxies.lock().unwrap_or_else(PoisonError::into_inner).insert(number, proxy.clone());
         }
         if before != Some(settled) {
@@ -391,7 +406,8 @@ impl Fleet {
 
     /// A stream has ended.
     pub(crate) fn forget(&self, number: u64, how: Leave) {
-        let Some(proxy) = self.proxies.lock().unwrap_or_else(PoisonError::into_inner).remove(&number) else { return };
+        let known = self.proxies.lock().unwrap_or_else(PoisonError::into_inner).get(&number).cloned();
+        let Some(proxy) = known else { return };
         self.moves.fetch_add(1, Relaxed);
         let now = Instant::now();
         let life = proxy.life();
@@ -399,26 +415,45 @@ impl Fleet {
         let settled_at = settled.min(self.revision.load(Relaxed));
         let one = Gone { id: life.id.clone(), settled: settled_at, at: now, how };
         drop(life);
-        self.roll.on_gone(number, &one.how);
-        if one.how != Leave::Orderly {
-            self.keep_broken(number, proxy, &one.id, now);
+        // It may be back before it is known that its old connection is no more.
+        let is_here = self.leave_here(&one.id);
+        if one.how != Leave::Orderly && !is_here {
+            self.keep_broken(number, &proxy, &one.id, now);
         }
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.roll.on_gone(number, one.how == Leave::Orderly || is_here);
         self.on_move(Some(settled), None, now);
         self.remember(one);
     }
 
-    fn keep_broken(&self, number: u64, proxy: Arc<Proxy>, id: &Arc<str>, now: Instant) {
+    /// One stream of that id less. Tells whether there is another.
+    fn leave_here(&self, id: &Arc<str>) -> bool {
+        let mut here = self.here();
+        let Some(count) = here.get_mut(id) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            here.remove(id);
+            return false;
+        }
+        true
+    }
+
+    fn here(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_broken(&self, number: u64, proxy: &Arc<Proxy>, id: &Arc<str>, now: Instant) {
         // The connection itself is no more.
-        proxy.life().link = None;
+        let is_silent = proxy.life().link.take().is_some_and(|link| !link.has_closed());
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         if broken.len() < GONE_MAX || broken.contains_key(id) {
-            broken.insert(id.clone(), Broken { number, proxy, at: now });
+            broken.insert(id.clone(), Broken { number, proxy: proxy.clone(), at: now, is_silent });
         }
     }
 
     fn forget_broken(&self, now: Instant) {
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        broken.retain(|_, one| now.saturating_duration_since(one.at) < LEASE);
+        broken.retain(|_, one| one.may_be_there(now));
     }
 
     fn remember(&self, one: Gone) {

@@ -10,6 +10,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use config::document::Key;
 use serde_json::{Value, json};
 
 use crate::access::Action;
@@ -18,7 +19,7 @@ use crate::server::answer::Fault;
 use crate::server::api::{Answer, Api};
 use crate::server::gate::Asking;
 use crate::server::metrics::Metrics;
-use crate::server::roll::{Roll, receipt};
+use crate::server::roll::{Roll, receipt, untold};
 use crate::store::State as Documents;
 
 /// Receipts that are told at once.
@@ -51,8 +52,10 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
     let (now, state) = (Instant::now(), api.store.state());
     let told = api.roll.look(|registry, drains, refused| {
         let meant = registry.all().filter(|(name, _)| parameters.means(name));
-        let known = Known { documents: &state, lanes: Lanes::of(&state) };
-        let instances: Vec<Value> = meant.map(|(name, seen)| told(registry, drains, &known, name, seen, now)).collect();
+        let meant: Vec<_> = meant.collect();
+        let known = Known::of(&state, registry, meant.iter().map(|(name, _)| *name));
+        let instances: Vec<Value> =
+            meant.into_iter().map(|(name, seen)| told(registry, drains, &known, name, seen, now)).collect();
         let is_meant = |name: &str| Name::parse(name).is_none_or(|name| parameters.means(&name));
         let refused = refused.iter().filter(|refused| is_meant(&refused.name)).map(|refused| {
             let ago = now.saturating_duration_since(refused.at).as_millis() as u64;
@@ -66,7 +69,7 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
 async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
     let (name, state) = (name(path), api.store.state());
     let found = api.roll.look(|registry, drains, _| {
-        let known = Known { documents: &state, lanes: Lanes::of(&state) };
+        let known = Known::of(&state, registry, [&name]);
         registry.get(&name).map(|seen| told(registry, drains, &known, &name, seen, Instant::now()))
     });
     found.map(Json).ok_or_else(|| absent(&name))
@@ -78,9 +81,7 @@ async fn drain(
     Path(path): Path<(String, String, String)>,
 ) -> Result<(StatusCode, Json<Value>), Fault> {
     let name = name(path);
-    let key =
-        config::document::Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() };
-    caller.may(&Action::ChangeOf(&key), &format!("drain {name}"))?;
+    caller.may(&Action::ChangeOf(&service(&name)), &format!("drain {name}"))?;
     match api.roll.ask(&name) {
         true => Ok((StatusCode::ACCEPTED, Json(json!({ "instance": name.to_string() })))),
         false => Err(absent(&name)),
@@ -89,12 +90,16 @@ async fn drain(
 
 async fn drains(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Answer {
     let now = Instant::now();
-    let under_way = api.roll.look(|_, drains, _| {
-        let meant = drains.all().iter().filter(|drain| parameters.means(&drain.name));
-        let under_way = meant.map(|drain| {
-            let mut so_far = receipt(drain, None, now);
+    let under_way = api.roll.look(|registry, drains, _| {
+        let meant = registry.all().filter(|(name, _)| parameters.means(name));
+        let under_way = meant.filter_map(|(name, seen)| {
+            let mut so_far = match drains.get(name) {
+                Some(drain) => receipt(drain, None, now),
+                None => untold(name, seen.going?, now),
+            };
             so_far["reason"] = Value::Null;
-            so_far
+            so_far["waitsFor"] = Some(seen.note).filter(|note| !note.is_empty()).into();
+            Some(so_far)
         });
         under_way.collect::<Vec<Value>>()
     });
@@ -146,9 +151,30 @@ fn absent(name: &Name) -> Fault {
 }
 
 /// What is known beside instances, as it is now: they may come before what is said of them.
-struct Known<'d> {
-    documents: &'d Documents,
+struct Known {
+    /// The names of the ports of their Services, where there is one.
+    ports: BTreeMap<Key, BTreeSet<String>>,
     lanes: Lanes,
+    /// Services of which too many instances are silent, by namespace and name.
+    braked: BTreeSet<(Arc<str>, Arc<str>)>,
+}
+
+impl Known {
+    fn of<'n>(documents: &Documents, registry: &Registry, names: impl IntoIterator<Item = &'n Name>) -> Known {
+        let keys: BTreeSet<Key> = names.into_iter().map(service).collect();
+        let ports = keys.into_iter().filter_map(|key| {
+            let written: Value = serde_json::from_str(&documents.get(&key)?.text).unwrap_or_default();
+            let ports = written["spec"]["ports"].as_array().into_iter().flatten();
+            let names = ports.map(|port| port["name"].as_str().unwrap_or_default().to_owned()).collect();
+            Some((key, names))
+        });
+        let braked = registry.braked().cloned().collect();
+        Known { ports: ports.collect(), lanes: Lanes::of(documents), braked }
+    }
+}
+
+fn service(name: &Name) -> Key {
+    Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() }
 }
 
 /// The lanes of each namespace, and what a baseline is labelled with.
@@ -186,8 +212,8 @@ impl Lanes {
     }
 }
 
-fn told(registry: &Registry, drains: &Drains, known: &Known<'_>, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
-    let Seen { instance, phase, is_unconfirmed, is_asked, .. } = seen;
+fn told(registry: &Registry, drains: &Drains, known: &Known, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
+    let Seen { instance, phase, is_unconfirmed, is_asked, note, .. } = seen;
     let deadline = match phase {
         Phase::Last { deadline } | Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline),
         Phase::Starting | Phase::Ready => None,
@@ -197,7 +223,7 @@ fn told(registry: &Registry, drains: &Drains, known: &Known<'_>, name: &Name, se
     let left = deadline.map(|deadline| deadline.saturating_duration_since(now).as_millis() as u64);
     let mut notes: Vec<Cow<'_, str>> = Vec::new();
     if is_unconfirmed {
-        let is_braked = registry.is_braked(&(name.namespace.clone(), name.service.clone()));
+        let is_braked = known.braked.contains(&(name.namespace.clone(), name.service.clone()));
         notes.push(
             if is_braked { "unconfirmed, and kept: so are too many of its Service" } else { "unconfirmed" }.into(),
         );
@@ -205,13 +231,18 @@ fn told(registry: &Registry, drains: &Drains, known: &Known<'_>, name: &Name, se
     if is_asked && deadline.is_none() {
         notes.push("asked to go".into());
     }
-    let service =
-        config::document::Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() };
-    if known.documents.get(&service).is_none() {
-        notes.push("there is no such Service: nobody is told of it".into());
+    match known.ports.get(&service(name)) {
+        None => notes.push("there is no such Service: nobody is told of it".into()),
+        Some(ports) => {
+            let unknown = instance.ports.keys().filter(|port| !port.is_empty() && !ports.contains(&***port));
+            notes.extend(unknown.map(|port| format!("its Service has no port {port}: nobody is told of that").into()));
+        }
     }
     if let Some(lane) = known.lanes.unknown(&name.namespace, &instance.labels) {
         notes.push(format!("lane {lane} is of no LaneGroup").into());
+    }
+    if !note.is_empty() {
+        notes.push(if deadline.is_some() { format!("waits for {note}").into() } else { note.into() });
     }
     json!({
         "instance": name.to_string(),

@@ -18,13 +18,15 @@ use crate::server::grpc::Exchange;
 use crate::server::guard::{Caller, Guard};
 use crate::server::roll::{Roll, Seat};
 use crate::server::wire::Link;
-use crate::store::Store;
+use crate::store::{State, Store};
 
 /// Letters of one word of an instance.
 const WORD_BYTES_MAX: usize = 253;
 const LABELS_MAX: usize = 64;
 const PORTS_MAX: usize = 16;
 const WEIGHT_MAX: u32 = 1_000_000;
+/// Of why an instance is not ready.
+const NOTE_LETTERS_MAX: usize = 200;
 /// For a drain: what takes longer is a mistake.
 const DRAIN_MAX: Duration = Duration::from_secs(86_400);
 /// Requests that are named where they were cut, and letters of each such name.
@@ -120,14 +122,18 @@ impl Join {
             (Some(_), None) => {}
         }
         let Some(place) = &self.place else { return Ok(()) };
+        let since = Duration::from_millis(request.drain_since_ms).min(DRAIN_MAX);
         let word = match phase {
             Phase::Starting => Word::Starting,
             Phase::Ready => Word::Ready,
-            Phase::Draining => Word::Draining(Duration::from_millis(request.drain_within_ms).min(DRAIN_MAX)),
-            Phase::Ended => Word::Ended,
+            Phase::Draining => {
+                Word::Draining { since, within: Duration::from_millis(request.drain_within_ms).min(DRAIN_MAX) }
+            }
+            Phase::Ended => Word::Ended { since },
             Phase::Unspecified | Phase::Last => return Err(Status::invalid_argument("it does not say how far it is")),
         };
-        place.roll.say(&place.name, place.number, word, request.ending.map(ending));
+        let note = harmless(&request.note, NOTE_LETTERS_MAX);
+        place.roll.say(&place.name, place.number, word, note.into(), request.ending.map(ending));
         Ok(())
     }
 
@@ -152,7 +158,7 @@ impl Join {
                 "a proxy speaks for its own instance, beside its stream: it is not {id}"
             )));
         }
-        let lane = lane_of(&self.joins.store, &name, &instance);
+        let lane = lane_of(&self.joins.store.state(), &name, &instance);
         let written = instance.labels.get("lane").map_or("", |lane| lane);
         self.caller.may(&Action::Join { lane: written }, "an instance").map_err(admission::denied)?;
         let refused = |refusal: crate::registry::Refusal| Status::already_exists(refusal.to_string());
@@ -163,10 +169,9 @@ impl Join {
 }
 
 /// The lane that an instance is in; empty: the baseline, however the LaneGroups of its namespace call that.
-pub(crate) fn lane_of(store: &Store, name: &Name, instance: &Instance) -> Box<str> {
+pub(crate) fn lane_of(documents: &State, name: &Name, instance: &Instance) -> Box<str> {
     let Some(lane) = instance.labels.get("lane") else { return "".into() };
-    let state = store.state();
-    let groups = state.of_kind("LaneGroup").filter(|group| group.key.namespace == name.namespace);
+    let groups = documents.of_kind("LaneGroup").filter(|group| group.key.namespace == name.namespace);
     let mut baselines = groups.filter_map(|group| {
         let document: serde_json::Value = serde_json::from_str(&group.text).ok()?;
         Some(document["spec"]["baseline"].as_str().unwrap_or("base").to_owned())
@@ -213,8 +218,11 @@ fn read(member: Member, source: IpAddr) -> Result<(Name, Instance), String> {
         true => Ok((Box::from(key), Box::from(value))),
         false => Err(format!("{}={} is no label", shown(&key), shown(&value))),
     };
-    if !zone.is_empty() && !is_word(&zone) || weight > WEIGHT_MAX {
-        return Err(format!("{} is no zone, or {weight} no weight", shown(&zone)));
+    if !zone.is_empty() && !is_word(&zone) {
+        return Err(format!("{} is no zone: 1 to {WORD_BYTES_MAX} letters, digits, - . _ :", shown(&zone)));
+    }
+    if weight > WEIGHT_MAX {
+        return Err(format!("{weight} is no weight: at most {WEIGHT_MAX}"));
     }
     let instance = Instance {
         incarnation,
@@ -276,7 +284,7 @@ mod tests {
         let source = |text: &str| text.parse::<IpAddr>().expect("an address");
         let bytes = |octets: &'static [u8]| prost::bytes::Bytes::from_static(octets);
         let label = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
-        let rows: [(Member, &str, Result<&str, &str>); 13] = [
+        let rows: [(Member, &str, Result<&str, &str>); 14] = [
             (member(), "10.0.0.1", Ok("10.0.0.1")),
             (member(), "::ffff:10.0.0.1", Ok("10.0.0.1")),
             (Member { address: bytes(&[0; 4]), ..member() }, "10.0.0.1", Ok("10.0.0.1")),
@@ -301,7 +309,12 @@ mod tests {
             (Member { ports: BTreeMap::new(), ..member() }, "10.0.0.1", Err("an instance has 1 to 16 ports")),
             (Member { labels: label("lane", "blue"), ..member() }, "10.0.0.1", Ok("10.0.0.1")),
             (Member { labels: label("a b", "x"), ..member() }, "10.0.0.1", Err("a b=x is no label")),
-            (Member { weight: 2_000_000, ..member() }, "10.0.0.1", Err("\"\" is no zone, or 2000000 no weight")),
+            (Member { weight: 2_000_000, ..member() }, "10.0.0.1", Err("2000000 is no weight: at most 1000000")),
+            (
+                Member { zone: "a b".into(), ..member() },
+                "10.0.0.1",
+                Err("a b is no zone: 1 to 253 letters, digits, - . _ :"),
+            ),
         ];
         for (member, from, expected) in rows {
             let found = read(member.clone(), source(from)).map(|(_, instance)| instance.address.to_string());

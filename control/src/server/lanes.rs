@@ -42,7 +42,14 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
 #[derive(Debug)]
 pub(crate) struct Lanes {
     began: Instant,
-    edges: Mutex<BTreeMap<Edge, Traffic>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    edges: BTreeMap<Edge, Traffic>,
+    /// The period in which those that nobody uses any more were looked for.
+    swept: Option<u64>,
 }
 
 /// A way of requests of one lane. Who calls is `KIND/NAMESPACE/NAME` where it told so itself, else `NAMESPACE/NAME`; empty: from
@@ -112,26 +119,21 @@ impl Traffic {
 
 impl Lanes {
     pub(crate) fn new(now: Instant) -> Lanes {
-        Lanes { began: now, edges: Mutex::default() }
+        Lanes { began: now, known: Mutex::default() }
     }
 
-    /// Takes what a workload (`KIND/NAMESPACE/NAME`) tells, or says what cannot be.
-    pub(crate) fn take(&self, workload: &str, edges: &[LaneEdge], now: Instant) -> Result<(), &'static str> {
-        if edges.is_empty() {
-            return Ok(());
-        }
-        let Some((_, own)) = workload.split_once('/') else { return Err("it does not say for whom it tells of lanes") };
+    /// Takes what a workload (`KIND/NAMESPACE/NAME`) tells, but for what cannot be.
+    pub(crate) fn take(&self, workload: &str, edges: &[LaneEdge], now: Instant) {
+        let Some((_, own)) = workload.split_once('/') else { return };
         let is_long = |edge: &LaneEdge| {
             [&edge.from, &edge.to, &edge.lane, &edge.example, &edge.reason]
                 .iter()
                 .any(|text| text.len() > TEXT_BYTES_MAX)
         };
-        if edges.iter().any(is_long) {
-            return Err("a name is too long");
-        }
         let period = self.period(now);
-        let mut known = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
-        for told in edges {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Known { edges: known, swept } = &mut *known;
+        for told in edges.iter().filter(|edge| !is_long(edge)) {
             // Each tells of itself: as the caller, or as who is called.
             let (from, to) = match told.to.is_empty() {
                 false => (workload, &*told.to),
@@ -139,10 +141,12 @@ impl Lanes {
             };
             let edge = Edge { lane: (*told.lane).into(), from: from.into(), to: to.into() };
             if known.len() >= EDGES_MAX && !known.contains_key(&edge) {
-                known.retain(|_, traffic| {
-                    traffic.turn(period);
-                    traffic.sum() != Counts::default()
-                });
+                if swept.replace(period) != Some(period) {
+                    known.retain(|_, traffic| {
+                        traffic.turn(period);
+                        traffic.sum() != Counts::default()
+                    });
+                }
                 if known.len() >= EDGES_MAX {
                     continue;
                 }
@@ -154,7 +158,6 @@ impl Lanes {
                 traffic.last = Some(((*told.example).into(), (*told.reason).into(), told.example_ms));
             }
         }
-        Ok(())
     }
 
     /// The lanes of a namespace, or all; the baseline, too, where no lane is named.
@@ -189,7 +192,7 @@ impl Lanes {
     /// What was lately, by lane.
     fn recent(&self, now: Instant, is_meant: impl Fn(&Edge) -> bool) -> BTreeMap<Arc<str>, Vec<(Edge, Counts, Last)>> {
         let period = self.period(now);
-        let mut known = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut self.known.lock().unwrap_or_else(PoisonError::into_inner).edges;
         let mut lanes: BTreeMap<Arc<str>, Vec<(Edge, Counts, Last)>> = BTreeMap::new();
         for (edge, traffic) in known.iter_mut().filter(|(edge, _)| is_meant(edge)) {
             traffic.turn(period);
@@ -274,11 +277,10 @@ mod tests {
             let edges: Vec<LaneEdge> = edges.iter().map(|words| edge(words)).collect();
             lanes.take(workload, &edges, start + minute * PERIOD)
         };
-        take("Gateway/shop/edge", &[">shop/web - 9", ">shop/web blue 5 1 1"], 0).expect("it can be");
+        take("Gateway/shop/edge", &[">shop/web - 9", ">shop/web blue 5 1 1"], 0);
         // Whatever it says of who else calls, it is itself that calls.
-        take("Service/shop/web", &["shop/x>shop/stock blue 3 0 0 2", "shop/cart> blue 0 0 0 0 1"], 1)
-            .expect("it can be");
-        take("Service/shop/web", &[">shop/stock blue 4"], 2).expect("it can be");
+        take("Service/shop/web", &["shop/x>shop/stock blue 3 0 0 2", "shop/cart> blue 0 0 0 0 1"], 1);
+        take("Service/shop/web", &[">shop/stock blue 4"], 2);
         let now = |minute: u32| start + minute * PERIOD;
         assert_eq!(
             told(&lanes, now(2)),
@@ -295,8 +297,8 @@ mod tests {
         assert_eq!(told(&lanes, now(10)).len(), 2);
         assert_eq!(told(&lanes, now(11)), ["blue Service/shop/web>shop/stock 4 0 0 0 0"]);
         assert!(told(&lanes, now(12)).is_empty() && told(&lanes, now(1_000)).is_empty());
-        assert!(lanes.take("", &[edge(">shop/a blue 1")], start).is_err());
-        assert!(lanes.take("Service/shop/web", &[edge(&format!(">{} blue 1", "x".repeat(601)))], start).is_err());
+        lanes.take("", &[edge(">shop/a blue 1")], start);
+        lanes.take("Service/shop/web", &[edge(&format!(">{} blue 1", "x".repeat(601)))], start);
     }
 
     #[test]
@@ -305,10 +307,10 @@ mod tests {
         let lanes = Lanes::new(start);
         for number in 0..EDGES_MAX + 10 {
             let edges = [edge(&format!(">shop/{number} blue 1"))];
-            lanes.take("Service/shop/web", &edges, start).expect("it can be");
+            lanes.take("Service/shop/web", &edges, start);
         }
         assert_eq!(told(&lanes, start).len(), EDGES_MAX);
-        lanes.take("Service/shop/web", &[edge(">shop/new blue 1")], start + 20 * PERIOD).expect("it can be");
+        lanes.take("Service/shop/web", &[edge(">shop/new blue 1")], start + 20 * PERIOD);
         assert_eq!(told(&lanes, start + 20 * PERIOD).len(), 1);
     }
 }

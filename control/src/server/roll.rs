@@ -5,7 +5,8 @@
 mod receipts;
 mod seat;
 
-pub(crate) use receipts::receipt;
+use receipts::departed;
+pub(crate) use receipts::{receipt, untold};
 pub(crate) use seat::Seat;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -19,15 +20,17 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::log;
-use crate::registry::{Drain, Drains, Instance, Name, Phase, Refusal, Registry, Word};
-use crate::server::fleet::{Fleet, Holders, Leave, Proxy};
+use crate::registry::{Drain, Drains, HolderState, Instance, Mark, Name, Phase, Refusal, Registry, Word};
+use crate::server::fleet::{Fleet, Holders, Proxy};
+use crate::server::join::lane_of;
 use crate::server::metrics::Metrics;
-use crate::store::{self, Committed, DiskError, Store};
+use crate::store::{self, Committed, DiskError, State, Store};
 
 /// When what could not be stored is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// Instances that were refused, and are remembered.
+/// Instances that were refused, and are remembered; they try again every few seconds, so that older ones have given up.
 const REFUSED_MAX: usize = 100;
+const REFUSED_FOR: Duration = Duration::from_secs(3_600);
 /// Proxies that are named in one list; all are counted.
 const NAMED_MAX: usize = 10;
 
@@ -65,16 +68,17 @@ impl Roll {
     pub(crate) fn new(
         store: Store,
         metrics: Arc<Metrics>,
-        lane_of: impl Fn(&Name, &Instance) -> Box<str>,
+        lane_of: impl Fn(&State, &Name, &Instance) -> Box<str>,
     ) -> Arc<Roll> {
-        let (stored, now) = (store.state().instances().clone(), Instant::now());
+        let (state, now) = (store.state(), Instant::now());
         let inner = Inner {
-            registry: Registry::new(stored, lane_of, now),
+            registry: Registry::new(state.instances().clone(), |name, one| lane_of(&state, name, one), now),
             drains: Drains::starting(now),
             seats: HashMap::new(),
             endings: BTreeMap::new(),
             refused: VecDeque::new(),
         };
+        drop(state);
         let (wake, open, next) = (Notify::new(), AtomicUsize::new(0), AtomicU64::new(1));
         Arc::new(Roll { store, metrics, inner: Mutex::new(inner), wake, open, next })
     }
@@ -101,13 +105,19 @@ impl Roll {
     }
 
     /// It says how far its instance is.
-    pub(crate) fn say(&self, name: &Name, number: u64, word: Word, ending: Option<Ending>) {
+    pub(crate) fn say(&self, name: &Name, number: u64, word: Word, note: Box<str>, ending: Option<Ending>) {
         let mut inner = self.inner();
         let wall_ms = jiff::Timestamp::now().as_millisecond();
-        if word == Word::Ended && inner.seats.get(name).is_some_and(|(known, _)| *known == number) {
+        if matches!(word, Word::Ended { .. }) && inner.seats.get(name).is_some_and(|(known, _)| *known == number) {
             inner.endings.insert(name.clone(), ending.unwrap_or_default());
         }
+        inner.registry.on_note(name, number, note);
         inner.registry.on_word(name, number, word, wall_ms, Instant::now());
+        let Inner { registry, drains, .. } = &mut *inner;
+        if let Some(going) = registry.get(name).and_then(|seen| seen.going) {
+            // One whose mark is from before control started says now when it began.
+            drains.on_asked(name, going);
+        }
         inner.publish(name);
         drop(inner);
         self.wake.notify_one();
@@ -161,9 +171,12 @@ impl Roll {
             if inner.drains.get(&name).is_none()
                 && let Some(Holders { open, mut lost, awaited }) = holders.get(&name.resource()).cloned()
             {
-                let is_from_before = inner.registry.get(&name).is_some_and(|seen| seen.is_from_before);
+                let seen = inner.registry.get(&name);
+                let is_from_before = seen.as_ref().is_some_and(|seen| seen.is_from_before);
+                let asked = seen.and_then(|seen| seen.going).unwrap_or(now);
                 lost.extend(awaited.into_iter().filter(|_| is_from_before));
-                inner.drains.begin(name.clone(), revision, is_from_before, open, lost, now);
+                let mark = Mark { name: name.clone(), revision, asked, is_from_before };
+                inner.drains.begin(mark, open, lost, now);
             }
             inner.publish(&name);
         }
@@ -181,29 +194,39 @@ impl Roll {
         let mut inner = self.inner();
         let is_held = |resource: &str, revision: u64| proxy.life().stream.holds_older(catalog, resource, revision);
         let matters = match id {
-            Some(id) => {
-                inner.drains.on_come(number, id, now, is_held);
-                true
-            }
+            Some(id) => inner.drains.on_come(number, id, now, is_held),
             None => inner.drains.on_progress(number, now, is_held),
         };
-        // Of ten thousand who forget it, each need not be told: the last ones are, by name.
-        if matters && inner.drains.all().iter().any(|drain| drain.waiting() <= NAMED_MAX) {
-            inner.publish_drains();
-            drop(inner);
-            self.wake.notify_one();
-        }
+        self.tell(inner, matters);
     }
 
-    /// A stream has ended.
-    pub(crate) fn on_gone(&self, number: u64, how: &Leave) {
+    /// Tells those who go what has changed for them. Of ten thousand who forget one, each need not be told: the last ones are, by
+    /// name.
+    fn tell(&self, inner: MutexGuard<'_, Inner>, matters: Vec<(Name, usize)>) {
+        if matters.is_empty() {
+            return;
+        }
+        matters.iter().filter(|(_, waiting)| *waiting <= NAMED_MAX).for_each(|(name, _)| inner.publish(name));
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// A stream has ended; `has_ended`: its proxy has, too, or is here on another one.
+    pub(crate) fn on_gone(&self, number: u64, has_ended: bool) {
         if self.open.load(Relaxed) == 0 {
             return;
         }
         let mut inner = self.inner();
-        inner.drains.on_leave(number, *how == Leave::Orderly, Instant::now());
-        inner.publish_drains();
-        drop(inner);
+        let matters = inner.drains.on_leave(number, has_ended, Instant::now());
+        self.tell(inner, matters);
+    }
+
+    /// What lanes there are has changed.
+    pub(crate) fn on_lanes(&self) {
+        // Before the instances, as whoever tells of both does.
+        let state = self.store.state();
+        self.inner().registry.on_lanes(|name, instance| lane_of(&state, name, instance));
+        drop(state);
         self.wake.notify_one();
     }
 
@@ -280,13 +303,21 @@ impl Roll {
             let ending = inner.endings.remove(&name);
             receipts.extend(inner.drains.end(&name).map(|drain| receipt(&drain, ending.as_ref(), Instant::now())));
         }
+        for departure in inner.registry.take_departures() {
+            let ending = inner.endings.remove(&departure.name);
+            receipts.push(departed(&departure, ending.as_ref(), Instant::now()));
+        }
         let Inner { registry, drains, endings, .. } = &mut *inner;
         endings.retain(|name, _| drains.get(name).is_some() || registry.get(name).is_some());
         self.open.store(inner.drains.all().len(), Relaxed);
         drop(inner);
         for receipt in receipts {
             let is_clean = receipt["waiting"] == 0 && receipt["unreachable"] == 0;
-            let outcome = if is_clean { "forgotten" } else { "inDoubt" };
+            let outcome = match receipt["holders"].is_null() {
+                true => "undrained",
+                false if is_clean => "forgotten",
+                false => "inDoubt",
+            };
             self.metrics.drains.get_or_create(&[("outcome", outcome.to_owned())]).inc();
             if let Some(after) = receipt["forgottenMilliseconds"].as_f64() {
                 self.metrics.forgotten_after.observe(after / 1_000.0);
@@ -297,7 +328,8 @@ impl Roll {
 
     /// Looks at what there is.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Registry, &Drains, &VecDeque<Refused>) -> T) -> T {
-        let inner = self.inner();
+        let mut inner = self.inner();
+        inner.refused.retain(|refused| refused.at.elapsed() < REFUSED_FOR);
         look(&inner.registry, &inner.drains, &inner.refused)
     }
 
@@ -348,26 +380,22 @@ impl Inner {
             Phase::Last { .. } => (Told::Last, None),
             // Callers never knew it.
             Phase::Unknown { .. } => (Told::Draining, Some(Forgetting { is_over: true, ..Forgetting::default() })),
-            Phase::Draining { .. } => match drain {
-                Some(drain) => (Told::Draining, Some(forgetting(drain))),
-                None => (Told::Last, None),
-            },
+            // Without a drain callers are not told so far: it is being stored, or cannot be.
+            Phase::Draining { .. } => (Told::Draining, drain.map(forgetting)),
         };
         JoinResponse { phase: phase.into(), drain: seen.is_asked, forgetting }
     }
 }
 
 fn forgetting(drain: &Drain) -> Forgetting {
-    let tally = drain.tally();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let named = |ids: &BTreeSet<Arc<str>>| ids.iter().take(NAMED_MAX).map(ToString::to_string).collect();
     Forgetting {
         revision: drain.revision,
-        holders: count(tally.all),
-        waiting: count(tally.waiting.len()),
-        waiting_for: named(&tally.waiting),
-        unreachable: count(tally.unreachable.len()),
-        unreachable_ids: named(&tally.unreachable),
+        holders: count(drain.holders().count()),
+        waiting: count(drain.waiting()),
+        waiting_for: drain.named(NAMED_MAX, HolderState::waits),
+        unreachable: count(drain.unreachable()),
+        unreachable_ids: drain.named(NAMED_MAX, |state| matches!(state, HolderState::Unreachable(_))),
         is_over: drain.forgotten.is_some(),
     }
 }

@@ -167,7 +167,9 @@ impl Place {
     fn follow(&self, changes: &mut UnboundedReceiver<Arc<Changed>>, context: &mut Context<'_>) -> bool {
         let mut has_changed = false;
         while let Poll::Ready(Some(changed)) = changes.poll_recv(context) {
-            self.proxy.life().stream.on_change(&self.shared.feed.catalog(), &changed);
+            // The catalog first.
+            let catalog = self.shared.feed.catalog();
+            self.proxy.life().stream.on_change(&catalog, &changed);
             has_changed = true;
         }
         has_changed

@@ -32,6 +32,8 @@ pub(crate) struct Link {
     /// Requests under way.
     busy: AtomicUsize,
     is_cut: AtomicBool,
+    /// The peer, or its machine, has ended it.
+    has_closed: AtomicBool,
     is_proved: AtomicBool,
     /// The proxy whose stream is here, by what it calls itself.
     proxy: Mutex<Option<Arc<str>>>,
@@ -51,6 +53,7 @@ impl Link {
             source,
             busy: AtomicUsize::new(0),
             is_cut: AtomicBool::new(false),
+            has_closed: AtomicBool::new(false),
             is_proved: AtomicBool::new(false),
             proxy: Mutex::default(),
             is_asked: AtomicBool::new(false),
@@ -65,6 +68,16 @@ impl Link {
     pub(crate) fn cut(&self) {
         self.is_cut.store(true, Relaxed);
         self.waker.wake();
+    }
+
+    /// The peer, or its machine, has ended the connection.
+    pub(crate) fn note_closed(&self) {
+        self.has_closed.store(true, Relaxed);
+    }
+
+    /// Whether that is so.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.has_closed.load(Relaxed)
     }
 
     /// Somebody who is known is at the other end.
@@ -198,7 +211,17 @@ impl<S> Wire<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_read(context, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        let has_closed = match &read {
+            Poll::Ready(Ok(())) => into.filled().len() == before && into.remaining() > 0,
+            Poll::Ready(Err(error)) => error.kind() == io::ErrorKind::ConnectionReset,
+            Poll::Pending => false,
+        };
+        if has_closed {
+            self.link.note_closed();
+        }
+        read
     }
 }
 
@@ -324,6 +347,17 @@ mod tests {
             pause(900).await;
         });
         assert_eq!(long.await, (None, 600), "for as long as it takes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_told_from_silence() {
+        let (near, far) = duplex(64);
+        let (mut wire, mut bytes) = (wire(near), [0; 8]);
+        let (read, _) = tokio::join!(tokio::time::timeout(Duration::from_secs(1), wire.read(&mut bytes)), async {});
+        assert!(read.is_err() && !wire.link().has_closed(), "nobody said anything");
+        drop(far);
+        assert_eq!(wire.read(&mut bytes).await.map_err(|error| error.kind()), Ok(0));
+        assert!(wire.link().has_closed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -244,6 +244,8 @@ fn a_download_without_an_end_is_cut_at_the_deadline_and_named() {
         // Whoever goes beside it does not wait for it.
         end(&mesh, "two", &mut second, two);
         assert_eq!(mesh.find_receipt("one"), None);
+        let (_, table) = mesh.command("get drains");
+        assert!(table.contains("waits for requests under way"), "{table}");
         let (code, text) = waits.join().expect("it ends");
         let mut cut: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("cut: ")).collect();
         cut.sort_unstable();
@@ -302,7 +304,12 @@ fn the_last_instance_goes_on_until_it_has_almost_no_time_left() {
     assert!(began.elapsed() >= Duration::from_millis(1_990), "{:?}", began.elapsed());
     drop(one);
     assert!(first.wait().is_some_and(|status| status.success()));
-    assert_eq!(mesh.receipt("one")["reason"], "all callers have forgotten it, and it was quiet");
+    let receipt = mesh.receipt("one");
+    assert_eq!(receipt["reason"], "all callers have forgotten it, and it was quiet");
+    let after = |name: &str| receipt[name].as_f64().expect("a time");
+    assert!((1_990.0..5_000.0).contains(&after("toldMilliseconds")), "{receipt}");
+    assert!(after("toldMilliseconds") <= after("forgottenMilliseconds"), "{receipt}");
+    assert!(after("forgottenMilliseconds") <= after("tookMilliseconds"), "{receipt}");
 }
 
 #[test]
@@ -331,7 +338,8 @@ fn an_address_that_is_another_services_at_once_answers_nobody_who_meant_the_firs
         });
         let running = [running, mesh.load(scope, 0, &after)];
         // Given back, and sent elsewhere.
-        until("a request that was given back", || other.metrics().contains("response_flags=\"MD\"").then_some(()));
+        let is_it = |line: &str| line.contains("response_flags=\"MD\"") && line.contains("reporter=\"destination\"");
+        until("a request that was given back", || other.metrics().lines().any(is_it).then_some(()));
         after.more(200);
         relay.pass();
         after.more(200);
@@ -374,6 +382,10 @@ fn of_many_that_fall_silent_at_once_none_is_taken_away() {
             (silent == 3).then_some(())
         });
         until("the end of their time", || (count() == 6).then_some(()));
+        let (_, table) = mesh.command("get drains");
+        let gone: Vec<&str> =
+            table.lines().filter(|line| line.contains("fell silent, and did not come back")).collect();
+        assert!(gone.len() == 1 && gone[0].starts_with("default/cart/goes "), "{table}");
         let notes = |name: &str| {
             let name = format!("default/web/{name}");
             mesh.all().iter().find(|one| one["instance"] == *name).expect("it is there")["notes"].to_string()

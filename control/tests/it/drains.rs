@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::kit::{Backend, Beside, Peer, free_port};
+use e2e::kit::{Backend, Beside, Peer, free_port, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -76,6 +76,7 @@ fn an_application_that_is_never_ready_gets_nothing() {
     let flags = ["--instance", "two", "--app-ready", "/healthz"];
     let second = Beside::under(mesh.control.xds, "web", unready.address()).flags(&flags).spawn();
     mesh.wait_for(&[("one", "ready"), ("two", "starting")]);
+    until("the reason", || mesh.command("get instances").1.contains("answers /healthz with 503").then_some(()));
     let load = Load::default();
     std::thread::scope(|scope| {
         let running = mesh.load(scope, 0, &load);
@@ -138,4 +139,30 @@ fn callers_that_nobody_can_tell_are_told_by_the_instance() {
         drop(running);
     });
     load.check();
+}
+
+#[test]
+fn an_instance_that_was_never_let_in_need_not_be_forgotten() {
+    let mesh = Mesh::start(0);
+    let (one, twin) = (app("one"), app("twin"));
+    let _first = mesh.sidecar("one", &one, &[]);
+    mesh.wait_for(&[("one", "ready")]);
+    let mut other = mesh.sidecar("one", &twin, &[]);
+    until("a refusal", || (mesh.refused().len() == 1).then_some(()));
+    until("its own word", || other.stderr().contains("control does not let this instance in").then_some(()));
+    other.signal(Signal::TERM);
+    drop(twin);
+    assert!(other.wait().is_some_and(|status| status.success()));
+    assert!(other.stderr().contains("ms: control had not let it in, and it was quiet"), "{}", other.stderr());
+    mesh.wait_for(&[("one", "ready")]);
+}
+
+#[test]
+fn a_port_that_the_service_has_not_is_told() {
+    let mesh = Mesh::start(0);
+    let one = app("one");
+    let _first = mesh.sidecar("one", &one, &["--port", "grpc"]);
+    mesh.wait_for(&[("one", "ready")]);
+    let (code, text) = mesh.command("get instances");
+    assert!(code == 0 && text.contains("its Service has no port grpc: nobody is told of that"), "{code}: {text}");
 }

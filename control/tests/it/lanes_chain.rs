@@ -1,4 +1,4 @@
-//! Lanes through a chain of services that forward nothing but `traceparent`: gateway, sidecars, scripted instances.
+//! Lanes through a chain of services that forward nothing but a trace header: gateway, sidecars, scripted instances.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -24,18 +24,29 @@ struct Mesh {
     instances: Vec<Instance>,
 }
 
+/// Most pass on what is usual now.
+fn trace_of(service: &str) -> &'static str {
+    match service {
+        "old" => "b3",
+        "older" => "x-b3-traceid",
+        "walker" => "sw8",
+        _ => "traceparent",
+    }
+}
+
 /// The next service and the way to it.
 type Next = Arc<OnceLock<SocketAddr>>;
 
-fn app(name: String, next: Option<&'static str>, way: Next) -> Backend {
+/// `trace` is the header that it passes on.
+fn app(name: String, trace: &'static str, next: Option<&'static str>, way: Next) -> Backend {
     let loses = format!("/lost-by-{name}");
     Backend::start(move |served| {
         while let Some(request) = served.request() {
             // Done in the background, on nobody's behalf; or the trace is lost by mistake.
             let path = request.start.split(' ').nth(1).expect("a path");
             let is_alone = path == "/alone" || path == loses;
-            let trace = request.get("traceparent").filter(|_| !is_alone);
-            let trace = trace.map_or(String::new(), |value| format!("traceparent: {value}\r\n"));
+            let value = request.get(trace).filter(|_| !is_alone);
+            let trace = value.map_or(String::new(), |value| format!("{trace}: {value}\r\n"));
             let told = match (next, way.get()) {
                 (Some(next), Some(way)) => {
                     let mut out = Peer::connect(*way);
@@ -70,7 +81,7 @@ fn mesh(chain: Chain<'static>, more: &str, flags: &[&str]) -> Mesh {
         for lane in *lanes {
             let (way, port) = (Next::default(), free_port());
             endpoints.push(format!("{{address: 127.0.0.1, ports: {{http: {port}}}, labels: {{lane: {lane}}}}}"));
-            let app = app(format!("{service}-{lane}"), next, way.clone());
+            let app = app(format!("{service}-{lane}"), trace_of(service), next, way.clone());
             planned.push((*service, *lane, port, app, way));
         }
         services += &format!(
@@ -282,4 +293,18 @@ fn control_draws_lanes_over_the_graph_of_calls() {
     let arguments = e2e::lanes::Arguments { requests: 480, connections: 6, lost_each: 4, constant: true };
     let found = e2e::lanes::measure(&arguments).expect("it runs");
     assert!(found.is_good() && found.made.len() > 5, "{found}");
+}
+
+#[test]
+fn services_that_pass_on_other_traces_keep_lanes_where_these_are_started() {
+    const MIXED: Chain<'static> =
+        &[("old", &["base"]), ("older", &["base"]), ("walker", &["base"]), ("price", &["base", "blue"])];
+    for (more, lane) in [("", "base"), ("  propagation: {traceHeaders: [traceparent, b3, x-b3, sw8]}\n", "blue")] {
+        let mesh = mesh(MIXED, more, &[]);
+        let way = |lane: &str| format!("old-base older-base walker-base price-{lane}");
+        check_ways(&mesh, &[("", &way("base")), ("X-User: alice\r\n", &way(lane))], "");
+        // What clients say of their traces is as little believed as ever.
+        let theirs = "b3: 463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312\r\n";
+        check_ways(&mesh, &[("", &way("base")), ("X-User: alice\r\n", &way(lane))], theirs);
+    }
 }

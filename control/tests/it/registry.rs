@@ -87,7 +87,7 @@ fn an_instance_is_told_when_it_is_ready_and_gone_when_each_caller_has_forgotten_
     a.wait_for(Phase::Last);
     b.say(Phase::Ready);
     b.wait_for(Phase::Ready);
-    let told = a.wait_for(Phase::Draining).forgetting.expect("who forgot it");
+    let told = a.wait_for_mark();
     assert_eq!((told.holders, told.waiting, told.is_over), (2, 2, false));
     take_until(&mut one, &["127.0.0.1:7002"]);
     let told = a.hear_until(|told| told.forgetting.as_ref().is_some_and(|told| told.waiting == 1));
@@ -131,7 +131,7 @@ fn whoever_may_still_send_is_waited_for() {
         (proxies["proxies"].as_array().map(Vec::len) == Some(3)).then_some(())
     });
     a.drain(LONG);
-    let told = a.wait_for(Phase::Draining).forgetting.expect("who forgot it");
+    let told = a.wait_for_mark();
     assert_eq!((told.holders, told.waiting), (3, 3));
     cut.connect(control.xds);
     take_until(&mut cut, &["127.0.0.1:7002"]);
@@ -160,7 +160,7 @@ fn control_that_is_killed_in_a_drain_goes_on_with_it() {
     let (mut b_proxy, _b) = ready(&control, member("web", "b", 7002));
     let mut one = caller(&control, "1", &["127.0.0.1:7001", "127.0.0.1:7002"]);
     a.drain(LONG);
-    a.wait_for(Phase::Draining);
+    a.wait_for_mark();
     let places = [control.address, control.xds];
     control.kill();
     for proxy in [&mut a_proxy, &mut b_proxy, &mut one] {
@@ -174,7 +174,7 @@ fn control_that_is_killed_in_a_drain_goes_on_with_it() {
     let mut a = a_proxy.join(member("web", "a", 7001));
     // Whatever its proxy believes by now: there is no way back.
     a.say(Phase::Ready);
-    let told = a.wait_for(Phase::Draining).forgetting.expect("who forgot it");
+    let told = a.wait_for_mark();
     assert!(!told.is_over, "{told:?}");
     a.drain(LONG);
     one.connect(control.xds);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use config::wire::evenkeel::v1::{Ending, JoinRequest, JoinResponse, Member, Phase};
+use config::wire::evenkeel::v1::{Ending, Forgetting, JoinRequest, JoinResponse, Member, Phase};
 use proxy::rpc::registry_client::RegistryClient;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -67,6 +67,11 @@ impl Speaker {
                 return response;
             }
         }
+    }
+
+    /// Listens until callers are to forget it; who they are.
+    pub fn wait_for_mark(&mut self) -> Forgetting {
+        self.hear_until(|response| response.forgetting.is_some()).forgetting.expect("it is there")
     }
 
     /// Listens until control has it that far.

@@ -3,7 +3,7 @@
 //! made, but when requests end: one in a lane that was under way meanwhile, and none of whose calls went to that callee,
 //! has lost its lane there. Where each request makes one call of a callee the count is exact. Where some make none, one
 //! that made none may be counted in place of another, of another lane at worst; but nothing is counted where all calls
-//! name their request. What an app does of its own accord has no trace, either: who is called while no request is under
+//! name their request, and nothing of a callee that is called with a tag and no trace: the baseline has no tag. What an app does of its own accord has no trace, either: who is called while no request is under
 //! way is not looked at for a minute. Machine, Hot.
 
 use std::collections::VecDeque;
@@ -91,14 +91,22 @@ impl Strays {
 
     /// A call names nobody: whether it is to be added. `is_idle`: no request at all is under way.
     pub fn wants(&self, callee: u16, is_idle: impl FnOnce() -> bool, now_ns: u64) -> bool {
-        let until_ns = &self.of_its_own_until_ns[callee.trailing_zeros() as usize % CALLEES];
         if self.in_lanes.load(Relaxed) > 0 {
-            return until_ns.load(Relaxed) <= now_ns;
+            return self.until_ns(callee).load(Relaxed) <= now_ns;
         }
         if is_idle() {
-            until_ns.store(now_ns.saturating_add(OF_ITS_OWN_NS), Relaxed);
+            self.leave_out(callee, now_ns);
         }
         false
+    }
+
+    /// Calls of a callee say nothing for a while.
+    pub fn leave_out(&self, callee: u16, now_ns: u64) {
+        self.until_ns(callee).store(now_ns.saturating_add(OF_ITS_OWN_NS), Relaxed);
+    }
+
+    fn until_ns(&self, callee: u16) -> &AtomicU64 {
+        &self.of_its_own_until_ns[callee.trailing_zeros() as usize % CALLEES]
     }
 
     /// Adds a call that names nobody.

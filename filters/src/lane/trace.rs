@@ -239,12 +239,12 @@ impl TraceMap {
         })
     }
 
-    /// A call with these ids, whose lane is known, is made to these callees.
-    pub fn mark(&self, ids: &Ids, callees: u16) {
-        for id in ids.as_slice() {
+    /// A call with these ids, whose lane is known, is made to these callees. Says whether a request that is known has one.
+    pub fn mark(&self, ids: &Ids, callees: u16) -> bool {
+        ids.as_slice().iter().fold(false, |is_known, id| {
             let (index, hash) = self.locate(*id);
-            self.shards[index].table().mark(*id, hash, callees);
-        }
+            self.shards[index].table().mark(*id, hash, callees) | is_known
+        })
     }
 
     /// What the ids of a call of the app, made to these callees, say of its lane.

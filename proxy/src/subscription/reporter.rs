@@ -11,7 +11,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use crate::edges::{self, Edges};
+use crate::edges::{self, Edge, Edges};
 use crate::rpc::reports_client::ReportsClient;
 use crate::status::Status;
 
@@ -42,6 +42,8 @@ pub(super) struct Reporter {
     workload: String,
     heard: Fare,
     heard_of_lanes: Edges,
+    /// The last of those that were told.
+    last_told: Option<Edge>,
     /// What had ended when the rules that are in force came into force.
     before: Fare,
     due: Instant,
@@ -58,7 +60,7 @@ struct Asking {
 impl Reporter {
     pub(super) fn new(workload: String) -> Reporter {
         let (heard, before, heard_of_lanes) = (Fare::default(), Fare::default(), Edges::new());
-        Reporter { workload, heard, heard_of_lanes, before, due: Instant::now(), asking: None }
+        Reporter { workload, heard, heard_of_lanes, last_told: None, before, due: Instant::now(), asking: None }
     }
 
     /// Other rules are in force from now on: whether that is good shall be known soon, and not be taken for what was
@@ -89,10 +91,11 @@ impl Reporter {
         if Instant::now() < self.due {
             return;
         }
-        let (lane_edges, of_lanes) = edges::news(&status.edges(), &self.heard_of_lanes);
+        let (lane_edges, of_lanes, last) = edges::news(&status.edges(), &self.heard_of_lanes, self.last_told.as_ref());
         if now == self.heard && lane_edges.is_empty() {
             return;
         }
+        self.last_told = last.or(self.last_told.take());
         // From here on the answer decides.
         self.due = Instant::now();
         let (answer, answered) = oneshot::channel();

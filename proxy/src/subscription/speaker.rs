@@ -21,14 +21,26 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How far the instance is, as its proxy sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Standing {
-    /// Its application is not ready.
-    Starting,
+    /// Its application is not ready, for this reason.
+    Starting(String),
     /// It is.
     Ready,
-    /// It goes, at this time at the latest.
-    Draining(std::time::Instant),
+    /// It goes.
+    Draining {
+        /// From when on.
+        since: std::time::Instant,
+        /// At this time at the latest.
+        until: std::time::Instant,
+        /// What it waits for, in words.
+        waits_for: &'static str,
+    },
     /// It has gone.
-    Ended(Ending),
+    Ended {
+        /// From when on it went.
+        since: std::time::Instant,
+        /// What there is to say of it.
+        ending: Ending,
+    },
 }
 
 /// How it stands as control has it.
@@ -38,6 +50,8 @@ pub(crate) struct Known {
     pub(crate) response: Option<JoinResponse>,
     /// Why it was not let in, if it was not.
     pub(crate) refusal: Option<String>,
+    /// It never was, for certain.
+    pub(crate) is_unknown: bool,
 }
 
 /// Both ends of what is said.
@@ -52,6 +66,8 @@ pub(super) struct Speaker {
     voice: Option<Voice>,
     line: Line,
     failures: u32,
+    /// Control may have let the instance in, once.
+    may_be_known: bool,
     /// Control knows that the instance has gone: there is nothing left to say, and its name and address may be another's.
     is_over: bool,
 }
@@ -76,7 +92,7 @@ pub(super) enum Said {
 
 impl Speaker {
     pub(super) fn new(voice: Option<Voice>) -> Speaker {
-        Speaker { voice, line: Line::Down { until: Instant::now() }, failures: 0, is_over: false }
+        Speaker { voice, line: Line::Down { until: Instant::now() }, failures: 0, may_be_known: false, is_over: false }
     }
 
     /// What happens next, where there is somebody to speak to. May be dropped at any time and called again.
@@ -139,9 +155,10 @@ impl Speaker {
             }
             Said::Response(Ok(response)) => {
                 self.failures = 0;
-                let has_ended = matches!(*voice.standing.borrow(), Standing::Ended(_));
+                self.may_be_known = true;
+                let has_ended = matches!(*voice.standing.borrow(), Standing::Ended { .. });
                 self.is_over |= has_ended && response.phase() == Phase::Ended;
-                let before = voice.known.send_replace(Known { response: Some(response), refusal: None });
+                let before = voice.known.send_replace(Known { response: Some(response), ..Known::default() });
                 if before.refusal.is_some() {
                     event("info", "control knows this instance");
                 }
@@ -154,7 +171,10 @@ impl Speaker {
     pub(super) fn lose(&mut self, status: Option<&Status>) {
         let Some(voice) = &mut self.voice else { return };
         let refusal = status.filter(|status| is_word(status.code())).map(|status| status.message().to_owned());
-        let before = voice.known.send_replace(Known { response: None, refusal: refusal.clone() });
+        // Something was on its way to control, and perhaps arrived.
+        self.may_be_known |= refusal.is_none() && !matches!(self.line, Line::Down { .. });
+        let is_unknown = refusal.is_some() && !self.may_be_known;
+        let before = voice.known.send_replace(Known { response: None, refusal: refusal.clone(), is_unknown });
         if let Some(reason) = refusal.filter(|_| before.refusal != voice.known.borrow().refusal && !self.is_over) {
             event("warn", &format!("control does not let this instance in: {reason}"));
         }
@@ -173,12 +193,18 @@ fn is_word(code: Code) -> bool {
 fn request(standing: &Standing) -> JoinRequest {
     let phase = |phase: Phase| JoinRequest { phase: phase.into(), ..JoinRequest::default() };
     match standing {
-        Standing::Starting => phase(Phase::Starting),
+        Standing::Starting(why) => JoinRequest { note: why.clone(), ..phase(Phase::Starting) },
         Standing::Ready => phase(Phase::Ready),
-        Standing::Draining(deadline) => {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            JoinRequest { drain_within_ms: left.as_millis() as u64, ..phase(Phase::Draining) }
-        }
-        Standing::Ended(ending) => JoinRequest { ending: Some(ending.clone()), ..phase(Phase::Ended) },
+        Standing::Draining { since, until, waits_for } => JoinRequest {
+            drain_since_ms: since.elapsed().as_millis() as u64,
+            drain_within_ms: until.saturating_duration_since(std::time::Instant::now()).as_millis() as u64,
+            note: (*waits_for).to_owned(),
+            ..phase(Phase::Draining)
+        },
+        Standing::Ended { since, ending } => JoinRequest {
+            drain_since_ms: since.elapsed().as_millis() as u64,
+            ending: Some(ending.clone()),
+            ..phase(Phase::Ended)
+        },
     }
 }

@@ -5,12 +5,14 @@ use crate::consistent;
 use crate::model::Object;
 use crate::model::http_route::{PathMatchType, ValueMatchType};
 use crate::model::lane_group::{
-    Isolation as WrittenIsolation, Lane as WrittenLane, LaneMatch as Written, OnMissing, Source, Spec,
+    Isolation as WrittenIsolation, Lane as WrittenLane, LaneMatch as Written, OnMissing, Source, Spec, TraceHeader,
 };
 use crate::problem::{Place, Problems};
 use crate::route::{Expressions, PathCondition};
 use crate::snapshot::HashKey;
-use crate::snapshot::lanes::{Isolation, Lane, LaneGroup, LaneMatch, OnMissingKey, PathTest, Share, Text};
+use crate::snapshot::lanes::{
+    Isolation, Lane, LaneGroup, LaneMatch, OnMissingKey, PathTest, Share, Text, TraceHeaders,
+};
 
 /// One document.
 pub(super) fn compile(group: &Object<Spec>, expressions: &mut Expressions, problems: &mut Problems) -> LaneGroup {
@@ -45,6 +47,11 @@ pub(super) fn compile(group: &Object<Spec>, expressions: &mut Expressions, probl
         by_trace: spec.looks_at(Source::TraceMap),
         by_caller: spec.looks_at(Source::CallerLabel),
         trusts_traces: spec.propagation.as_ref().is_some_and(|propagation| propagation.trust_trace_context),
+        trace_headers: TraceHeaders {
+            b3: spec.writes(TraceHeader::B3),
+            x_b3: spec.writes(TraceHeader::XB3),
+            sw8: spec.writes(TraceHeader::Sw8),
+        },
         name: name.into(),
     }
 }

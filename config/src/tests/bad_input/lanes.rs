@@ -26,7 +26,8 @@ fn groups() {
             "entries: [{{group: '', kind: Service, name: a}}, {{{GATEWAY}}}, {{{GATEWAY}}}], \
              internal: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}}], mode: shade, effectiveTime: {{}}, \
              baseline: Base, isolation: loose, tag: {{header: Host, baggage: 'a b'}}, \
-             propagation: {{order: [header, trace, callerLabel], trustTraceContext: yes}}"
+             propagation: {{order: [header, trace, callerLabel], trustTraceContext: yes, \
+             traceHeaders: [traceparent, zipkin]}}"
         ),
         &[
             "mode: \"shade\" is not one of enforce, shadow (did you mean shadow?)",
@@ -36,13 +37,14 @@ fn groups() {
             "tag.baggage: \"a b\" is not a token (letters, digits and some of the signs, such as '-' and '.')",
             "propagation.order[1]: \"trace\" is not one of header, baggage, traceMap, callerLabel",
             "propagation.trustTraceContext: must be true or false, not a text",
+            "propagation.traceHeaders[1]: \"zipkin\" is not one of traceparent, b3, x-b3, sw8",
         ],
     );
     check_group(
         &format!(
             "entries: [{{group: '', kind: Service, name: a}}, {{{GATEWAY}}}, {{{GATEWAY}}}], \
              internal: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}}], tag: {{header: Host, baggage: a}}, \
-             propagation: {{order: [header]}}"
+             propagation: {{order: [header], traceHeaders: [b3]}}"
         ),
         &[
             "entries[0].kind: Service in entries is not enforced by this build (only Gateways are)",
@@ -50,6 +52,7 @@ fn groups() {
             "internal[0].kind: HTTPRoute in internal is not enforced by this build (only Gateways are)",
             "tag.header: Host has a meaning of its own",
             "tag.baggage: means nothing without baggage in propagation.order",
+            "propagation.traceHeaders: must have traceparent: it is always written",
         ],
     );
     check_group(

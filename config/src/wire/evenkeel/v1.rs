@@ -15,6 +15,12 @@ pub struct JoinRequest {
     /// With PHASE_ENDED: what there is to say of its end.
     #[prost(message, optional, tag = "4")]
     pub ending: ::core::option::Option<Ending>,
+    /// With PHASE_DRAINING and PHASE_ENDED: for how long it has been going.
+    #[prost(uint64, tag = "5")]
+    pub drain_since_ms: u64,
+    /// Why it is not ready, or what it waits for, in words.
+    #[prost(string, tag = "6")]
+    pub note: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Member {

@@ -140,9 +140,16 @@ impl Board {
         let unwell = self.instances.iter().filter(|instance| !instance.is_well());
         parts.extend(unwell.map(|instance| match &instance.name {
             Some(name) => format!("{name} {}", instance.troubles().join(" ")),
+            None if self.has_another(instance) => format!("one of {} {} is gone", instance.service, instance.lane),
             None => format!("nobody is {} {}", instance.service, instance.lane),
         }));
         parts.join(" | ")
+    }
+
+    /// Whether somebody stands beside a place that is empty.
+    fn has_another(&self, empty: &InstanceFigures) -> bool {
+        let is_beside = |one: &InstanceFigures| (one.service, one.lane) == (empty.service, empty.lane);
+        self.instances.iter().any(|one| is_beside(one) && one.name.is_some())
     }
 
     /// Whether control is there, and how old the rules are.
@@ -281,7 +288,7 @@ pub(super) mod tests {
             "  61s  base 70/s 70% 24/31 ms | blue 30/s 30% 24/31 ms | green 0/s 0% 24/31 ms | 7 limited, 3 failed, \
              1 wrong lane | 5 retries | 116 drained, last price-12 forgotten by 18 of 18 after 14.1 ms, gone after 110 ms \
              | control DEAD for 3 s, rules 61 s old | CircuitBreaker price is open | price-12 FAILING \
-             ejected 4s | price-3 NO TRACE draining | nobody is price base"
+             ejected 4s | price-3 NO TRACE draining | one of price base is gone"
         );
         assert_eq!(
             Board { restart: Some((3, 16)), ..sample() }.summary(),

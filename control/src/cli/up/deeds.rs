@@ -191,7 +191,12 @@ fn trace(world: &World, selection: &Selection) {
     let all: Vec<_> = world.chosen(selection).filter_map(|place| place.instance()).collect();
     let forgets = !all.iter().all(|instance| instance.app.forgets_trace());
     all.iter().for_each(|instance| instance.app.forget_trace(forgets));
-    let does = if forgets { "passes no trace on: its calls leave their lane" } else { "passes its trace on again" };
+    let calls = world.chosen(selection).any(|place| place.role.next.is_some());
+    let does = match (forgets, calls) {
+        (true, true) => "passes no trace on: its calls leave their lane",
+        (true, false) => "passes no trace on, and calls nobody",
+        (false, _) => "passes its trace on again",
+    };
     world.say(&format!("you: {} {does}", selection.name()));
 }
 

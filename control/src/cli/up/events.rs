@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Events that are remembered.
@@ -19,6 +20,8 @@ pub struct Events {
     inner: Mutex<Inner>,
     /// To standard error, too: nobody draws there.
     is_plain: bool,
+    /// What is left away before names of files: lines are short.
+    folder: String,
 }
 
 #[derive(Default)]
@@ -37,9 +40,9 @@ struct Line {
 }
 
 impl Events {
-    /// Nothing so far.
-    pub fn new(is_plain: bool) -> Events {
-        Events { is_plain, ..Events::default() }
+    /// Nothing so far. Children name files of this folder.
+    pub fn new(is_plain: bool, folder: &Path) -> Events {
+        Events { is_plain, folder: format!("{}/", folder.display()), ..Events::default() }
     }
 
     /// Something that happened here.
@@ -52,7 +55,8 @@ impl Events {
     /// A line of a child.
     pub fn hear(&self, name: &str, line: &str) {
         let mut inner = self.inner();
-        let Some((time, text, gist)) = understand(name, line, &inner.names) else { return };
+        let short = if self.folder.is_empty() { line.to_owned() } else { line.replace(&self.folder, "") };
+        let Some((time, text, gist)) = understand(name, &short, &inner.names) else { return };
         let mut last = inner.lines.iter_mut().rev().take(TOLD_AGAIN);
         match last.find(|known| known.gist == gist && !known.tellers.iter().any(|teller| teller == name)) {
             Some(known) => known.tellers.push(name.to_owned()),
@@ -141,6 +145,9 @@ mod tests {
 
     #[test]
     fn what_many_say_is_told_once() {
+        let events = Events::new(false, Path::new("/tmp/evenkeel-up-1"));
+        events.hear("control", "2026-11-21T10:08:12Z error /tmp/evenkeel-up-1/rules.yaml:4: no");
+        assert_eq!(events.lines(), ["10:08:12 control: rules.yaml:4: no"]);
         let events = Events::default();
         for proxy in ["web-1", "web-2", "gateway"] {
             events.hear(proxy, &format!("2026-11-21T10:08:13Z warn  control is gone: {proxy}'s reason"));

@@ -13,6 +13,8 @@ use super::*;
 use crate::access::Author;
 use crate::server::check::Checker;
 use crate::server::feed::Feed;
+use crate::server::limits::Places;
+use crate::server::wire::Link;
 use crate::store::{Cause, Change, Disk, Expected, File, Transaction};
 
 const PROXIES: u64 = 10_000;
@@ -31,7 +33,7 @@ impl World {
         let checker = Arc::new(Mutex::new(Checker::default()));
         let disk = Disk::open(File::Memory).expect("memory");
         let store = Store::start(disk, Box::new(checker)).expect("an empty store");
-        let roll = Roll::new(store.clone(), Arc::default(), |_, _| "".into());
+        let roll = Roll::new(store.clone(), Arc::default(), |_, _, _| "".into());
         let fleet = Arc::new(Fleet::new(store.clone(), Arc::default(), roll.clone(), BTreeSet::new()));
         let feed = Arc::new(Feed::new(fleet.clone(), roll.clone()));
         tokio::spawn({
@@ -138,4 +140,47 @@ async fn ten_thousand_answers_are_one_piece_of_news() {
     let gone = world.fleet.gone_since(before);
     assert_eq!(gone.iter().map(|gone| (&*gone.id, gone.settled)).collect::<Vec<_>>(), [("p10000", 0)]);
     assert!(world.fleet.gone_since(Instant::now()).is_empty());
+}
+
+#[tokio::test]
+async fn one_that_fell_silent_may_be_there_for_long() {
+    const WEB: &str = "Endpoints/default/web";
+    let service = |host: u8| {
+        format!(
+            "{{apiVersion: evenkeel.dev/v1alpha1, kind: Service, metadata: {{name: web}}, spec: {{ports: [{{name: http, port: 80}}], \
+             endpoints: [{{address: 10.0.0.{host}, ports: {{http: 80}}}}]}}}}"
+        )
+    };
+    let mut world = World::start();
+    world.apply(&service(1)).await;
+    // The last one is the third, back before its connection is known to be gone.
+    for (number, id) in [(0, "closed"), (1, "silent"), (2, "back"), (3, "back")] {
+        let source = std::net::SocketAddr::from(([10, 0, 0, 1], 4_711));
+        let place = || Places::new(1, 1).take(&source.ip(), 1).expect("the first");
+        world.proxies.push(Proxy::new(Some(Arc::new(Link::new(source, place(), place())))));
+        let request = DeltaDiscoveryRequest {
+            node: Some(Node { id: id.into(), ..Node::default() }),
+            type_url: TYPE.into(),
+            resource_names_subscribe: vec![WEB.into()],
+            ..DeltaDiscoveryRequest::default()
+        };
+        world.tell(number, request);
+        world.answer(number);
+    }
+    world.proxies[0].life().link.as_ref().expect("it is connected").note_closed();
+    (0..3).for_each(|number| world.fleet.forget(number, Leave::Broken));
+    let revision = world.apply(&service(2)).await;
+    let now = Instant::now();
+    for (after, expected) in [
+        (Duration::ZERO, &["closed", "silent"][..]),
+        (LEASE, &["silent"]),
+        (SILENT_FOR - Duration::from_secs(1), &["silent"]),
+        (SILENT_FOR, &[]),
+    ] {
+        let holders = world.fleet.holders(&world.feed.catalog(), WEB, revision, now + after);
+        let mut lost: Vec<&str> = holders.lost.iter().map(|(_, id, _)| &**id).collect();
+        lost.sort_unstable();
+        assert_eq!(lost, expected, "{after:?}");
+        assert_eq!(holders.open.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [3]);
+    }
 }

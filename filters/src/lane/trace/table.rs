@@ -162,10 +162,12 @@ impl Table {
     }
 
     /// A call with an id is made to these.
-    pub(super) fn mark(&mut self, id: u128, hash: u32, callees: u16) {
-        if let Some(at) = self.find(id, hash) {
+    pub(super) fn mark(&mut self, id: u128, hash: u32, callees: u16) -> bool {
+        let found = self.find(id, hash);
+        if let Some(at) = found {
             self.entries[at as usize].called |= callees;
         }
+        found.is_some()
     }
 
     /// What is known of an id, with which a call is made to these.
