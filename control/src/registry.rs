@@ -39,12 +39,20 @@ const OVERDUE: Duration = Duration::from_secs(10);
 /// Instances of one Service.
 pub const INSTANCES_MAX: usize = 20_000;
 
+/// Where requests find an instance, by what documents say: others with the same can serve them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// The lane that it is in; empty: the baseline, however that is called.
+    pub lane: Box<str>,
+    /// The ports of its Service that it serves.
+    pub ports: BTreeSet<Box<str>>,
+}
+
 /// One instance.
 #[derive(Debug, Clone)]
 struct Record {
     instance: Instance,
-    /// The lane that it is in; empty: the baseline, however that is called.
-    lane: Box<str>,
+    place: Place,
     phase: Phase,
     /// Who speaks for it.
     stream: Option<u64>,
@@ -64,6 +72,8 @@ struct Record {
     is_asked: bool,
     /// Callers were told of it before control started.
     is_from_before: bool,
+    /// Somebody has spoken for it since.
+    is_heard: bool,
 }
 
 /// An instance as others see it.
@@ -83,6 +93,10 @@ pub struct Seen<'r> {
     pub going: Option<Instant>,
     /// Why its proxy says that it is not ready, or what it waits for.
     pub note: &'r str,
+    /// Its application is not ready, and callers use it since there is no other.
+    pub is_unwell: bool,
+    /// Its Service has none of its ports: callers are not told of any.
+    pub is_nowhere: bool,
 }
 
 /// All instances.
@@ -103,6 +117,26 @@ pub struct Registry {
 }
 
 impl Record {
+    /// One of which nothing is known so far.
+    fn enters(instance: Instance, place: Place, now: Instant) -> Record {
+        Record {
+            instance,
+            place,
+            phase: Phase::Starting,
+            stream: None,
+            lease: now,
+            silent: now,
+            going: None,
+            note: "".into(),
+            // Until its proxy says otherwise.
+            may_be_known: true,
+            is_unwell: false,
+            is_asked: false,
+            is_from_before: false,
+            is_heard: true,
+        }
+    }
+
     /// What callers are told; None: nothing.
     fn told(&self) -> Option<Instance> {
         let is_draining = match self.phase {
@@ -123,10 +157,10 @@ fn addresses(instance: &Instance) -> impl Iterator<Item = SocketAddr> {
 }
 
 impl Registry {
-    /// What is stored, for which nobody speaks so far. `lane_of` tells the lane of each; empty: the baseline.
+    /// What is stored, for which nobody speaks so far. `place_of` tells the place of each.
     pub fn new(
         stored: BTreeMap<Name, Arc<Instance>>,
-        lane_of: impl Fn(&Name, &Instance) -> Box<str>,
+        place_of: impl Fn(&Name, &Instance) -> Place,
         now: Instant,
     ) -> Registry {
         let mut registry = Registry {
@@ -142,22 +176,10 @@ impl Registry {
             let lease = now + LEASE_AT_START;
             // How long it wanted to take is its own affair, and it says so again.
             let phase = if instance.is_draining { Phase::Draining { deadline: lease } } else { Phase::Ready };
-            let (lane, instance) = (lane_of(name, instance), Instance::clone(instance));
+            let (place, instance) = (place_of(name, instance), Instance::clone(instance));
             registry.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
-            let record = Record {
-                instance,
-                lane,
-                phase,
-                stream: None,
-                lease,
-                silent: now,
-                going: None,
-                note: "".into(),
-                may_be_known: true,
-                is_unwell: false,
-                is_asked: false,
-                is_from_before: true,
-            };
+            let record =
+                Record { phase, lease, is_from_before: true, is_heard: false, ..Record::enters(instance, place, now) };
             *registry.expected.entry(service(name)).or_default() += usize::from(phase == Phase::Ready);
             registry.records.insert(name.clone(), record);
         }
@@ -165,21 +187,21 @@ impl Registry {
         registry
     }
 
-    /// A proxy speaks for an instance of a lane (empty: the baseline) from now on.
+    /// A proxy speaks for an instance from now on.
     pub fn on_join(
         &mut self,
         name: &Name,
         instance: Instance,
-        lane: Box<str>,
+        place: Place,
         stream: u64,
         now: Instant,
     ) -> Result<(), Refusal> {
         if let Some(known) = self.records.get_mut(name) {
             if known.instance.incarnation == instance.incarnation && known.addresses().eq(addresses(&instance)) {
                 // It comes back, perhaps before its old stream is known to be gone.
-                (known.stream, known.lease) = (Some(stream), now);
+                (known.stream, known.lease, known.is_heard) = (Some(stream), now, true);
                 let (ready_ms, is_draining) = (known.instance.ready_ms, known.instance.is_draining);
-                (known.instance, known.lane) = (Instance { ready_ms, is_draining, ..instance }, lane);
+                (known.instance, known.place) = (Instance { ready_ms, is_draining, ..instance }, place);
                 self.dirty.insert(name.clone());
                 self.count(name);
                 // Another one may have waited for it.
@@ -204,22 +226,7 @@ impl Registry {
         others.iter().for_each(|(_, other)| self.replace(other));
         self.replace(name);
         self.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
-        let phase = Phase::Starting;
-        let record = Record {
-            instance,
-            lane,
-            phase,
-            stream: Some(stream),
-            lease: now,
-            silent: now,
-            going: None,
-            note: "".into(),
-            // Until it says otherwise.
-            may_be_known: true,
-            is_unwell: false,
-            is_asked: false,
-            is_from_before: false,
-        };
+        let record = Record { stream: Some(stream), ..Record::enters(instance, place, now) };
         self.records.insert(name.clone(), record);
         Ok(())
     }
@@ -231,11 +238,18 @@ impl Registry {
         }
     }
 
-    /// What lanes there are has changed: which one each is in; empty: the baseline.
-    pub fn on_lanes(&mut self, lane_of: impl Fn(&Name, &Instance) -> Box<str>) {
-        for (name, record) in &mut self.records {
-            record.lane = lane_of(name, &record.instance);
-        }
+    /// Documents have changed: the places of those that are meant. Tells which are others now.
+    pub fn on_documents(
+        &mut self,
+        is_meant: impl Fn(&Name) -> bool,
+        place_of: impl Fn(&Name, &Instance) -> Place,
+    ) -> Vec<Name> {
+        let meant = self.records.iter_mut().filter(|(name, _)| is_meant(name));
+        let changed = meant.filter_map(|(name, record)| {
+            let place = place_of(name, &record.instance);
+            (std::mem::replace(&mut record.place, place.clone()) != place).then(|| name.clone())
+        });
+        changed.collect()
     }
 
     /// A proxy says how far its instance is. `wall_ms` is milliseconds since 1970. Nothing comes of it if somebody else
@@ -273,7 +287,9 @@ impl Registry {
             }
             (Word::Draining { within, .. }, Phase::Ready) => {
                 self.lower(name);
-                self.set_phase(name, Phase::Last { deadline: now + within });
+                // Callers need milliseconds; of a short time most is for the other one to come.
+                let told = now + within - (within / 4).min(LAST_MARGIN);
+                self.set_phase(name, Phase::Last { deadline: now + within, told });
                 self.settle(name, now);
             }
             // It came back, and says again until when.
@@ -284,9 +300,13 @@ impl Registry {
                 if phase == Phase::Ready {
                     self.lower(name);
                 }
-                if let (Phase::Ready | Phase::Last { .. }, Some(since)) = (phase, going) {
-                    self.departures.push(Departure { name: name.clone(), since, how: Departed::Unseen });
-                }
+                let how = match phase {
+                    Phase::Ready => Some(Departed::Unseen),
+                    Phase::Last { .. } => Some(Departed::Untold),
+                    Phase::Starting | Phase::Draining { .. } | Phase::Unknown { .. } => None,
+                };
+                let departure = how.zip(going).map(|(how, since)| Departure { name: name.clone(), since, how });
+                self.departures.extend(departure);
                 self.remove(name);
                 self.settle(name, now);
             }
@@ -329,7 +349,7 @@ impl Registry {
                 Phase::Draining { deadline } | Phase::Unknown { deadline } if deadline + OVERDUE <= now => {
                     overdue.push(name.clone());
                 }
-                Phase::Last { deadline } if deadline <= now + LAST_MARGIN => last.push((name.clone(), deadline)),
+                Phase::Last { deadline, told } if told <= now => last.push((name.clone(), deadline)),
                 Phase::Ready if is_silent => silent.entry(service(name)).or_default().push(name.clone()),
                 _ => {}
             }
@@ -344,7 +364,8 @@ impl Registry {
             }
             for name in names {
                 if !self.is_last(&name) {
-                    self.depart(&name, Departed::Lease);
+                    let is_heard = self.records.get(&name).is_some_and(|record| record.is_heard);
+                    self.depart(&name, if is_heard { Departed::Lease } else { Departed::Away });
                     self.remove(&name);
                     self.count(&name);
                 }
@@ -357,7 +378,7 @@ impl Registry {
         let due = |record: &Record| match record.phase {
             Phase::Draining { deadline } if record.stream.is_none() => Some(record.lease.max(deadline)),
             Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline + OVERDUE),
-            Phase::Last { deadline } => deadline.checked_sub(LAST_MARGIN),
+            Phase::Last { told, .. } => Some(told),
             Phase::Ready if record.stream.is_none() => Some(record.lease).filter(|lease| *lease > self.looked),
             Phase::Ready | Phase::Starting => None,
         };
@@ -439,14 +460,17 @@ impl Registry {
         self.in_service(&service(name))
     }
 
-    /// Whether no other instance of its Service, or of its lane, is ready for callers. Lanes may be empty, and the
-    /// baseline serves their requests, where nothing but a lease ends.
+    /// Whether no other instance of its Service, or of its lane, is there for callers. Lanes may be empty, and the baseline serves
+    /// their requests, where nothing but a lease ends. One that goes as the last one is there until then.
     fn is_last(&self, name: &Name) -> bool {
-        let Some(lane) = self.records.get(name).map(|record| &record.lane) else { return false };
-        let is_other = |other: &&Name| *other != name;
-        let is_ready = |record: &Record| record.phase == Phase::Ready && !record.is_unwell;
-        let mut ready = self.of_service(name).filter(|(other, record)| is_other(other) && is_ready(record));
-        !ready.any(|(_, record)| record.lane == *lane)
+        let Some(place) = self.records.get(name).map(|record| &record.place) else { return false };
+        let is_there = |record: &Record| match record.phase {
+            Phase::Ready => !record.is_unwell,
+            Phase::Last { .. } => record.stream.is_some() && !record.is_unwell,
+            _ => false,
+        };
+        let serves = |record: &Record| record.place.lane == place.lane && record.place.ports.is_superset(&place.ports);
+        !self.of_service(name).any(|(other, record)| other != name && is_there(record) && serves(record))
     }
 
     /// Those of a Service that wait for another one may go, if there is one, and those that are not well are told no more.
@@ -459,21 +483,21 @@ impl Registry {
                 self.set_phase(&name, Phase::Starting);
             }
         }
-        let last: Vec<(Name, Instant)> = self
-            .of_service(name)
-            .filter_map(|(name, record)| match record.phase {
-                Phase::Last { deadline } => Some((name.clone(), deadline)),
-                _ => None,
-            })
-            .collect();
-        for (name, deadline) in last {
-            let Some(lane) = self.records.get(&name).map(|record| &record.lane) else { continue };
+        let last = self.of_service(name).filter_map(|(name, record)| match record.phase {
+            Phase::Last { deadline, told } => Some((name.clone(), deadline, told)),
+            _ => None,
+        });
+        for (name, deadline, told) in last.collect::<Vec<_>>() {
+            let Some(place) = self.records.get(&name).map(|record| &record.place) else { continue };
             let is_ready =
                 |record: &Record| record.phase == Phase::Ready && record.stream.is_some() && !record.is_unwell;
             // The baseline serves the requests of a lane, or that is strict, and time changes nothing about it.
-            let serves = |record: &Record| record.lane == *lane || record.lane.is_empty();
+            let serves = |record: &Record| {
+                (record.place.lane == place.lane || record.place.lane.is_empty())
+                    && record.place.ports.is_superset(&place.ports)
+            };
             let is_free = self.of_service(&name).any(|(_, record)| is_ready(record) && serves(record));
-            if is_free || deadline <= now + LAST_MARGIN {
+            if is_free || told <= now {
                 self.set_phase(&name, Phase::Draining { deadline });
             }
         }
@@ -543,5 +567,7 @@ fn seen(record: &Record) -> Seen<'_> {
         is_from_before: record.is_from_before,
         going: record.going,
         note: &record.note,
+        is_unwell: record.is_unwell && record.phase == Phase::Ready,
+        is_nowhere: record.place.ports.is_empty(),
     }
 }

@@ -120,7 +120,7 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let guard = Guard::new(store.clone(), args.plaintext, pace);
     let names = Names::of(&args.data);
     let metrics = Arc::new(Metrics::default());
-    let roll = Roll::new(store.clone(), metrics.clone(), join::lane_of);
+    let roll = Roll::new(store.clone(), metrics.clone(), join::place_of);
     let fleet = Arc::new(Fleet::new(store.clone(), metrics, roll.clone(), names.load()));
     let feed = Arc::new(Feed::new(fleet.clone(), roll.clone()));
     let streams = Streams::new(feed.clone(), fleet.clone(), guard.clone());

@@ -15,7 +15,7 @@ use crate::cgroup;
 use crate::control::ControlAddress;
 use crate::drain::Terms;
 use crate::instance::Check;
-use crate::log::Format;
+use crate::log::{Format, event};
 use crate::workload::Workload;
 
 /// Kubernetes grants a pod 30 s by default.
@@ -74,6 +74,9 @@ pub struct SidecarArgs {
     /// What the instance is asked for to learn whether it is ready, such as /healthz [default: it is when it takes connections]
     #[arg(long, value_name = "PATH", value_parser = path)]
     pub app_ready: Option<String>,
+    /// For how long the instance must be ready before callers are told, for one that is slow after that
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=3_600))]
+    pub ready_after: u64,
     /// Where callers find the inbound address, if not at its own [default: that, or the address that control sees]
     #[arg(long, value_name = "ADDRESS")]
     pub advertise: Option<IpAddr>,
@@ -216,9 +219,14 @@ impl Start {
             labels: sidecar.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
             ..Member::default()
         };
+        if terms.outside_grace >= terms.within {
+            let problem = "--outside-grace is no shorter than --drain-within: where callers outside the mesh come, each drain ends at \
+                           its deadline, and what is under way is cut";
+            event("warn", problem);
+        }
         let workload = Workload::sidecar(sidecar, instance)?;
         let member = Member { name: workload.instance().to_owned(), ..member };
-        let check = Check { app, path: args.app_ready };
+        let check = Check { app, path: args.app_ready, settles_within: Duration::from_secs(args.ready_after) };
         // It is read again each time; one that is wrong from the beginning would be noticed when an instance is to go.
         if let Some(file) = &args.drain_token_file {
             let token = std::fs::read_to_string(file)

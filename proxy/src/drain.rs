@@ -11,6 +11,10 @@ const QUIET: Duration = Duration::from_millis(100);
 const QUIET_IN_DOUBT: Duration = Duration::from_secs(5);
 /// A control that cannot say who has forgotten it is waited for no longer than this.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(10);
+/// For control to say what becomes of it.
+const SAID_WITHIN: Duration = Duration::from_secs(1);
+/// What control leaves of the time of a last instance for callers to forget it.
+const LAST_MARGIN: Duration = Duration::from_secs(3);
 /// Whoever came within this time before, and is not of the mesh, may come again.
 const OUTSIDE_RECENT: Duration = Duration::from_secs(60);
 
@@ -32,6 +36,8 @@ pub(crate) struct Forgetting {
     pub(crate) is_over: bool,
     /// Those that may still send, since nobody could tell them.
     pub(crate) unreachable: u32,
+    /// The first of those.
+    pub(crate) unreachable_ids: Vec<String>,
     /// All that were to forget it.
     pub(crate) holders: u32,
     /// The first of those that are waited for.
@@ -43,8 +49,13 @@ pub(crate) struct Forgetting {
 pub(crate) struct Seen {
     /// None: control has not said anything of it.
     pub(crate) forgetting: Option<Forgetting>,
-    /// When it said so first: a last instance is told of late.
+    /// When it said that callers are to forget it, since it is there: a last instance is told of late, and one whose control
+    /// was away anew.
     pub(crate) announced: Option<Instant>,
+    /// Control is there.
+    pub(crate) is_heard: bool,
+    /// Of a last one: its application has ended, and can serve nobody.
+    pub(crate) is_app_gone: bool,
     /// Control never let it in: no caller in the mesh ever knew it.
     pub(crate) is_unknown: bool,
     /// There is another instance that has to be ready first.
@@ -106,36 +117,62 @@ pub(crate) enum Reason {
     Graced,
     /// No caller knew it, and it was quiet.
     Unknown,
+    /// Nobody tells callers, and it was quiet.
+    Unannounced,
+    /// Its application had ended, before there was another.
+    AppGone,
     /// Not all said so, and it was quiet all the same.
     Quiet,
-    /// There was no more time.
-    Deadline,
+    /// There was no more time, and this was waited for.
+    Deadline(For),
 }
 
 impl Reason {
     /// In words for people.
-    pub(crate) fn words(self) -> &'static str {
-        match self {
+    pub(crate) fn words(self) -> String {
+        let words = match self {
             Reason::Forgotten => "all callers have forgotten it, and it was quiet",
             Reason::Graced => "all callers have forgotten it, those outside the mesh had their time, and it was quiet",
             Reason::Unknown => "control had not let it in, and it was quiet",
+            Reason::Unannounced => "it was quiet; where there is no control, nobody tells callers",
+            Reason::AppGone => "its application had ended, and there was no other instance",
             Reason::Quiet => "it was quiet, though not all callers said that they have forgotten it",
-            Reason::Deadline => "its time was over",
-        }
+            Reason::Deadline(what) => return format!("its time was over while it waited for {}", what.words()),
+        };
+        words.to_owned()
     }
 }
 
 /// Whether an instance that was told to go at `began` may end now.
 pub(crate) fn decide(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -> Verdict {
     let deadline = began + terms.within;
-    if now >= deadline {
-        return Verdict::Drained(Reason::Deadline);
+    match wait(terms, began, seen, now) {
+        Verdict::Wait(_, what) if now >= deadline => Verdict::Drained(Reason::Deadline(what)),
+        verdict => verdict,
     }
+}
+
+/// Whether its answers say that it goes, so that callers leave it alone: not before control, where that is there, has told
+/// them, since it may be the last one; but in time where nobody does.
+pub(crate) fn says_so(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -> bool {
+    let is_announced = terms.is_announced && !seen.is_unknown;
+    let is_late = now + LAST_MARGIN.min(terms.within / 4) >= began + terms.within;
+    !is_announced
+        || seen.announced.is_some()
+        || is_late
+        || (!seen.is_last && (!seen.is_heard || now >= began + SAID_WITHIN))
+}
+
+fn wait(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -> Verdict {
+    let deadline = began + terms.within;
     // Where nobody tells callers, all of them are outside.
     let is_announced = terms.is_announced && !seen.is_unknown;
     let told = |is_so: fn(&Forgetting) -> bool| !is_announced || seen.forgetting.as_ref().is_some_and(is_so);
     let is_forgotten = told(|forgetting| forgetting.is_over);
     let is_sure = told(|forgetting| forgetting.is_over && forgetting.unreachable == 0);
+    if seen.is_last && seen.is_app_gone {
+        return Verdict::Drained(Reason::AppGone);
+    }
     if seen.is_last && !is_forgotten {
         return Verdict::Wait(deadline, For::Another);
     }
@@ -154,6 +191,7 @@ pub(crate) fn decide(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -
     match (now >= quiet_at, now >= graced_at) {
         (_, false) => Verdict::Wait(quiet_at.max(graced_at).min(deadline), For::Outside),
         (false, true) => Verdict::Wait(quiet_at.min(deadline), if is_sure { For::Quiet } else { For::QuietInDoubt }),
+        (true, true) if !terms.is_announced => Verdict::Drained(Reason::Unannounced),
         (true, true) if !is_sure => Verdict::Drained(Reason::Quiet),
         (true, true) if seen.is_unknown => Verdict::Drained(Reason::Unknown),
         (true, true) if graced_at > began => Verdict::Drained(Reason::Graced),
@@ -188,7 +226,7 @@ mod tests {
             (&a, 5, false, 0, Some(-5_000), None, 100, Ok(Reason::Forgotten)),
             // A request may take as long as there is time.
             (&a, 5, false, 1, Some(20), None, 20_000, Err((27_000, For::Requests))),
-            (&a, 5, false, 1, Some(20), None, 27_000, Ok(Reason::Deadline)),
+            (&a, 5, false, 1, Some(20), None, 27_000, Ok(Reason::Deadline(For::Requests))),
             // Somebody has not said so.
             (&marked, 5, false, 0, Some(20), None, 5_000, Err((10_005, For::Callers))),
             (&marked, 5, false, 0, Some(20), None, 10_005, Ok(Reason::Quiet)),
@@ -200,9 +238,10 @@ mod tests {
             (&None, -1, false, 0, Some(-1), None, 100, Err((10_000, For::Callers))),
             (&None, -1, false, 0, Some(9_500), None, 10_000, Err((14_500, For::QuietInDoubt))),
             (&None, -1, false, 0, Some(26_000), None, 26_500, Err((27_000, For::QuietInDoubt))),
+            (&None, -1, false, 0, Some(26_000), None, 27_000, Ok(Reason::Deadline(For::QuietInDoubt))),
             // The last one waits for another, as long as it can; then callers have as much time as others give them.
             (&None, -1, true, 0, None, None, 20_000, Err((27_000, For::Another))),
-            (&None, -1, true, 0, None, None, 27_000, Ok(Reason::Deadline)),
+            (&None, -1, true, 0, None, None, 27_000, Ok(Reason::Deadline(For::Another))),
             (&marked, 12_000, false, 0, None, None, 12_001, Err((22_000, For::Callers))),
             (&marked, 24_000, false, 0, None, None, 24_001, Err((27_000, For::Callers))),
             (&a, 24_000, false, 0, None, None, 24_003, Ok(Reason::Forgotten)),
@@ -219,7 +258,7 @@ mod tests {
             let (last_request, last_outside) = (last.map(at), outside.map(at));
             let (forgetting, announced) = (forgetting.clone(), (announced >= 0).then(|| at(announced)));
             let seen =
-                Seen { forgetting, announced, is_unknown: false, is_last, in_flight, last_request, last_outside };
+                Seen { forgetting, announced, is_last, in_flight, last_request, last_outside, ..Seen::default() };
             let expected = expected.map_or_else(|(until, what)| Verdict::Wait(at(until), what), Verdict::Drained);
             assert_eq!(decide(&terms, began, &seen, at(now)), expected, "{seen:?} at {now}");
         }
@@ -229,8 +268,33 @@ mod tests {
         assert_eq!(decide(&terms, began, &stranger, at(100)), Verdict::Drained(Reason::Unknown));
         let alone = Terms { is_announced: false, ..terms };
         let seen = Seen { last_request: Some(at(20)), ..Seen::default() };
-        assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Drained(Reason::Forgotten));
+        assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Drained(Reason::Unannounced));
+        let orphan = Seen { is_last: true, is_app_gone: true, ..Seen::default() };
+        assert_eq!(decide(&terms, began, &orphan, at(1)), Verdict::Drained(Reason::AppGone));
         let seen = Seen { last_outside: Some(at(-1)), ..seen };
         assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Wait(at(10_000), For::Outside));
+    }
+
+    #[test]
+    fn its_answers_say_that_it_goes_once_callers_may_leave_it() {
+        let began = Instant::now();
+        let terms = Terms { within: Duration::from_secs(27), outside_grace: Duration::ZERO, is_announced: true };
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let (heard, seen) = (Seen { is_heard: true, ..Seen::default() }, Seen::default());
+        let last = Seen { is_last: true, ..heard.clone() };
+        let announced = Seen { announced: Some(at(5)), ..heard.clone() };
+        for (what, seen, now, expected) in [
+            ("control is about to say what becomes of it", &heard, 4, false),
+            ("control is silent", &heard, 1_000, true),
+            ("callers are to forget it", &announced, 5, true),
+            ("control is not there", &seen, 0, true),
+            ("it is the last one", &last, 23_999, false),
+            ("there is no more time for another", &last, 24_000, true),
+            ("control is gone since it said so", &Seen { is_heard: false, ..last.clone() }, 2_000, false),
+            ("nobody knows it", &Seen { is_unknown: true, ..seen.clone() }, 0, true),
+        ] {
+            assert_eq!(says_so(&terms, began, seen, at(now)), expected, "{what}");
+        }
+        assert!(says_so(&Terms { is_announced: false, ..terms }, began, &heard, began));
     }
 }

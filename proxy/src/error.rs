@@ -146,7 +146,7 @@ impl ProxyError {
             (_, NoEndpoint) => (503, "no endpoint is available\n", "UH"),
             (_, Awaited) => (503, "the endpoints of the service are not known yet\n", "CP"),
             (_, Unheard) => (503, "the service is not known yet\n", "CP"),
-            (_, NoService) => (404, "no service has this name\n", "NS"),
+            (_, NoService) => (404, "no service has this name, or it has not this port\n", "NS"),
             (Side::Upstream, Misdirected) => (503, "no endpoint is available\n", "UH"),
             (_, Misdirected) => (421, "another service is here\n", "MD"),
             (_, NoLane) => (503, "the lane has no endpoint\n", "NL"),

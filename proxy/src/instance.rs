@@ -36,6 +36,8 @@ const CUT_WITHIN: Duration = Duration::from_secs(1);
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
 /// Of the head of an answer: its status is in the first bytes.
 const STATUS_BYTES: usize = 12;
+/// For control, where it is there, to tell callers of an instance that is ready.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// An application that is not ready may say why again and again in other words.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,8 @@ pub(crate) struct Check {
     pub(crate) app: SocketAddr,
     /// What it is asked for; None: it is ready when it takes connections.
     pub(crate) path: Option<String>,
+    /// For how long it must be ready before callers are told.
+    pub(crate) settles_within: Duration,
 }
 
 /// Somebody wants the instance to go, and hears when it has.
@@ -87,9 +91,18 @@ struct Counts {
     outside_at_ms: u64,
 }
 
+/// Comes when control says something else.
+async fn news(known: &mut watch::Receiver<Known>) {
+    if known.changed().await.is_err() {
+        // Nobody will.
+        std::future::pending().await
+    }
+}
+
 impl Handle {
     /// Lets the instance go, and waits until it has.
     pub(crate) async fn drain(&self) -> Value {
+        event("info", "asked to go: GET /drain");
         let (answer, answered) = oneshot::channel();
         // It ends with the process.
         let _ = self.orders.send(answer);
@@ -103,6 +116,7 @@ impl Handle {
 
     /// Lets the instance go; the process is to end after it.
     pub(crate) fn end(&mut self) {
+        event("info", "told to end");
         self.is_to_end = true;
         let _ = self.orders.send(oneshot::channel().0);
     }
@@ -194,18 +208,23 @@ impl Instance {
 
     /// Serves until somebody wants it to go. None: the process ends.
     async fn serve(&mut self, orders: &mut UnboundedReceiver<Order>) -> Option<Order> {
-        let (mut failures, mut told_at) = (0, None::<Instant>);
+        let (mut failures, mut told_at, mut ready_since) = (0, None::<Instant>, None::<Instant>);
         loop {
-            let check = self.check.clone();
-            let found = match self.status.has_rules() {
-                true => tokio::select! {
-                    found = check.ready() => found,
-                    order = orders.recv() => return order,
-                    () = self.asked() => return Some(oneshot::channel().0),
-                },
-                false => Err("its rules are not in force".to_owned()),
+            let (check, has_rules) = (self.check.clone(), self.status.has_rules());
+            let look =
+                async { if has_rules { check.ready().await } else { Err("its rules are not in force".to_owned()) } };
+            let found = tokio::select! {
+                found = look => found,
+                order = orders.recv() => return order,
             };
             let was_ready = *self.standing.borrow() == Standing::Ready;
+            ready_since = found.is_ok().then(|| ready_since.unwrap_or_else(Instant::now));
+            let found = found.and_then(|()| match ready_since {
+                Some(since) if !was_ready && since.elapsed() < check.settles_within => {
+                    Err(format!("it answers, and has {:?} to settle", check.settles_within))
+                }
+                _ => Ok(()),
+            });
             let pause = if found.is_ok() { CHECK_EVERY } else { LOOK_EVERY };
             match found {
                 Ok(()) => {
@@ -229,20 +248,30 @@ impl Instance {
                     }
                 }
             }
-            self.status.set_app(*self.standing.borrow() == Standing::Ready);
+            let is_ready = *self.standing.borrow() == Standing::Ready;
+            let ready_for = ready_since.filter(|_| is_ready).map(|since| since.elapsed());
+            if self.known.borrow().response.as_ref().is_some_and(|response| response.drain) {
+                event("info", "asked to go: by control");
+                return Some(oneshot::channel().0);
+            }
+            self.status.set_app(self.is_told(ready_for));
+            let pause = if is_ready && ready_for < Some(TOLD_WITHIN) { LOOK_EVERY } else { pause };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 order = orders.recv() => return order,
-                () = self.asked() => return Some(oneshot::channel().0),
+                () = news(&mut self.known) => {}
             }
         }
     }
 
-    /// Comes when control says that somebody wants it to go.
-    async fn asked(&mut self) {
-        let is_asked = |known: &Known| known.response.as_ref().is_some_and(|response| response.drain);
-        if self.known.wait_for(is_asked).await.is_err() {
-            std::future::pending().await
+    /// Whether callers are told of an instance that has been ready for so long, so that an orchestrator may go on: control
+    /// says so, or is not there to say anything.
+    fn is_told(&self, ready_for: Option<Duration>) -> bool {
+        let known = self.known.borrow();
+        match (&known.response, ready_for) {
+            (_, None) => false,
+            (Some(response), _) => response.phase() == Phase::Ready,
+            (None, Some(ready_for)) => !known.is_unknown && (!self.terms.is_announced || ready_for >= TOLD_WITHIN),
         }
     }
 
@@ -251,13 +280,12 @@ impl Instance {
         let began = Instant::now();
         event("info", &format!("going, within {} s", self.terms.within.as_secs()));
         self.status.leaving();
-        self.shared.is_leaving.store(true, Relaxed);
         let until = began + self.terms.within;
         let going = |waits_for| Standing::Draining { since: began, until, waits_for };
         self.standing.send_replace(going(""));
         let mut seen = Seen::default();
         let (mut counts, mut told_at) = (self.counts(), None);
-        let mut late = 0;
+        let (mut late, mut waited_for, mut looked_at) = (0, None, None::<Instant>);
         let reason = loop {
             let (now, next) = (Instant::now(), self.counts());
             let at = |ms: u64| (ms > 0).then(|| self.shared.origin + Duration::from_millis(ms));
@@ -270,17 +298,26 @@ impl Instance {
             if seen.forgetting.as_ref().is_some_and(|forgetting| forgetting.is_over) {
                 told_at.get_or_insert(now);
             }
+            if seen.is_last && looked_at.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
+                looked_at = Some(now);
+                seen.is_app_gone = self.check.is_gone().await;
+            }
+            if drain::says_so(&self.terms, began, &seen, now) {
+                self.shared.is_leaving.store(true, Relaxed);
+            }
             let until = match drain::decide(&self.terms, began, &seen, now) {
                 Verdict::Drained(reason) => break reason,
                 Verdict::Wait(until, what) => {
-                    let told = going(what.words());
-                    self.standing.send_if_modified(|standing| std::mem::replace(standing, told.clone()) != told);
+                    if waited_for.replace(what) != Some(what) {
+                        event("info", &format!("waits for {}", what.words()));
+                        self.standing.send_replace(going(what.words()));
+                    }
                     until.min(now + DRAIN_EVERY)
                 }
             };
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => {}
-                changed = self.known.changed() => drop(changed),
+                () = news(&mut self.known) => {}
                 Some(order) = orders.recv() => waiting.push(order),
             }
         };
@@ -290,7 +327,11 @@ impl Instance {
     /// What control says of it now.
     fn look(&mut self, seen: &mut Seen) {
         let known = self.known.borrow_and_update();
-        seen.is_unknown = known.is_unknown;
+        (seen.is_unknown, seen.is_heard) = (known.is_unknown, known.response.is_some());
+        if !seen.is_heard {
+            // Control that is back may know as little as one that has just started, and has the same time again.
+            seen.announced = seen.announced.filter(|_| seen.forgetting.as_ref().is_some_and(|told| told.is_over));
+        }
         let Some(response) = &known.response else { return };
         seen.is_last = response.phase() == Phase::Last;
         seen.forgetting = response.forgetting.as_ref().map(|told| Forgetting {
@@ -298,6 +339,7 @@ impl Instance {
             unreachable: told.unreachable,
             holders: told.holders,
             waiting_for: told.waiting_for.clone(),
+            unreachable_ids: told.unreachable_ids.clone(),
         });
         if response.phase() == Phase::Draining {
             seen.announced.get_or_insert_with(Instant::now);
@@ -308,13 +350,14 @@ impl Instance {
     async fn end(&mut self, began: Instant, seen: &Seen, reason: Reason, late: u64, told: Option<Instant>) -> Value {
         let since = |at: Instant| at.saturating_duration_since(began).as_millis() as u64;
         let last = seen.last_request.filter(|at| *at > began).map_or(0, |at| since(at).max(1));
-        let cut = if reason == Reason::Deadline { self.cut().await } else { CutRequests::default() };
+        let is_over = matches!(reason, Reason::Deadline(_) | Reason::AppGone);
+        let cut = if is_over { self.cut().await } else { CutRequests::default() };
         let ending = Ending {
             last_request_after_ms: last,
             late_requests: late,
             cut: cut.count,
             cut_requests: cut.names.clone(),
-            reason: reason.words().into(),
+            reason: reason.words(),
         };
         self.standing.send_replace(Standing::Ended { since: began, ending });
         let is_heard = |known: &Known| known.response.as_ref().is_none_or(|response| response.phase() == Phase::Ended);
@@ -329,6 +372,7 @@ impl Instance {
             "holders": forgetting.holders,
             "unreachable": forgetting.unreachable,
             "waitingFor": forgetting.waiting_for,
+            "unreachableProxies": forgetting.unreachable_ids,
             "lastRequestMilliseconds": last,
             "lateRequests": late,
             "cut": cut.count,

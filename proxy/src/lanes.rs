@@ -95,6 +95,8 @@ pub(crate) struct Found {
     pub(crate) issue: Option<Box<[u8]>>,
     /// Header and baggage said different things.
     pub(crate) differs: bool,
+    /// A client said something of lanes, and it was removed.
+    pub(crate) is_stripped: bool,
     /// The lane of the instance that it is for, if it is not in that lane.
     pub(crate) missed: Option<Rc<LaneView>>,
     /// It is a call of an instance of the baseline that names nobody, by whom it calls and why.
@@ -170,8 +172,8 @@ impl Lanes {
     ) -> Found {
         match role {
             LaneRole::Strip => {
-                lane::strip(head, &self.all);
-                Found::default()
+                let is_stripped = lane::strip(head, &self.all);
+                Found { is_stripped, ..Found::default() }
             }
             LaneRole::Inherit { groups, own } => {
                 let inherited = lane::inherit(groups, head);
@@ -190,7 +192,7 @@ impl Lanes {
                 Found { lane: found, source: Some(source), differs: inherited.differs, ..Found::default() }
             }
             LaneRole::Decide(group) => {
-                lane::strip(head, &self.all);
+                let is_stripped = lane::strip(head, &self.all);
                 let guard = |index: usize| self.bears(group, index, ready);
                 let decision = lane::decide(group, head, client, dice, guard);
                 let issue = decision.issue.map(|issue| {
@@ -202,7 +204,7 @@ impl Lanes {
                 if let Some(index) = decision.lane {
                     lane::tag(head, group, index);
                 }
-                Found { lane, issue, ..Found::default() }
+                Found { lane, issue, is_stripped, ..Found::default() }
             }
         }
     }

@@ -113,7 +113,7 @@ impl Collector for Scrape {
         let total = |read: fn(&WorkerStats) -> u64| self.shared.stats.iter().map(read).sum::<u64>();
         let (applied, refused) = self.status.reloads();
         let dropped = self.shared.access_log.as_ref().map_or(0, |log| log.dropped());
-        let counters: [(&str, &str, u64); 14] = [
+        let counters: [(&str, &str, u64); 15] = [
             ("evenkeel_downstream_connections_opened", "Connections accepted", total(|s| s.connections_opened.get())),
             (
                 "evenkeel_downstream_connections_refused",
@@ -147,6 +147,11 @@ impl Collector for Scrape {
                 "evenkeel_lanes_differ",
                 "Requests whose header and baggage named different lanes",
                 total(|s| s.lanes_differ.get()),
+            ),
+            (
+                "evenkeel_lanes_stripped",
+                "Requests of clients that said something of lanes, which was removed",
+                total(|s| s.lanes_stripped.get()),
             ),
             ("evenkeel_panics", "Connections ended by a panic", total(|s| s.panics.get())),
             ("evenkeel_access_log_dropped", "Access log lines dropped", dropped),

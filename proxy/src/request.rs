@@ -120,7 +120,7 @@ fn take_lane(
     record: &mut Record,
 ) -> Option<Box<[u8]>> {
     let stats = guard.worker.stats();
-    let Found { lane, issue, differs, shadow, missed, stray, .. } =
+    let Found { lane, issue, differs, is_stripped, shadow, missed, stray, .. } =
         enter_lane(&guard.worker, &guard.bind, client, head, true);
     if let Some(inbound) = inbound {
         inbound.remember(head, lane.as_deref());
@@ -134,6 +134,7 @@ fn take_lane(
         record.tell_lanes(stats, &decided);
     }
     stats.lanes_differ.add(u64::from(differs));
+    stats.lanes_stripped.add(u64::from(is_stripped));
     issue
 }
 

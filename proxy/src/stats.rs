@@ -194,6 +194,8 @@ pub(crate) struct WorkerStats {
     pub(crate) retries_over_budget: Counter,
     /// Requests whose header and baggage named different lanes.
     pub(crate) lanes_differ: Counter,
+    /// Requests of clients that said something of lanes, which was removed.
+    pub(crate) lanes_stripped: Counter,
     /// Requests that left their lane.
     fallbacks: Mutex<BTreeMap<Fallback, u64>>,
     leaks: Mutex<Leaks>,

@@ -67,6 +67,9 @@ pub fn receipt(one: &Value) -> String {
     if !one["lastRequestMilliseconds"].is_null() {
         lines.push(format!("  last request: {}", last_request(one)));
     }
+    if let late @ 1.. = one["lateRequests"].as_u64().unwrap_or(0) {
+        lines.push(format!("  {late} requests came after callers had forgotten it, from outside the mesh"));
+    }
     for proxy in list(&one["proxies"]).filter(|proxy| !matches!(proxy["state"].as_str(), Some("forgot" | "ended"))) {
         lines.push(format!(
             "  {} did not say that it has forgotten it ({})",
@@ -119,10 +122,21 @@ fn note(one: &Value) -> String {
         (all, Some(name)) => notes.push(format!("cut: {name}, and {} more", all - 1)),
         (all, None) => notes.push(format!("cut: {all}")),
     }
-    for (name, words) in [("unreachable", "unreachable"), ("waiting", "waited for")] {
-        if let number @ 1.. = number(name) {
-            notes.push(format!("{words}: {number}"));
+    let is_one_of =
+        |states: &[&str], proxy: &&Value| proxy["state"].as_str().is_some_and(|state| states.contains(&state));
+    for (name, words, states) in
+        [("unreachable", "unreachable", &["unreachable"][..]), ("waiting", "waited for", &["holding", "lost"])]
+    {
+        let first = list(&one["proxies"]).find(|proxy| is_one_of(states, proxy)).map(|proxy| word(&proxy["proxy"]));
+        match (number(name), first) {
+            (0, _) => {}
+            (1, Some(first)) => notes.push(format!("{words}: {first}")),
+            (all, Some(first)) => notes.push(format!("{words}: {first} and {} more", all - 1)),
+            (all, None) => notes.push(format!("{words}: {all}")),
         }
+    }
+    if let late @ 1.. = number("lateRequests") {
+        notes.push(format!("{late} requests came after callers had forgotten it"));
     }
     notes.extend(told_late(one));
     notes.extend(one["waitsFor"].as_str().map(|what| format!("waits for {what}")));
@@ -194,7 +208,7 @@ mod tests {
                     .ends_with("under way  cut: GET /big, and 2 more, waited for: 1, waits for callers to forget it"),
             "{text}"
         );
-        assert!(rows[1].ends_with("312 ms     cut: GET /big, and 2 more, unreachable: 1, quiet"), "{text}");
+        assert!(rows[1].ends_with("312 ms     cut: GET /big, and 2 more, unreachable: shop/g@2, quiet"), "{text}");
     }
 
     #[test]

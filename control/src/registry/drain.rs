@@ -55,7 +55,7 @@ pub struct Drain {
     /// Those whose connection broke, and that are not back, by id.
     away: BTreeSet<(Arc<str>, u64)>,
     /// Callers were told of it before control started: until all had the time to come back, nobody knows who they are.
-    is_from_before: bool,
+    pub is_from_before: bool,
     /// When nobody was left who may send requests, for the first time.
     pub forgotten: Option<Instant>,
 }
@@ -95,6 +95,14 @@ impl Drain {
     /// How many of them did not come back.
     pub fn unreachable(&self) -> usize {
         self.unreachable
+    }
+
+    /// Those whose connection broke, by stream, and when it did.
+    fn lost(&self) -> impl Iterator<Item = (u64, Instant)> {
+        self.away.iter().filter_map(|(_, stream)| match self.holders.get(stream)?.state {
+            HolderState::Lost(since) => Some((*stream, since)),
+            _ => None,
+        })
     }
 
     fn insert(&mut self, stream: u64, holder: Holder) {
@@ -253,10 +261,7 @@ impl Drains {
     /// Time has passed.
     pub fn on_time(&mut self, now: Instant) {
         for drain in &mut self.drains {
-            let over = drain.holders.iter().filter_map(|(stream, holder)| match holder.state {
-                HolderState::Lost(since) if now.saturating_duration_since(since) >= LEASE => Some((*stream, since)),
-                _ => None,
-            });
+            let over = drain.lost().filter(|(_, since)| now.saturating_duration_since(*since) >= LEASE);
             for (stream, since) in over.collect::<Vec<_>>() {
                 drain.turn(stream, HolderState::Lost(since), HolderState::Unreachable(since));
             }
@@ -266,10 +271,7 @@ impl Drains {
 
     /// When time matters next; None: it does not.
     pub fn due(&self) -> Option<Instant> {
-        let lost = self.drains.iter().flat_map(Drain::holders).filter_map(|holder| match holder.state {
-            HolderState::Lost(since) => Some(since + LEASE),
-            _ => None,
-        });
+        let lost = self.drains.iter().flat_map(Drain::lost).map(|(_, since)| since + LEASE);
         let waits = |drain: &Drain| drain.is_from_before && drain.forgotten.is_none();
         let known_from = self.known_from.filter(|_| self.drains.iter().any(waits));
         lost.chain(known_from).min()

@@ -17,6 +17,8 @@ pub enum Phase {
     Last {
         /// When it goes at the latest.
         deadline: Instant,
+        /// When callers are told after all.
+        told: Instant,
     },
     /// Callers are to forget it.
     Draining {
@@ -69,8 +71,12 @@ pub enum Departed {
     Lease,
     /// The same, until another one had its name or address.
     Replaced,
-    /// It went while control was away.
+    /// It went while control was away, and said so later.
     Unseen,
+    /// It went as the last one, before callers were told.
+    Untold,
+    /// It went, or fell silent, while control was away.
+    Away,
 }
 
 /// Why an instance is not let in.

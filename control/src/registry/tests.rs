@@ -21,8 +21,9 @@ fn mark(text: &str, is_from_before: bool, asked: Instant) -> Mark {
     Mark { name: name(text), revision: 9, asked, is_from_before }
 }
 
-/// `NAME[@HOST][#INCARNATION][:LANE]`
+/// `NAME[@HOST][#INCARNATION][:LANE][=PORT]`
 fn instance(text: &str) -> (Name, Instance) {
+    let (text, port) = text.split_once('=').unwrap_or((text, ""));
     let (text, lane) = text.split_once(':').unwrap_or((text, ""));
     let (text, incarnation) = text.split_once('#').unwrap_or((text, "1"));
     let (text, host) = match text.split_once('@') {
@@ -33,7 +34,7 @@ fn instance(text: &str) -> (Name, Instance) {
     let instance = Instance {
         incarnation: incarnation.parse().expect("a number"),
         address: std::net::Ipv4Addr::from(0x0a00_0000 + host).into(),
-        ports: [("".into(), 80)].into(),
+        ports: [(port.into(), 80)].into(),
         weight: 1,
         zone: None,
         labels,
@@ -43,8 +44,9 @@ fn instance(text: &str) -> (Name, Instance) {
     (name(text), instance)
 }
 
-fn lane(instance: &Instance) -> Box<str> {
-    instance.labels.get("lane").cloned().unwrap_or_default()
+fn place(instance: &Instance) -> Place {
+    let lane = instance.labels.get("lane").cloned().unwrap_or_default();
+    Place { lane, ports: instance.ports.keys().cloned().collect() }
 }
 
 /// One that stands for the stream of a name and process.
@@ -56,7 +58,7 @@ impl Scene {
     fn new(stored: &[&str]) -> Scene {
         let start = Instant::now();
         let stored = stored.iter().map(|text| instance(text)).map(|(name, instance)| (name, Arc::new(instance)));
-        Scene { start, registry: Registry::new(stored.collect(), |_, one| lane(one), start) }
+        Scene { start, registry: Registry::new(stored.collect(), |_, one| place(one), start) }
     }
 
     /// `join INSTANCE`, `ready`, `starting`, `drain MS`, `end`, `leave`, `ask` with a name and perhaps `#INCARNATION`, or `time`.
@@ -65,7 +67,7 @@ impl Scene {
         let mut words = event.split(' ');
         let verb = words.next().expect("a verb");
         let what = words.next().unwrap_or_default();
-        let short = what.split(':').next().expect("a name");
+        let short = what.split([':', '=']).next().expect("a name");
         let plain = name(short.split(['@', '#']).next().expect("a name"));
         let number = || words.clone().next().and_then(|word| word.parse().ok()).expect("milliseconds");
         let speaker = stream(&short.replace('@', "-"));
@@ -81,7 +83,7 @@ impl Scene {
             (Some(word), _) => self.registry.on_word(&plain, speaker, word, 1, now),
             (None, "join") => {
                 let (name, instance) = instance(what);
-                if let Err(refusal) = self.registry.on_join(&name, instance.clone(), lane(&instance), speaker, now) {
+                if let Err(refusal) = self.registry.on_join(&name, instance.clone(), place(&instance), speaker, now) {
                     refused = format!("! {refusal}");
                 }
             }
@@ -162,9 +164,9 @@ fn the_last_one_stays_until_another_is_ready_or_its_time_is_over() {
         (4, "ready b", "a- b"),
         (5, "end a", "b"),
         (6, "drain b 10000", "b"),
-        (7_005, "time", "b"),
-        (7_006, "time", "b-"),
-        (7_007, "end b", ""),
+        (7_505, "time", "b"),
+        (7_506, "time", "b-"),
+        (7_507, "end b", ""),
     ]);
     // A lane may go as soon as the baseline is there; the baseline waits for its own kind.
     Scene::new(&[]).check(&[
@@ -198,6 +200,36 @@ fn the_last_one_is_not_another_while_its_application_does_not_answer() {
         (9, "starting a", "a"),
         (10, "ready a", "a"),
         (11, "ready b", "a b"),
+    ]);
+    // One that nobody else can use instead is no other one.
+    Scene::new(&[]).check(&[
+        (0, "join a", ""),
+        (1, "ready a", "a"),
+        (2, "join b=nope", "a"),
+        (3, "ready b", "a b"),
+        (4, "drain a 8000", "a b"),
+        (5, "join c", "a b"),
+        (6, "ready c", "a- b c"),
+    ]);
+    // One that has just died is not kept while the last one goes: callers would use it in its place.
+    Scene::new(&[]).check(&[
+        (0, "join a", ""),
+        (1, "ready a", "a"),
+        (2, "join b", "a"),
+        (3, "ready b", "a b"),
+        (4, "leave a", "a b"),
+        (5, "drain b 40000", "a b"),
+        (10_004, "time", "b"),
+        // Of a short time a quarter is for callers, of a long one three seconds.
+        (37_004, "time", "b"),
+        (37_005, "time", "b-"),
+    ]);
+    Scene::new(&[]).check(&[
+        (0, "join a", ""),
+        (1, "ready a", "a"),
+        (2, "drain a 4000", "a"),
+        (3_001, "time", "a"),
+        (3_002, "time", "a-"),
     ]);
     // One that is back may be the one that was waited for.
     Scene::new(&[]).check(&[
@@ -241,9 +273,10 @@ fn one_that_is_silent_is_used_until_its_lease_ends() {
         (90_013, "leave x", "b x"),
         (110_000, "time", "b x"),
         // One that drains goes when its time is over, whatever is left.
-        (110_010, "drain b 1000", "b- x"),
-        (110_011, "leave b", "b- x"),
-        (120_011, "time", "x"),
+        (110_010, "drain b 1000", "b x"),
+        (110_760, "time", "b- x"),
+        (110_761, "leave b", "b- x"),
+        (120_761, "time", "x"),
     ]);
 }
 
@@ -348,7 +381,7 @@ fn names_and_addresses_belong_to_one_at_a_time() {
 fn what_could_not_be_stored_is_handed_out_again() {
     let mut scene = Scene::new(&[]);
     let (name, instance) = instance("a");
-    scene.registry.on_join(&name, instance, "".into(), 1, scene.start).expect("nobody is there");
+    scene.registry.on_join(&name, instance, Place::default(), 1, scene.start).expect("nobody is there");
     scene.registry.on_word(&name, 1, Word::Ready, 5, scene.start);
     let taken = scene.registry.take();
     assert_eq!((taken.len(), scene.registry.take().len()), (1, 0));
@@ -484,7 +517,7 @@ fn those_that_go_without_a_drain_are_remembered() {
     // Whoever comes to a control that has just started says for how long it has been going.
     let at = |ms| scene.start + Duration::from_millis(ms);
     let (name, instance) = instance("pay.l");
-    scene.registry.on_join(&name, instance, "".into(), 1, at(30_001)).expect("it is known");
+    scene.registry.on_join(&name, instance, Place::default(), 1, at(30_001)).expect("it is known");
     let word = Word::Draining { since: Duration::from_millis(700), within: Duration::from_secs(20) };
     scene.registry.on_word(&name, 1, word, 0, at(30_001));
     scene.registry.on_word(&name, 1, word, 0, at(30_500));

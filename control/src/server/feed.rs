@@ -80,9 +80,7 @@ impl Feed {
                     for committed in changes {
                         seen = committed.revision;
                         self.take(&committed);
-                        if committed.moved.iter().any(|moved| &*moved.key.kind == "LaneGroup") {
-                            self.roll.on_lanes();
-                        }
+                        self.roll.on_documents(committed.moved.iter().map(|moved| &moved.key));
                     }
                 }
                 // It was too fast for us: everything anew.

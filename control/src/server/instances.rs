@@ -201,6 +201,11 @@ impl Lanes {
         Lanes(lanes)
     }
 
+    /// Whether there are lanes at all.
+    fn has_group(&self, namespace: &str) -> bool {
+        self.0.contains_key(namespace)
+    }
+
     /// The lane of an instance's label, if no LaneGroup of its namespace knows it.
     fn unknown<'i>(&self, namespace: &str, labels: &'i BTreeMap<Box<str>, Box<str>>) -> Option<&'i str> {
         let lane = labels.get("lane")?;
@@ -213,19 +218,25 @@ impl Lanes {
 }
 
 fn told(registry: &Registry, drains: &Drains, known: &Known, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
-    let Seen { instance, phase, is_unconfirmed, is_asked, note, .. } = seen;
+    let Seen { instance, phase, is_unconfirmed, is_asked, note, is_unwell, is_nowhere, .. } = seen;
     let deadline = match phase {
-        Phase::Last { deadline } | Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline),
+        Phase::Last { deadline, .. } | Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline),
         Phase::Starting | Phase::Ready => None,
     };
     // What is not stored is not so: callers are not told of it.
-    let shown = if phase == Phase::Ready && !registry.is_stored(name) { Phase::Starting } else { phase };
+    let is_told = registry.is_stored(name) && !is_nowhere;
+    let shown = if phase == Phase::Ready && !is_told { Phase::Starting } else { phase };
     let left = deadline.map(|deadline| deadline.saturating_duration_since(now).as_millis() as u64);
     let mut notes: Vec<Cow<'_, str>> = Vec::new();
     if is_unconfirmed {
         let is_braked = known.braked.contains(&(name.namespace.clone(), name.service.clone()));
         notes.push(
-            if is_braked { "unconfirmed, and kept: so are too many of its Service" } else { "unconfirmed" }.into(),
+            if is_braked && phase == Phase::Ready {
+                "unconfirmed, and kept: so are too many of its Service"
+            } else {
+                "unconfirmed"
+            }
+            .into(),
         );
     }
     if is_asked && deadline.is_none() {
@@ -239,7 +250,13 @@ fn told(registry: &Registry, drains: &Drains, known: &Known, name: &Name, seen: 
         }
     }
     if let Some(lane) = known.lanes.unknown(&name.namespace, &instance.labels) {
-        notes.push(format!("lane {lane} is of no LaneGroup").into());
+        notes.push(match known.lanes.has_group(&name.namespace) {
+            true => format!("lane {lane} is of no LaneGroup: no request goes to it").into(),
+            false => format!("lane {lane} is of no LaneGroup, and there is none: it serves the requests of all").into(),
+        });
+    }
+    if is_unwell {
+        notes.push("kept, since it is the last one".into());
     }
     if !note.is_empty() {
         notes.push(if deadline.is_some() { format!("waits for {note}").into() } else { note.into() });

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use config::document::Key;
 use config::wire::evenkeel::v1::{Ending, JoinRequest, Member, Phase};
 use http::HeaderMap;
+use serde_json::Value;
 use tonic::Status;
 
 use crate::access::Action;
-use crate::registry::{Instance, Name, Word};
+use crate::registry::{Instance, Name, Place, Word};
 use crate::server::admission::{self, Speech};
 use crate::server::grpc::Exchange;
 use crate::server::guard::{Caller, Guard};
@@ -49,18 +51,18 @@ pub(crate) struct Join {
     speech: Speech,
     /// Comes when it may no longer be here.
     ended: Pin<Box<dyn Future<Output = ()> + Send>>,
-    place: Option<Place>,
+    spoken: Option<Spoken>,
 }
 
 /// What it speaks for.
-struct Place {
+struct Spoken {
     roll: Arc<Roll>,
     name: Name,
     number: u64,
     seat: Seat,
 }
 
-impl Drop for Place {
+impl Drop for Spoken {
     fn drop(&mut self) {
         self.roll.leave(&self.name, self.number);
     }
@@ -76,7 +78,7 @@ impl Joins {
         let caller = admission::caller(&self.guard, headers, link, "an instance")?;
         let ended = Box::pin(caller.ended());
         let (joins, link, speech) = (self.clone(), link.clone(), Speech::begins());
-        Ok(Join { joins, caller, link, speech, ended, place: None })
+        Ok(Join { joins, caller, link, speech, ended, spoken: None })
     }
 }
 
@@ -92,7 +94,7 @@ impl Join {
             if outgoing.poll_taken(context)?.is_pending() {
                 return Poll::Pending;
             }
-            match self.place.as_ref().map_or(Poll::Pending, |place| place.seat.poll(context)) {
+            match self.spoken.as_ref().map_or(Poll::Pending, |spoken| spoken.seat.poll(context)) {
                 Poll::Ready(Some(told)) => {
                     outgoing.say(&told);
                     continue;
@@ -115,13 +117,13 @@ impl Join {
 
     fn take(&mut self, request: JoinRequest) -> Result<(), Status> {
         let phase = request.phase();
-        match (&self.place, request.member) {
+        match (&self.spoken, request.member) {
             (None, Some(member)) => self.enter(member, phase)?,
             (None, None) => return Err(Status::invalid_argument("the first message says which instance it is")),
             (Some(_), Some(_)) => return Err(Status::invalid_argument("an instance is told once")),
             (Some(_), None) => {}
         }
-        let Some(place) = &self.place else { return Ok(()) };
+        let Some(spoken) = &self.spoken else { return Ok(()) };
         let since = Duration::from_millis(request.drain_since_ms).min(DRAIN_MAX);
         let word = match phase {
             Phase::Starting => Word::Starting,
@@ -133,7 +135,7 @@ impl Join {
             Phase::Unspecified | Phase::Last => return Err(Status::invalid_argument("it does not say how far it is")),
         };
         let note = harmless(&request.note, NOTE_LETTERS_MAX);
-        place.roll.say(&place.name, place.number, word, note.into(), request.ending.map(ending));
+        spoken.roll.say(&spoken.name, spoken.number, word, note.into(), request.ending.map(ending));
         Ok(())
     }
 
@@ -158,22 +160,42 @@ impl Join {
                 "a proxy speaks for its own instance, beside its stream: it is not {id}"
             )));
         }
-        let lane = lane_of(&self.joins.store.state(), &name, &instance);
+        let place = place_of(&self.joins.store.state(), &name, &instance);
         let written = instance.labels.get("lane").map_or("", |lane| lane);
         self.caller.may(&Action::Join { lane: written }, "an instance").map_err(admission::denied)?;
         let refused = |refusal: crate::registry::Refusal| Status::already_exists(refusal.to_string());
-        let (number, seat) = self.joins.roll.join(&name, instance, lane).map_err(refused)?;
-        self.place = Some(Place { roll: self.joins.roll.clone(), name, number, seat });
+        let (number, seat) = self.joins.roll.join(&name, instance, place).map_err(refused)?;
+        self.spoken = Some(Spoken { roll: self.joins.roll.clone(), name, number, seat });
         Ok(())
     }
 }
 
+/// Where requests find an instance, by the documents of its Service and of lanes.
+pub(crate) fn place_of(documents: &State, name: &Name, instance: &Instance) -> Place {
+    let key = Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() };
+    let written = documents.get(&key).and_then(|object| serde_json::from_str::<Value>(&object.text).ok());
+    let own = || instance.ports.keys().cloned();
+    let ports = match written.as_ref().and_then(|service| service["spec"]["ports"].as_array()) {
+        // It may come later.
+        None => own().collect(),
+        Some(ports) => {
+            let known: Vec<&str> = ports.iter().map(|port| port["name"].as_str().unwrap_or_default()).collect();
+            let named = own().filter_map(|port| match &*port {
+                "" => known.first().copied(),
+                port => known.iter().find(|known| **known == port).copied(),
+            });
+            named.map(Box::from).collect()
+        }
+    };
+    Place { lane: lane_of(documents, name, instance), ports }
+}
+
 /// The lane that an instance is in; empty: the baseline, however the LaneGroups of its namespace call that.
-pub(crate) fn lane_of(documents: &State, name: &Name, instance: &Instance) -> Box<str> {
+fn lane_of(documents: &State, name: &Name, instance: &Instance) -> Box<str> {
     let Some(lane) = instance.labels.get("lane") else { return "".into() };
     let groups = documents.of_kind("LaneGroup").filter(|group| group.key.namespace == name.namespace);
     let mut baselines = groups.filter_map(|group| {
-        let document: serde_json::Value = serde_json::from_str(&group.text).ok()?;
+        let document: Value = serde_json::from_str(&group.text).ok()?;
         Some(document["spec"]["baseline"].as_str().unwrap_or("base").to_owned())
     });
     if baselines.any(|baseline| *baseline == **lane) { "".into() } else { lane.clone() }

@@ -14,15 +14,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use config::document::Key;
 use config::wire::evenkeel::v1::{Ending, Forgetting, JoinResponse, Phase as Told};
 use config::xds::catalog::Catalog;
 use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::log;
-use crate::registry::{Drain, Drains, HolderState, Instance, Mark, Name, Phase, Refusal, Registry, Word};
+use crate::registry::{Drain, Drains, HolderState, Instance, Mark, Name, Phase, Place, Refusal, Registry, Word};
 use crate::server::fleet::{Fleet, Holders, Proxy};
-use crate::server::join::lane_of;
+use crate::server::join::place_of;
 use crate::server::metrics::Metrics;
 use crate::store::{self, Committed, DiskError, State, Store};
 
@@ -64,15 +65,15 @@ pub(crate) struct Refused {
 }
 
 impl Roll {
-    /// What is stored. `lane_of` tells the lane of an instance; empty: the baseline.
+    /// What is stored. `place_of` tells the place of an instance.
     pub(crate) fn new(
         store: Store,
         metrics: Arc<Metrics>,
-        lane_of: impl Fn(&State, &Name, &Instance) -> Box<str>,
+        place_of: impl Fn(&State, &Name, &Instance) -> Place,
     ) -> Arc<Roll> {
         let (state, now) = (store.state(), Instant::now());
         let inner = Inner {
-            registry: Registry::new(state.instances().clone(), |name, one| lane_of(&state, name, one), now),
+            registry: Registry::new(state.instances().clone(), |name, one| place_of(&state, name, one), now),
             drains: Drains::starting(now),
             seats: HashMap::new(),
             endings: BTreeMap::new(),
@@ -89,10 +90,10 @@ impl Roll {
     }
 
     /// A proxy speaks for an instance from now on; returns by which number, and where it hears what becomes of it.
-    pub(crate) fn join(&self, name: &Name, instance: Instance, lane: Box<str>) -> Result<(u64, Seat), Refusal> {
+    pub(crate) fn join(&self, name: &Name, instance: Instance, place: Place) -> Result<(u64, Seat), Refusal> {
         let (number, seat) = (self.next.fetch_add(1, Relaxed), Seat::default());
         let mut inner = self.inner();
-        inner.registry.on_join(name, instance, lane, number, Instant::now())?;
+        inner.registry.on_join(name, instance, place, number, Instant::now())?;
         let told = name.to_string();
         inner.refused.retain(|known| known.name != told);
         if let Some((_, before)) = inner.seats.insert(name.clone(), (number, seat.clone())) {
@@ -203,12 +204,13 @@ impl Roll {
     /// Tells those who go what has changed for them. Of ten thousand who forget one, each need not be told: the last ones are, by
     /// name.
     fn tell(&self, inner: MutexGuard<'_, Inner>, matters: Vec<(Name, usize)>) {
-        if matters.is_empty() {
-            return;
-        }
-        matters.iter().filter(|(_, waiting)| *waiting <= NAMED_MAX).for_each(|(name, _)| inner.publish(name));
+        let few: Vec<Name> =
+            matters.into_iter().filter(|(_, waiting)| *waiting <= NAMED_MAX).map(|(name, _)| name).collect();
+        few.iter().for_each(|name| inner.publish(name));
         drop(inner);
-        self.wake.notify_one();
+        if !few.is_empty() {
+            self.wake.notify_one();
+        }
     }
 
     /// A stream has ended; `has_ended`: its proxy has, too, or is here on another one.
@@ -219,14 +221,26 @@ impl Roll {
         let mut inner = self.inner();
         let matters = inner.drains.on_leave(number, has_ended, Instant::now());
         self.tell(inner, matters);
+        // It is waited for, but not for ever.
+        self.wake.notify_one();
     }
 
-    /// What lanes there are has changed.
-    pub(crate) fn on_lanes(&self) {
+    /// These documents have changed: what lanes and ports there are may be others.
+    pub(crate) fn on_documents<'k>(&self, keys: impl Iterator<Item = &'k Key>) {
+        let (groups, services): (Vec<&Key>, Vec<&Key>) =
+            keys.filter(|key| matches!(&*key.kind, "LaneGroup" | "Service")).partition(|key| &*key.kind == "LaneGroup");
+        let is_meant = |name: &Name| {
+            groups.iter().any(|group| group.namespace == name.namespace)
+                || services.iter().any(|key| key.namespace == name.namespace && key.name == name.service)
+        };
         // Before the instances, as whoever tells of both does.
         let state = self.store.state();
-        self.inner().registry.on_lanes(|name, instance| lane_of(&state, name, instance));
-        drop(state);
+        let mut inner = self.inner();
+        let place_of = |name: &Name, instance: &Instance| place_of(&state, name, instance);
+        for name in inner.registry.on_documents(is_meant, place_of) {
+            inner.publish(&name);
+        }
+        drop((inner, state));
         self.wake.notify_one();
     }
 
@@ -373,9 +387,9 @@ impl Inner {
         };
         let drain = self.drains.get(name);
         let (phase, forgetting) = match seen.phase {
-            // What is not stored is not so.
+            // What is not stored is not so; and nobody is told of one whose ports its Service does not have.
             Phase::Starting => (Told::Starting, None),
-            Phase::Ready if self.registry.is_stored(name) => (Told::Ready, None),
+            Phase::Ready if self.registry.is_stored(name) && !seen.is_nowhere => (Told::Ready, None),
             Phase::Ready => (Told::Starting, None),
             Phase::Last { .. } => (Told::Last, None),
             // Callers never knew it.

@@ -89,6 +89,18 @@ fn an_application_that_is_never_ready_gets_nothing() {
 }
 
 #[test]
+fn an_application_has_its_time_to_settle() {
+    let mesh = Mesh::start(0);
+    let one = app("one");
+    let began = Instant::now();
+    let flags = ["--instance", "one", "--ready-after", "2"];
+    let _first = Beside::under(mesh.control.xds, "web", one.address()).flags(&flags).spawn();
+    until("the reason", || mesh.command("get instances").1.contains("has 2s to settle").then_some(()));
+    mesh.wait_for(&[("one", "ready")]);
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_caller_that_finishes_forgets_as_quickly_as_others() {
     let mesh = Mesh::start(1);
     let (one, tell) = Backend::patient();
@@ -117,9 +129,7 @@ fn a_caller_that_finishes_forgets_as_quickly_as_others() {
 fn callers_that_nobody_can_tell_are_told_by_the_instance() {
     let mut mesh = Mesh::start(1);
     let (one, two) = (app("one"), app("two"));
-    let mut first = mesh.sidecar("one", &one, &[]);
-    let _second = mesh.sidecar("two", &two, &[]);
-    mesh.wait_for(&[("one", "ready"), ("two", "ready")]);
+    let [mut first, _second] = mesh.pair(&one, &two);
     let _gateway = mesh.gateway(0);
     let load = Load::default();
     std::thread::scope(|scope| {
@@ -147,7 +157,7 @@ fn an_instance_that_was_never_let_in_need_not_be_forgotten() {
     let (one, twin) = (app("one"), app("twin"));
     let _first = mesh.sidecar("one", &one, &[]);
     mesh.wait_for(&[("one", "ready")]);
-    let mut other = mesh.sidecar("one", &twin, &[]);
+    let mut other = mesh.unready("one", &twin, &[]);
     until("a refusal", || (mesh.refused().len() == 1).then_some(()));
     until("its own word", || other.stderr().contains("control does not let this instance in").then_some(()));
     other.signal(Signal::TERM);
@@ -161,8 +171,9 @@ fn an_instance_that_was_never_let_in_need_not_be_forgotten() {
 fn a_port_that_the_service_has_not_is_told() {
     let mesh = Mesh::start(0);
     let one = app("one");
-    let _first = mesh.sidecar("one", &one, &["--port", "grpc"]);
-    mesh.wait_for(&[("one", "ready")]);
+    let first = mesh.unready("one", &one, &["--port", "grpc"]);
+    until("its word", || first.stderr().contains("the application is ready").then_some(()));
+    mesh.wait_for(&[("one", "starting")]);
     let (code, text) = mesh.command("get instances");
     assert!(code == 0 && text.contains("its Service has no port grpc: nobody is told of that"), "{code}: {text}");
 }

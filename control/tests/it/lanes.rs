@@ -94,6 +94,7 @@ fn the_edge_decides_and_lets_nobody_decide_for_it() {
         assert_eq!(answer.text(), expected, "{fields:?}");
         assert_eq!(answer.get("x-evenkeel-lane"), None, "the edge tells nobody outside");
     }
+    assert_eq!(mesh.gateway.metric("evenkeel_lanes_stripped_total"), 2.0);
 }
 
 #[test]

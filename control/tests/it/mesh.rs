@@ -78,6 +78,19 @@ impl Mesh {
         Beside::under(xds, "web", app.address()).flags(&all).start()
     }
 
+    /// The same, which is not waited for.
+    pub fn unready(&self, name: &str, app: &Backend, flags: &[&str]) -> Sidecar {
+        let all = [&["--instance", name, "--outside-grace", "0"], flags].concat();
+        Beside::under(self.control.xds, "web", app.address()).flags(&all).spawn()
+    }
+
+    /// The sidecars of the instances `one` and `two`, which are ready.
+    pub fn pair(&self, one: &Backend, two: &Backend) -> [Sidecar; 2] {
+        let sidecars = [("one", one), ("two", two)].map(|(name, app)| self.sidecar(name, app, &[]));
+        self.wait_for(&[("one", "ready"), ("two", "ready")]);
+        sidecars
+    }
+
     /// A connection to a gateway.
     pub fn connect(&self, number: usize) -> Peer {
         Peer::connect(([127, 0, 0, 1], self.ports[number]).into())

@@ -74,9 +74,9 @@ fn calls_go_out_by_name_and_come_in_to_the_instance() {
         // Itself, and as `http_proxy`: the host in the target counts.
         ("/", "web", (200, "web / web -")),
         ("http://cart.default/x", "elsewhere", (200, "cart /x cart.default -")),
-        ("/", "cart:81", (404, "no service has this name\n")),
-        ("/", "www.example.com", (404, "no service has this name\n")),
-        ("http://127.0.0.1:9/", "cart", (404, "no service has this name\n")),
+        ("/", "cart:81", (404, "no service has this name, or it has not this port\n")),
+        ("/", "www.example.com", (404, "no service has this name, or it has not this port\n")),
+        ("http://127.0.0.1:9/", "cart", (404, "no service has this name, or it has not this port\n")),
     ] {
         let (status, text) = expected;
         assert_eq!(told(&ask(&mut out, target, host, "")), (status, text.to_owned()), "{target} {host}");

@@ -51,16 +51,20 @@ pub fn is_tagged(head: &Head, groups: &[Arc<LaneGroup>]) -> bool {
     groups.iter().any(says)
 }
 
-/// Removes what a request says of lanes: a client's word at an entry, or ours where a request leaves the mesh.
-pub fn strip(head: &mut Head, groups: &[Arc<LaneGroup>]) {
+/// Removes what a request says of lanes: a client's word at an entry, or ours where a request leaves the mesh. Tells
+/// whether there was something.
+pub fn strip(head: &mut Head, groups: &[Arc<LaneGroup>]) -> bool {
+    let mut found = false;
     for group in groups {
-        head.remove(&group.header);
+        found |= head.remove(&group.header);
         if let Some(member) = &group.baggage
             && values(head, member).next().is_some()
         {
             rewrite(head, member, None);
+            found = true;
         }
     }
+    found
 }
 
 /// Makes a request say that it is in a lane of a group; one that does already is left as it is.

@@ -33,7 +33,12 @@ pub(crate) fn receipt(drain: &Drain, ending: Option<&Ending>, now: Instant) -> V
     receipt["waiting"] = drain.waiting().into();
     receipt["unreachable"] = drain.unreachable().into();
     receipt["proxies"] = holders.collect();
-    receipt["reason"] = ending.map_or("its proxy has gone without a word", |ending| &ending.reason).into();
+    receipt["reason"] = match ending {
+        Some(ending) => &*ending.reason,
+        None if drain.is_from_before => "it went while control was away, or without a word",
+        None => "its proxy has gone without a word",
+    }
+    .into();
     receipt
 }
 
@@ -42,11 +47,10 @@ pub(crate) fn departed(departure: &Departure, ending: Option<&Ending>, now: Inst
     let mut receipt = ended(&departure.name, departure.since, ending, now);
     receipt["reason"] = match departure.how {
         Departed::Lease => "its proxy fell silent, and did not come back".into(),
+        Departed::Away => "it went, or fell silent, while control was away".into(),
         Departed::Replaced => "its proxy fell silent, and another instance has its name or address".into(),
-        Departed::Unseen => {
-            let reason = ending.map_or("", |ending| &ending.reason);
-            format!("control was away when it went: {reason}").into()
-        }
+        Departed::Unseen => format!("control was away when it went: {}", words(ending)).into(),
+        Departed::Untold => words(ending).into(),
     };
     receipt
 }
@@ -54,6 +58,10 @@ pub(crate) fn departed(departure: &Departure, ending: Option<&Ending>, now: Inst
 /// Of an instance that wants to go since then, and that callers are not told of.
 pub(crate) fn untold(name: &Name, going: Instant, now: Instant) -> Value {
     ended(name, going, None, now)
+}
+
+fn words(ending: Option<&Ending>) -> &str {
+    ending.map_or("", |ending| &ending.reason)
 }
 
 /// What is known without a drain.
