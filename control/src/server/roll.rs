@@ -176,6 +176,9 @@ impl Roll {
                 let is_from_before = seen.as_ref().is_some_and(|seen| seen.is_from_before);
                 let asked = seen.and_then(|seen| seen.going).unwrap_or(now);
                 lost.extend(awaited.into_iter().filter(|_| is_from_before));
+                // Its own proxy, if that is gone, sends it nothing.
+                let own = name.proxy();
+                lost.retain(|(_, id, _)| **id != *own);
                 let mark = Mark { name: name.clone(), revision, asked, is_from_before };
                 inner.drains.begin(mark, open, lost, now);
             }

@@ -26,7 +26,8 @@ fn control_that_is_killed_before_all_have_forgotten_goes_on_with_it() {
     let (one, two) = (app("one"), app("two"));
     let [mut first, _second] = mesh.pair(&one, &two);
     let relay = Relay::to(mesh.control.xds);
-    let (_direct, _behind) = (mesh.gateway(0), mesh.gateway_by(1, relay.address(), &[]));
+    let (_direct, behind) = (mesh.gateway(0), mesh.gateway_by(1, relay.address(), &[]));
+    until("both of them", || (behind.endpoint_states("default/web:80").len() == 2).then_some(()));
     let load = Load::default();
     std::thread::scope(|scope| {
         let running = [0, 1].map(|gateway| mesh.load(scope, gateway, &load));
@@ -56,7 +57,8 @@ fn a_caller_that_was_cut_off_before_the_mark_is_told_by_the_instance_and_named()
     let (one, two) = (app("one"), app("two"));
     let [mut first, _second] = mesh.pair(&one, &two);
     let relay = Relay::to(mesh.control.xds);
-    let (_direct, _behind) = (mesh.gateway(0), mesh.gateway_by(1, relay.address(), &[]));
+    let (_direct, behind) = (mesh.gateway(0), mesh.gateway_by(1, relay.address(), &[]));
+    until("both of them", || (behind.endpoint_states("default/web:80").len() == 2).then_some(()));
     let load = Load::default();
     std::thread::scope(|scope| {
         let running = [0, 1].map(|gateway| mesh.load(scope, gateway, &load));

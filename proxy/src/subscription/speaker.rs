@@ -16,7 +16,7 @@ use crate::rpc::registry_client::RegistryClient;
 
 /// After a refusal it is tried again: whoever took the name or the address may go.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How far the instance is, as its proxy sees it.
 #[derive(Debug, Clone, PartialEq)]
