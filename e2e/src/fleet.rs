@@ -29,6 +29,8 @@ use crate::{Because, Failure, Outcome, procfs};
 const OPENING_MAX: usize = 1_000;
 /// Of what was sent again, what is told by name.
 const NAMED_MAX: usize = 20;
+/// The number of the instance that does not go.
+const STAYS: u32 = 10_000;
 /// For each step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -178,9 +180,9 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
     println!("  CPU for each change: control {:.0?}, all proxies {:.0?}", each(cpu), each(own_cpu_used));
 
     if !tls {
-        drained(arguments, &server, &fleet).await?;
         some_use_it(arguments, &server, &fleet).await?;
         churned(arguments, &server, &fleet).await?;
+        drained(arguments, &server, &fleet).await?;
     }
     // Whatever was under way has arrived.
     let revision = server.apply_and_wait(&shop::service(shop::HOT, endpoints, 2 + changes as u64)).await?;
@@ -205,9 +207,11 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
 /// Instances of the Service that all use come, and go.
 async fn drained(arguments: &Arguments, server: &Server, fleet: &Fleet) -> Outcome<()> {
     let &Arguments { endpoints, changes, .. } = arguments;
-    let (mut times, mut cpu) = (Vec::new(), Duration::ZERO);
+    let (mut times, mut cpu, xds) = (Vec::new(), Duration::ZERO, server.xds);
+    // The last one would wait for another.
+    let stays = tokio::task::spawn_blocking(move || Instance::come(xds, STAYS));
+    let _stays = stays.await.because(|| "an instance".to_owned())?;
     for round in 0..changes as u32 {
-        let xds = server.xds;
         let come = tokio::task::spawn_blocking(move || Instance::come(xds, round));
         let instance = come.await.because(|| "an instance".to_owned())?;
         // All of them know it.
