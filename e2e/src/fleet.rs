@@ -70,6 +70,8 @@ struct Fleet {
     /// The revision of each proxy, and how many are behind the one that is waited for.
     revisions: RefCell<Vec<u64>>,
     target: Cell<u64>,
+    /// Which of them are waited for; empty: all.
+    meant: RefCell<Vec<bool>>,
     behind: Cell<usize>,
     reached: Notify,
     resource_bytes: Cell<u64>,
@@ -85,6 +87,9 @@ impl Fleet {
     fn note(&self, number: usize, revision: u64) {
         let before = std::mem::replace(&mut self.revisions.borrow_mut()[number], revision);
         let target = self.target.get();
+        if !self.meant.borrow().get(number).copied().unwrap_or(true) {
+            return;
+        }
         if before < target && revision >= target {
             self.behind.set(self.behind.get() - 1);
             self.latencies.borrow_mut().push(self.since.get().elapsed());
@@ -101,6 +106,7 @@ impl Fleet {
         self.since.set(since);
         self.target.set(target);
         self.latencies.borrow_mut().clear();
+        *self.meant.borrow_mut() = (0..self.revisions.borrow().len()).map(&among).collect();
         let behind = |(number, revision): (usize, &u64)| among(number) && *revision < target;
         self.behind.set(self.revisions.borrow().iter().enumerate().filter(|one| behind(*one)).count());
         // Who is not meant does not count.
@@ -137,6 +143,7 @@ async fn measure(arguments: &Arguments) -> Outcome<bool> {
         opening: Semaphore::new(OPENING_MAX),
         revisions: RefCell::new(vec![0; proxies]),
         target: Cell::new(0),
+        meant: RefCell::default(),
         behind: Cell::new(0),
         reached: Notify::new(),
         resource_bytes: Cell::new(0),
