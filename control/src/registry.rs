@@ -48,6 +48,13 @@ pub struct Place {
     pub ports: BTreeSet<Box<str>>,
 }
 
+impl Place {
+    /// Whether no request finds it: its Service has none of its ports.
+    pub fn is_nowhere(&self) -> bool {
+        self.ports.is_empty()
+    }
+}
+
 /// One instance.
 #[derive(Debug, Clone)]
 struct Record {
@@ -93,10 +100,10 @@ pub struct Seen<'r> {
     pub going: Option<Instant>,
     /// Why its proxy says that it is not ready, or what it waits for.
     pub note: &'r str,
+    /// Where requests find it.
+    pub place: &'r Place,
     /// Its application is not ready, and callers use it since there is no other.
     pub is_unwell: bool,
-    /// Its Service has none of its ports: callers are not told of any.
-    pub is_nowhere: bool,
 }
 
 /// All instances.
@@ -238,18 +245,30 @@ impl Registry {
         }
     }
 
-    /// Documents have changed: the places of those that are meant. Tells which are others now.
+    /// Documents have changed, on which the places of the instances of these Services depend, and of all in these namespaces. Tells
+    /// which are elsewhere now.
     pub fn on_documents(
         &mut self,
-        is_meant: impl Fn(&Name) -> bool,
+        services: &[(Arc<str>, Arc<str>)],
+        namespaces: &[Arc<str>],
         place_of: impl Fn(&Name, &Instance) -> Place,
+        now: Instant,
     ) -> Vec<Name> {
-        let meant = self.records.iter_mut().filter(|(name, _)| is_meant(name));
-        let changed = meant.filter_map(|(name, record)| {
+        let of_services = services.iter().flat_map(|of| self.in_service(of));
+        let of_namespaces = self.records.iter().filter(|(name, _)| namespaces.contains(&name.namespace));
+        let moved = of_services.chain(of_namespaces).filter_map(|(name, record)| {
             let place = place_of(name, &record.instance);
-            (std::mem::replace(&mut record.place, place.clone()) != place).then(|| name.clone())
+            (place != record.place).then(|| (name.clone(), place))
         });
-        changed.collect()
+        let moved: BTreeMap<Name, Place> = moved.collect();
+        for (name, place) in &moved {
+            if let Some(record) = self.records.get_mut(name) {
+                record.place = place.clone();
+            }
+        }
+        // One may have waited for another at just that place.
+        moved.keys().for_each(|name| self.settle(name, now));
+        moved.into_keys().collect()
     }
 
     /// A proxy says how far its instance is. `wall_ms` is milliseconds since 1970. Nothing comes of it if somebody else
@@ -567,7 +586,7 @@ fn seen(record: &Record) -> Seen<'_> {
         is_from_before: record.is_from_before,
         going: record.going,
         note: &record.note,
+        place: &record.place,
         is_unwell: record.is_unwell && record.phase == Phase::Ready,
-        is_nowhere: record.place.ports.is_empty(),
     }
 }

@@ -208,7 +208,9 @@ impl Instance {
 
     /// Serves until somebody wants it to go. None: the process ends.
     async fn serve(&mut self, orders: &mut UnboundedReceiver<Order>) -> Option<Order> {
-        let (mut failures, mut told_at, mut ready_since) = (0, None::<Instant>, None::<Instant>);
+        let (mut failures, mut told_at) = (0, None::<Instant>);
+        // Since when it answers as it should, and since when it counts as ready, which a failure or two do not change.
+        let (mut answers_since, mut ready_since) = (None::<Instant>, None::<Instant>);
         loop {
             let (check, has_rules) = (self.check.clone(), self.status.has_rules());
             let look =
@@ -218,8 +220,8 @@ impl Instance {
                 order = orders.recv() => return order,
             };
             let was_ready = *self.standing.borrow() == Standing::Ready;
-            ready_since = found.is_ok().then(|| ready_since.unwrap_or_else(Instant::now));
-            let found = found.and_then(|()| match ready_since {
+            answers_since = found.is_ok().then(|| answers_since.unwrap_or_else(Instant::now));
+            let found = found.and_then(|()| match answers_since {
                 Some(since) if !was_ready && since.elapsed() < check.settles_within => {
                     Err(format!("it answers, and has {:?} to settle", check.settles_within))
                 }
@@ -231,6 +233,7 @@ impl Instance {
                     failures = 0;
                     if !was_ready {
                         event("info", "the application is ready");
+                        ready_since = Some(Instant::now());
                         self.standing.send_replace(Standing::Ready);
                     }
                 }
@@ -244,18 +247,18 @@ impl Instance {
                             false => ("info", "not ready"),
                         };
                         event(level, &format!("the application is {how}: {why}"));
+                        ready_since = None;
                         self.standing.send_replace(Standing::Starting(why));
                     }
                 }
             }
-            let is_ready = *self.standing.borrow() == Standing::Ready;
-            let ready_for = ready_since.filter(|_| is_ready).map(|since| since.elapsed());
+            let ready_for = ready_since.map(|since| since.elapsed());
             if self.known.borrow().response.as_ref().is_some_and(|response| response.drain) {
                 event("info", "asked to go: by control");
                 return Some(oneshot::channel().0);
             }
             self.status.set_app(self.is_told(ready_for));
-            let pause = if is_ready && ready_for < Some(TOLD_WITHIN) { LOOK_EVERY } else { pause };
+            let pause = if ready_for.is_some_and(|time| time < TOLD_WITHIN) { LOOK_EVERY } else { pause };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 order = orders.recv() => return order,
@@ -287,6 +290,10 @@ impl Instance {
         let (mut counts, mut told_at) = (self.counts(), None);
         let (mut late, mut waited_for, mut looked_at) = (0, None, None::<Instant>);
         let reason = loop {
+            if seen.is_last && looked_at.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
+                looked_at = Some(Instant::now());
+                seen.is_app_gone = self.check.is_gone().await;
+            }
             let (now, next) = (Instant::now(), self.counts());
             let at = |ms: u64| (ms > 0).then(|| self.shared.origin + Duration::from_millis(ms));
             (seen.last_request, seen.last_outside) = (at(next.at_ms), at(next.outside_at_ms));
@@ -297,10 +304,6 @@ impl Instance {
             self.look(&mut seen);
             if seen.forgetting.as_ref().is_some_and(|forgetting| forgetting.is_over) {
                 told_at.get_or_insert(now);
-            }
-            if seen.is_last && looked_at.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
-                looked_at = Some(now);
-                seen.is_app_gone = self.check.is_gone().await;
             }
             if drain::says_so(&self.terms, began, &seen, now) {
                 self.shared.is_leaving.store(true, Relaxed);

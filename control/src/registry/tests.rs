@@ -244,6 +244,29 @@ fn the_last_one_is_not_another_while_its_application_does_not_answer() {
 }
 
 #[test]
+fn one_that_waits_for_another_hears_of_documents_that_make_it_one() {
+    let mut scene = Scene::new(&[]);
+    let web = ("shop".into(), "web".into());
+    scene.check(&[
+        (0, "join a", ""),
+        (1, "ready a", "a"),
+        (2, "join b=admin", "a"),
+        (3, "ready b", "a b"),
+        (4, "drain a 8000", "a b"),
+    ]);
+    let now = scene.start + Duration::from_millis(5);
+    let (lane, ports) = (Box::default(), ["admin".into()].into());
+    let both = Place { lane, ports };
+    let place_of = |_: &Name, _: &Instance| both.clone();
+    assert_eq!(scene.registry.on_documents(&[("shop".into(), "pay".into())], &[], place_of, now), []);
+    assert_eq!(scene.registry.on_documents(&[web], &[], place_of, now), [name("a")]);
+    scene.store();
+    assert_eq!(scene.told(), "a- b");
+    let elsewhere = |_: &Name, _: &Instance| Place::default();
+    assert_eq!(scene.registry.on_documents(&[], &["shop".into()], elsewhere, now), [name("a"), name("b")]);
+}
+
+#[test]
 fn one_that_is_silent_is_used_until_its_lease_ends() {
     Scene::new(&[]).check(&[
         (0, "join a", ""),

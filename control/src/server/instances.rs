@@ -52,10 +52,8 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
     let (now, state) = (Instant::now(), api.store.state());
     let told = api.roll.look(|registry, drains, refused| {
         let meant = registry.all().filter(|(name, _)| parameters.means(name));
-        let meant: Vec<_> = meant.collect();
-        let known = Known::of(&state, registry, meant.iter().map(|(name, _)| *name));
-        let instances: Vec<Value> =
-            meant.into_iter().map(|(name, seen)| told(registry, drains, &known, name, seen, now)).collect();
+        let known = Known::of(&state, registry);
+        let instances: Vec<Value> = meant.map(|(name, seen)| told(registry, drains, &known, name, seen, now)).collect();
         let is_meant = |name: &str| Name::parse(name).is_none_or(|name| parameters.means(&name));
         let refused = refused.iter().filter(|refused| is_meant(&refused.name)).map(|refused| {
             let ago = now.saturating_duration_since(refused.at).as_millis() as u64;
@@ -69,7 +67,7 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
 async fn one(State(api): State<Api>, Path(path): Path<(String, String, String)>) -> Answer {
     let (name, state) = (name(path), api.store.state());
     let found = api.roll.look(|registry, drains, _| {
-        let known = Known::of(&state, registry, [&name]);
+        let known = Known::of(&state, registry);
         registry.get(&name).map(|seen| told(registry, drains, &known, &name, seen, Instant::now()))
     });
     found.map(Json).ok_or_else(|| absent(&name))
@@ -151,29 +149,21 @@ fn absent(name: &Name) -> Fault {
 }
 
 /// What is known beside instances, as it is now: they may come before what is said of them.
-struct Known {
-    /// The names of the ports of their Services, where there is one.
-    ports: BTreeMap<Key, BTreeSet<String>>,
+struct Known<'d> {
+    documents: &'d Documents,
     lanes: Lanes,
     /// Services of which too many instances are silent, by namespace and name.
     braked: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
-impl Known {
-    fn of<'n>(documents: &Documents, registry: &Registry, names: impl IntoIterator<Item = &'n Name>) -> Known {
-        let keys: BTreeSet<Key> = names.into_iter().map(service).collect();
-        let ports = keys.into_iter().filter_map(|key| {
-            let written: Value = serde_json::from_str(&documents.get(&key)?.text).unwrap_or_default();
-            let ports = written["spec"]["ports"].as_array().into_iter().flatten();
-            let names = ports.map(|port| port["name"].as_str().unwrap_or_default().to_owned()).collect();
-            Some((key, names))
-        });
-        let braked = registry.braked().cloned().collect();
-        Known { ports: ports.collect(), lanes: Lanes::of(documents), braked }
+impl<'d> Known<'d> {
+    fn of(documents: &'d Documents, registry: &Registry) -> Known<'d> {
+        Known { documents, lanes: Lanes::of(documents), braked: registry.braked().cloned().collect() }
     }
 }
 
-fn service(name: &Name) -> Key {
+/// The document of an instance's Service.
+pub(crate) fn service(name: &Name) -> Key {
     Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() }
 }
 
@@ -217,14 +207,14 @@ impl Lanes {
     }
 }
 
-fn told(registry: &Registry, drains: &Drains, known: &Known, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
-    let Seen { instance, phase, is_unconfirmed, is_asked, note, is_unwell, is_nowhere, .. } = seen;
+fn told(registry: &Registry, drains: &Drains, known: &Known<'_>, name: &Name, seen: Seen<'_>, now: Instant) -> Value {
+    let Seen { instance, phase, is_unconfirmed, is_asked, note, place, is_unwell, .. } = seen;
     let deadline = match phase {
         Phase::Last { deadline, .. } | Phase::Draining { deadline } | Phase::Unknown { deadline } => Some(deadline),
         Phase::Starting | Phase::Ready => None,
     };
     // What is not stored is not so: callers are not told of it.
-    let is_told = registry.is_stored(name) && !is_nowhere;
+    let is_told = registry.is_stored(name) && !place.is_nowhere();
     let shown = if phase == Phase::Ready && !is_told { Phase::Starting } else { phase };
     let left = deadline.map(|deadline| deadline.saturating_duration_since(now).as_millis() as u64);
     let mut notes: Vec<Cow<'_, str>> = Vec::new();
@@ -242,13 +232,11 @@ fn told(registry: &Registry, drains: &Drains, known: &Known, name: &Name, seen: 
     if is_asked && deadline.is_none() {
         notes.push("asked to go".into());
     }
-    match known.ports.get(&service(name)) {
-        None => notes.push("there is no such Service: nobody is told of it".into()),
-        Some(ports) => {
-            let unknown = instance.ports.keys().filter(|port| !port.is_empty() && !ports.contains(&***port));
-            notes.extend(unknown.map(|port| format!("its Service has no port {port}: nobody is told of that").into()));
-        }
+    if known.documents.get(&service(name)).is_none() {
+        notes.push("there is no such Service: nobody is told of it".into());
     }
+    let unknown = instance.ports.keys().filter(|port| !port.is_empty() && !place.ports.contains(*port));
+    notes.extend(unknown.map(|port| format!("its Service has no port {port}: nobody is told of that").into()));
     if let Some(lane) = known.lanes.unknown(&name.namespace, &instance.labels) {
         notes.push(match known.lanes.has_group(&name.namespace) {
             true => format!("lane {lane} is of no LaneGroup: no request goes to it").into(),

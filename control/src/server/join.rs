@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use config::document::Key;
 use config::wire::evenkeel::v1::{Ending, JoinRequest, Member, Phase};
 use http::HeaderMap;
 use serde_json::Value;
@@ -18,6 +17,7 @@ use crate::registry::{Instance, Name, Place, Word};
 use crate::server::admission::{self, Speech};
 use crate::server::grpc::Exchange;
 use crate::server::guard::{Caller, Guard};
+use crate::server::instances::service;
 use crate::server::roll::{Roll, Seat};
 use crate::server::wire::Link;
 use crate::store::{State, Store};
@@ -172,8 +172,7 @@ impl Join {
 
 /// Where requests find an instance, by the documents of its Service and of lanes.
 pub(crate) fn place_of(documents: &State, name: &Name, instance: &Instance) -> Place {
-    let key = Key { kind: "Service".into(), namespace: name.namespace.clone(), name: name.service.clone() };
-    let written = documents.get(&key).and_then(|object| serde_json::from_str::<Value>(&object.text).ok());
+    let written = documents.get(&service(name)).and_then(|object| serde_json::from_str::<Value>(&object.text).ok());
     let own = || instance.ports.keys().cloned();
     let ports = match written.as_ref().and_then(|service| service["spec"]["ports"].as_array()) {
         // It may come later.

@@ -230,21 +230,28 @@ impl Roll {
 
     /// These documents have changed: what lanes and ports there are may be others.
     pub(crate) fn on_documents<'k>(&self, keys: impl Iterator<Item = &'k Key>) {
-        let (groups, services): (Vec<&Key>, Vec<&Key>) =
-            keys.filter(|key| matches!(&*key.kind, "LaneGroup" | "Service")).partition(|key| &*key.kind == "LaneGroup");
-        let is_meant = |name: &Name| {
-            groups.iter().any(|group| group.namespace == name.namespace)
-                || services.iter().any(|key| key.namespace == name.namespace && key.name == name.service)
-        };
+        let (mut services, mut namespaces) = (Vec::new(), Vec::new());
+        for key in keys {
+            match &*key.kind {
+                "Service" => services.push((key.namespace.clone(), key.name.clone())),
+                "LaneGroup" => namespaces.push(key.namespace.clone()),
+                _ => {}
+            }
+        }
+        if services.is_empty() && namespaces.is_empty() {
+            return;
+        }
         // Before the instances, as whoever tells of both does.
         let state = self.store.state();
         let mut inner = self.inner();
         let place_of = |name: &Name, instance: &Instance| place_of(&state, name, instance);
-        for name in inner.registry.on_documents(is_meant, place_of) {
-            inner.publish(&name);
-        }
+        let moved = inner.registry.on_documents(&services, &namespaces, place_of, Instant::now());
+        moved.iter().for_each(|name| inner.publish(name));
         drop((inner, state));
-        self.wake.notify_one();
+        // Most changes of documents move nobody.
+        if !moved.is_empty() {
+            self.wake.notify_one();
+        }
     }
 
     /// The life of the roll: what is to be told is stored, then told.
@@ -392,7 +399,7 @@ impl Inner {
         let (phase, forgetting) = match seen.phase {
             // What is not stored is not so; and nobody is told of one whose ports its Service does not have.
             Phase::Starting => (Told::Starting, None),
-            Phase::Ready if self.registry.is_stored(name) && !seen.is_nowhere => (Told::Ready, None),
+            Phase::Ready if self.registry.is_stored(name) && !seen.place.is_nowhere() => (Told::Ready, None),
             Phase::Ready => (Told::Starting, None),
             Phase::Last { .. } => (Told::Last, None),
             // Callers never knew it.

@@ -101,6 +101,24 @@ fn an_application_has_its_time_to_settle() {
 }
 
 #[test]
+fn one_answer_that_is_not_good_changes_nothing() {
+    let mesh = Mesh::start(0);
+    let app = Backend::start(|served| {
+        while let Some(request) = served.request() {
+            let status = if request.start.contains("/healthz") && served.number == 10 { "503 No" } else { "200 OK" };
+            served.peer.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+        }
+    });
+    let first = mesh.sidecar("one", &app, &["--app-ready", "/healthz"]);
+    // It is asked often in the first second.
+    assert!(app.requests().len() < 10);
+    while app.requests().len() < 16 {
+        let ready = first.get("/ready").expect("an answer").status();
+        assert_eq!(ready, 200, "after {} questions", app.requests().len());
+    }
+}
+
+#[test]
 fn a_caller_that_finishes_forgets_as_quickly_as_others() {
     let mesh = Mesh::start(1);
     let (one, tell) = Backend::patient();
