@@ -122,7 +122,7 @@ pub fn may(identity: &Identity, action: &Action<'_>) -> Result<(), Denied> {
             format!("may not subscribe to {resource:?}: it is for {}", workloads(bounds))
         }
         (_, Action::Read | Action::Try) => "may not read: it is for the xDS port only".into(),
-        (_, Action::Change) => "may not change documents: operator and admin may".into(),
+        (_, Action::Change) => "may not change anything: operator and admin may".into(),
         (_, Action::ChangeOf(key)) => format!("may not change {key}: operator and admin may"),
         (_, Action::Tokens) => "may not see or change tokens: admin may".into(),
         (_, Action::Audit) => "may not see the audit: admin may".into(),
@@ -301,7 +301,7 @@ mod tests {
             (
                 identity(Role::Viewer, &[], None),
                 Action::Change,
-                "t (viewer) may not change documents: operator and admin may",
+                "t (viewer) may not change anything: operator and admin may",
             ),
             (
                 identity(Role::Operator, &["shop", "web"], None),

@@ -551,6 +551,10 @@ impl Registry {
             }
         }
         self.dirty.insert(name.clone());
+        let of = service(name);
+        if self.in_service(&of).next().is_none() {
+            self.expected.remove(&of);
+        }
     }
 
     /// Where all ready instances are confirmed, that is how many there should be.

@@ -31,6 +31,8 @@ pub(crate) struct Traffic {
     not_ready: u64,
     lost: u64,
     untagged: u64,
+    /// Perhaps lost.
+    doubtful: u64,
     /// The last leak, with its reason.
     last: Option<(Leaked, &'static str)>,
 }
@@ -63,6 +65,11 @@ pub(crate) fn totals(stats: &[WorkerStats]) -> Edges {
             let (edge, reason) = match leak {
                 Leak::Lost(service, why) => (Edge::To((*service).into(), lane), why.as_str()),
                 Leak::Untagged(from) => (Edge::From(from, lane), "untagged"),
+                Leak::Doubtful(service) => {
+                    // No example: those of leaks that are sure are looked for.
+                    edges.entry(Edge::To((*service).into(), lane)).or_default().doubtful += leaked.count;
+                    continue;
+                }
             };
             let is_lost = matches!(edge, Edge::To(..));
             let traffic = edges.entry(edge).or_default();
@@ -110,6 +117,7 @@ pub(crate) fn news(now: &Edges, heard: &Edges, after: Option<&Edge>) -> (Vec<Lan
             not_ready: since(traffic.not_ready, before.not_ready),
             lost: since(traffic.lost, before.lost),
             untagged: since(traffic.untagged, before.untagged),
+            doubtful: since(traffic.doubtful, before.doubtful),
             example: last.map_or(String::new(), |(leaked, _)| leaked.example.to_string()),
             reason: last.map_or(String::new(), |(_, reason)| (*reason).to_owned()),
             example_ms: last.map_or(0, |(leaked, _)| milliseconds(leaked.at)),
@@ -143,8 +151,9 @@ mod tests {
 
     fn lines(told: &[LaneEdge]) -> Vec<String> {
         let line = |edge: &LaneEdge| {
-            let LaneEdge { from, to, lane, requests, absent, not_ready, lost, untagged, example, reason, .. } = edge;
-            format!("{from}>{to} {lane}: {requests} {absent} {not_ready} {lost} {untagged} {example} {reason}")
+            let LaneEdge { from, to, lane, requests, absent, not_ready, lost, untagged, doubtful, .. } = edge;
+            let counts = format!("{requests} {absent} {not_ready} {lost} {untagged} {doubtful}");
+            format!("{from}>{to} {lane}: {counts} {} {}", edge.example, edge.reason)
         };
         told.iter().map(|edge| line(edge).trim().to_owned()).collect()
     }
@@ -160,18 +169,19 @@ mod tests {
         stats[0].fell_back(&blue, &web, "notReady");
         let now = totals(&stats);
         let (told, heard, _) = news(&now, &Edges::new(), None);
-        assert_eq!(lines(&told), [">shop/web : 3 0 0 0 0", ">shop/web blue: 5 1 1 0 0"]);
+        assert_eq!(lines(&told), [">shop/web : 3 0 0 0 0 0", ">shop/web blue: 5 1 1 0 0 0"]);
         assert!(news(&now, &heard, None).0.is_empty());
         serve(&stats[1], "web", Some("blue"), 2);
         stats[0].leaked(&blue, Leak::Lost("shop/stock".into(), Why::NoTrace), "GET a/1".into());
         stats[0].leaked(&blue, Leak::Lost("shop/stock".into(), Why::NoTrace), "GET a/2".into());
         stats[1].leaked(&blue, Leak::Untagged("".into()), "GET b/".into());
+        stats[1].leaked(&blue, Leak::Doubtful("shop/stock".into()), "GET a/3".into());
         let now = totals(&stats);
         let (told, heard, _) = news(&now, &heard, None);
         let expected = [
-            ">shop/stock blue: 0 0 0 2 0 GET a/2 noTrace",
-            ">shop/web blue: 2 0 0 0 0",
-            "> blue: 0 0 0 0 1 GET b/ untagged",
+            ">shop/stock blue: 0 0 0 2 0 1 GET a/2 noTrace",
+            ">shop/web blue: 2 0 0 0 0 0",
+            "> blue: 0 0 0 0 1 0 GET b/ untagged",
         ];
         assert_eq!(lines(&told), expected);
         assert!(news(&now, &heard, None).0.is_empty());
@@ -179,7 +189,7 @@ mod tests {
         let (_, heard, _) = news(&totals(&stats[..1]), &heard, None);
         serve(&stats[0], "web", Some("blue"), 2);
         let (told, ..) = news(&totals(&stats[..1]), &heard, None);
-        assert_eq!(lines(&told), [">shop/web blue: 2 0 0 0 0"]);
+        assert_eq!(lines(&told), [">shop/web blue: 2 0 0 0 0 0"]);
     }
 
     #[test]

@@ -27,6 +27,9 @@ use crate::shadow;
 use crate::view::{ClusterView, ListenerView, Wanted};
 use crate::worker::{BindView, Worker};
 
+/// Listeners that are named to who asked for another port.
+const NAMED_MAX: usize = 10;
+
 /// A request to be explained, as a client would send it.
 pub(crate) struct Question {
     /// The listener's port; None: the only one there is.
@@ -42,10 +45,23 @@ pub(crate) fn answer(worker: &Rc<Worker>, question: Question) {
     let Question { port, client, head, reply } = question;
     let told = match &worker.binds_on(port)[..] {
         [bind, ..] => explain(worker, bind, client, &head),
-        [] => json!({"problem": "nothing listens on that port"}),
+        [] => json!({"problem": format!("nothing listens on that port{}", others(worker))}),
     };
     // Who asked may have gone.
     let _ = reply.send(told);
+}
+
+/// Where a request may arrive.
+fn others(worker: &Worker) -> String {
+    let binds = worker.binds_on(None);
+    let named = binds.iter().filter_map(|bind| {
+        let (view, index) = worker.place(bind)?;
+        Some(format!("{} ({})", bind.port, view.snapshot.binds[index].name))
+    });
+    match named.take(NAMED_MAX).collect::<Vec<_>>().join(", ") {
+        named if named.is_empty() => String::new(),
+        named => format!("; --port may be {named}"),
+    }
 }
 
 fn explain(worker: &Worker, bind: &BindView, client: SocketAddr, text: &[u8]) -> Value {

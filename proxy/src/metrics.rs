@@ -279,11 +279,16 @@ impl Scrape {
 
     fn encode_leaks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let own = self.shared.own.get().map_or("", |own| own);
-        let mut sums = BTreeMap::new();
+        let (mut sums, mut doubtful) = (BTreeMap::new(), BTreeMap::new());
         for ((lane, leak), leaked) in self.shared.stats.iter().flat_map(WorkerStats::leaks) {
             let (from, to, reason) = match &leak {
                 Leak::Lost(service, why) => (own, &**service, why.as_str()),
                 Leak::Untagged(from) => (&**from, own, "untagged"),
+                Leak::Doubtful(service) => {
+                    let labels = [("lane", &*lane), ("from", own), ("to", service)];
+                    *doubtful.entry(labels.map(|(name, value)| (name, value.to_owned()))).or_insert(0) += leaked.count;
+                    continue;
+                }
             };
             let labels = [("lane", &*lane), ("from", from), ("to", to), ("reason", reason)];
             *sums.entry(labels.map(|(name, value)| (name, value.to_owned()))).or_insert(0) += leaked.count;
@@ -292,6 +297,11 @@ impl Scrape {
             "Requests that were lost to their lane on the way, or came to an instance of a lane that they are not in";
         let mut family = encoder.encode_descriptor("evenkeel_lane_leaks", help, None, MetricType::Counter)?;
         for (labels, count) in sums {
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        let help = "Requests that were perhaps lost to their lane: the application calls there of its own accord, too";
+        let mut family = encoder.encode_descriptor("evenkeel_lane_doubts", help, None, MetricType::Counter)?;
+        for (labels, count) in doubtful {
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
         Ok(())

@@ -386,7 +386,11 @@ impl<'w> Inbound<'w> {
         let called = called | traces.leave(token, now_ns(self.worker));
         if let Some((lane, watched)) = self.watched.take() {
             for stray in shared.strays.end(watched, called) {
-                self.worker.stats().leaked(&lane, Leak::Lost(stray.service, stray.why), stray.example);
+                let leak = match stray.is_doubtful {
+                    true => Leak::Doubtful(stray.service),
+                    false => Leak::Lost(stray.service, stray.why),
+                };
+                self.worker.stats().leaked(&lane, leak, stray.example);
             }
         }
     }

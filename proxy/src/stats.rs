@@ -150,6 +150,8 @@ pub(crate) enum Leak {
     /// A request of the lane was served by the baseline here, and its call of that Service (`namespace/name`) was no more in
     /// the lane.
     Lost(Arc<str>, Why),
+    /// Perhaps that: the app calls that Service of its own accord, too.
+    Doubtful(Arc<str>),
     /// A request that was not of the lane came to this instance, which is, from that workload; empty: from outside the mesh.
     Untagged(Box<str>),
 }

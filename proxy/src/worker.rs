@@ -183,9 +183,9 @@ impl Worker {
     #[cold]
     pub(crate) fn tell_stray(&self, cluster: &ClusterView, head: &Head, callee: u16, why: Why) {
         let is_idle = || self.shared.stats.iter().all(|stats| stats.inbound_in_flight.get() == 0);
-        if self.shared.strays.wants(callee, is_idle, self.driver.now().as_nanos() as u64) {
+        if let Some(is_doubtful) = self.shared.strays.wants(callee, is_idle, self.driver.now().as_nanos() as u64) {
             let service = format!("{}/{}", cluster.cluster.namespace, cluster.cluster.service).into();
-            self.shared.strays.add(Stray { callee, service, why, example: cut::asked(head).into() });
+            self.shared.strays.add(Stray { callee, service, why, is_doubtful, example: cut::asked(head).into() });
         }
     }
 

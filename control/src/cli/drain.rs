@@ -58,18 +58,26 @@ fn drain(args: &DrainArgs) -> Result<ExitCode, Failure> {
     }
     let client = Client::open(&args.server)?;
     let place = format!("/api/v1/instances/{}/{}/{}", escaped(namespace), escaped(service), escaped(name));
-    let instance = client.get(&place)?;
+    let full = format!("{namespace}/{service}/{name}");
+    let drains = path("/api/v1/drains", &[("namespace", Some(namespace)), ("service", Some(service))]);
+    let instance = client.get(&place).inspect_err(|failure| {
+        // It may just have gone.
+        let is_absent = matches!(failure, Failure::Refused(404, _));
+        if let Some(answer) = is_absent.then(|| client.get(&drains).ok()).flatten()
+            && let Some(receipt) = receipts(&answer, &full).next()
+        {
+            say(&roll::receipt(receipt));
+        }
+    })?;
     let asked = client.post(&format!("{place}/drain"), Vec::new())?;
     if !args.wait {
         if !args.output.tell_raw(&asked) {
             let is_unconfirmed = instance["unconfirmed"] == true;
             let how = if is_unconfirmed { "its proxy is not connected: callers are told" } else { "its proxy is told" };
-            say(&format!("{namespace}/{service}/{name} is to go: {how}\n"));
+            say(&format!("{full} is to go: {how}\n"));
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let full = format!("{namespace}/{service}/{name}");
-    let drains = path("/api/v1/drains", &[("namespace", Some(namespace)), ("service", Some(service))]);
     let (asked_ms, deadline) = (jiff::Timestamp::now().as_millisecond(), Instant::now() + args.timeout);
     let mut gone = None;
     loop {
@@ -79,11 +87,10 @@ fn drain(args: &DrainArgs) -> Result<ExitCode, Failure> {
         };
         if !is_there {
             let answer = client.get(&drains)?;
-            let mut over = answer["over"].as_array().into_iter().flatten();
             let ended = |one: &Value| {
                 one["began"].as_i64().unwrap_or(0) + one["tookMilliseconds"].as_f64().unwrap_or(0.0) as i64
             };
-            let receipt = over.find(|one| one["instance"] == *full && ended(one) + SKEW_MS >= asked_ms);
+            let receipt = receipts(&answer, &full).find(|one| ended(one) + SKEW_MS >= asked_ms);
             let since = *gone.get_or_insert_with(Instant::now);
             if receipt.is_some() || since.elapsed() >= RECEIPT_WITHIN {
                 return Ok(tell(args, &full, receipt));
@@ -98,6 +105,11 @@ fn drain(args: &DrainArgs) -> Result<ExitCode, Failure> {
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// The receipts of an instance, newest first.
+fn receipts<'a>(answer: &'a Value, full: &'a str) -> impl Iterator<Item = &'a Value> {
+    answer["over"].as_array().into_iter().flatten().filter(move |one| one["instance"] == *full)
 }
 
 fn tell(args: &DrainArgs, full: &str, receipt: Option<&Value>) -> ExitCode {

@@ -65,8 +65,10 @@ fn draw(answer: &Value, lanes: &[&Value], now_ms: u64) -> String {
         let edges: Vec<&Value> = list(&lane["edges"]).collect();
         let mut drawing = Drawing { edges, lines: Vec::new(), seen: Vec::new(), now_ms };
         drawing.draw(&entries);
+        let is_sure = list(&lane["edges"]).all(|edge| number(edge, "doubtful") == 0);
         let leaks = match number(lane, "leaks") {
-            0 => "no leak".into(),
+            0 if is_sure => "no leak".into(),
+            0 => "no leak that is sure".into(),
             leaks => count(leaks as usize, "leak", "leaks"),
         };
         format!("{}: {leaks} in {}\n{}", word(&lane["lane"]), span(answer), drawing.lines.concat())
@@ -152,6 +154,9 @@ impl Drawing<'_> {
                 said.push(format!("{words} {leaks}{}", self.example(&edge["lastLeak"])));
             }
         }
+        if let doubtful @ 1.. = number(edge, "doubtful") {
+            said.push(format!("perhaps lost {doubtful} (the caller calls there of its own accord, too)"));
+        }
         said.join(", ")
     }
 
@@ -216,6 +221,8 @@ mod tests {
                 "notReady": not_ready, "lost": lost, "untagged": 0, "lastLeak": if lost > 0 { last } else { Value::Null },
             })
         };
+        let mut doubtful = edge("Service/d/a", "d/b", 1, 0, 0, 0);
+        doubtful["doubtful"] = 3.into();
         let outside = json!({
             "from": "", "to": "d/cart", "requests": 0, "inLane": 0, "absent": 0, "notReady": 0, "lost": 0, "untagged": 2,
             "lastLeak": { "request": "GET cart/", "reason": "untagged", "at": 2_500 },
@@ -231,6 +238,7 @@ mod tests {
                 edge("Service/d/web", "d/cart", 10, 0, 0, 0),
                 edge("Service/d/web", "d/mail", 1, 0, 1, 0),
             ]},
+            { "lane": "doubt", "leaks": 0, "edges": [doubtful] },
             { "lane": "circle", "leaks": 0, "edges": [edge("Service/d/a", "d/b", 1, 0, 0, 0), edge("Service/d/b", "d/a", 1, 0, 0, 0)] },
         ]});
         let lanes: Vec<&Value> = list(&answer["lanes"]).skip(1).collect();
@@ -246,6 +254,10 @@ trace; the last 2.0 s ago: GET stock/7)
         └─ d/mail  1 request, 0 in the lane, 1 by the baseline: none of the lane was ready
   Gateway/d/shop  10.0 % of what comes in
   └─ d/web  10 requests, all in the lane
+
+doubt: no leak that is sure in 10 minutes
+  Service/d/a
+  └─ d/b  1 request, all in the lane, perhaps lost 3 (the caller calls there of its own accord, too)
 
 circle: no leak in 10 minutes
   Service/d/a

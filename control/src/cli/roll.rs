@@ -108,7 +108,7 @@ pub fn forgotten_by(one: &Value, word: impl Fn(u64) -> &'static str) -> String {
 fn last_request(one: &Value) -> String {
     match one["lastRequestMilliseconds"].as_u64() {
         None => String::new(),
-        Some(0) => "none came".into(),
+        Some(0) => "none came since".into(),
         Some(time) => format!("after {}", milliseconds(time)),
     }
 }

@@ -1,5 +1,5 @@
 //! `evenkeel status`: whether everything is in force everywhere, and if not, what is not where and why. Exit code 0: it is;
-//! 1: it is not. Cold.
+//! 1: it is not, or an instance is refused. Cold.
 
 use std::process::ExitCode;
 
@@ -95,7 +95,8 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         }
         say(&warnings(objects, args.output.full));
     }
-    Ok(code(missing.is_empty() && awaited.is_empty() && files.is_empty()))
+    let is_refused = answer["instances"]["refusedNow"].as_u64().unwrap_or(0) > 0;
+    Ok(code(missing.is_empty() && awaited.is_empty() && files.is_empty() && !is_refused))
 }
 
 /// Files that control reads by itself, if it refuses what they say; a line each.
@@ -136,11 +137,13 @@ fn instances(told: &Value) -> String {
             count(unconfirmed, "instance is", "instances are")
         ));
     }
-    if let refused @ 1.. = number("refused") {
-        lines.push(format!(
-            "  {} refused: evenkeel get instances -A\n",
-            count(refused, "instance was", "instances were")
-        ));
+    let (refused, now) = (number("refused"), number("refusedNow"));
+    if now > 0 {
+        lines.push(format!("  {} refused: evenkeel get instances -A\n", count(now, "instance is", "instances are")));
+    }
+    if let given_up @ 1.. = refused.saturating_sub(now) {
+        let were = count(given_up, "instance was", "instances were");
+        lines.push(format!("  {were} refused in the last hour: evenkeel get instances -A\n"));
     }
     lines.concat()
 }

@@ -120,6 +120,7 @@ pub(crate) fn summary(roll: &Roll) -> Value {
             "braked": braked,
             "draining": drains.all().len(),
             "refused": refused.len(),
+            "refusedNow": refused.iter().filter(|refused| refused.is_now()).count(),
         })
     })
 }

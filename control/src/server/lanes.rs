@@ -68,6 +68,7 @@ struct Counts {
     not_ready: u64,
     lost: u64,
     untagged: u64,
+    doubtful: u64,
 }
 
 /// Rings of periods; the place of a period is its number modulo their count.
@@ -82,8 +83,8 @@ struct Traffic {
 
 impl Counts {
     fn of(edge: &LaneEdge) -> Counts {
-        let &LaneEdge { requests, absent, not_ready, lost, untagged, .. } = edge;
-        Counts { requests, absent, not_ready, lost, untagged }
+        let &LaneEdge { requests, absent, not_ready, lost, untagged, doubtful, .. } = edge;
+        Counts { requests, absent, not_ready, lost, untagged, doubtful }
     }
 
     fn add(&mut self, other: &Counts) {
@@ -93,6 +94,7 @@ impl Counts {
         self.not_ready = self.not_ready.saturating_add(other.not_ready);
         self.lost = self.lost.saturating_add(other.lost);
         self.untagged = self.untagged.saturating_add(other.untagged);
+        self.doubtful = self.doubtful.saturating_add(other.doubtful);
     }
 
     fn leaks(&self) -> u64 {
@@ -213,7 +215,7 @@ impl Lanes {
 type Last = Option<(Box<str>, Box<str>, u64)>;
 
 fn edge_json(edge: &Edge, counts: &Counts, last: &Last) -> Value {
-    let &Counts { requests, absent, not_ready, lost, untagged } = counts;
+    let &Counts { requests, absent, not_ready, lost, untagged, doubtful } = counts;
     let last = last.as_ref().filter(|_| counts.leaks() > 0);
     json!({
         "from": &*edge.from,
@@ -224,6 +226,7 @@ fn edge_json(edge: &Edge, counts: &Counts, last: &Last) -> Value {
         "notReady": not_ready,
         "lost": lost,
         "untagged": untagged,
+        "doubtful": doubtful,
         "lastLeak": last.map(|(request, reason, at)| json!({ "request": &**request, "reason": &**reason, "at": at })),
     })
 }
@@ -232,12 +235,12 @@ fn edge_json(edge: &Edge, counts: &Counts, last: &Last) -> Value {
 mod tests {
     use super::*;
 
-    /// An edge in words: `FROM>TO LANE REQUESTS ABSENT NOTREADY LOST UNTAGGED`.
+    /// An edge in words: `FROM>TO LANE REQUESTS ABSENT NOTREADY LOST UNTAGGED DOUBTFUL`.
     fn edge(words: &str) -> LaneEdge {
         let words: Vec<&str> = words.split(' ').collect();
         let (from, to) = words[0].split_once('>').expect("a way");
         let number = |place: usize| words.get(place).map_or(0, |word| word.parse().expect("a number"));
-        let [requests, absent, not_ready, lost, untagged] = [2, 3, 4, 5, 6].map(number);
+        let [requests, absent, not_ready, lost, untagged, doubtful] = [2, 3, 4, 5, 6, 7].map(number);
         let (example, reason) =
             if lost + untagged > 0 { ("GET a/1".into(), "noTrace".into()) } else { Default::default() };
         LaneEdge {
@@ -249,6 +252,7 @@ mod tests {
             not_ready,
             lost,
             untagged,
+            doubtful,
             example,
             reason,
             example_ms: 7,
@@ -261,7 +265,8 @@ mod tests {
         let edges = lanes.flat_map(|lane| {
             lane["edges"].as_array().expect("a list").iter().map(move |edge| {
                 let number = |name: &str| edge[name].as_u64().expect("a number");
-                let counts = ["inLane", "absent", "notReady", "lost", "untagged"].map(|name| number(name).to_string());
+                let counts = ["inLane", "absent", "notReady", "lost", "untagged", "doubtful"];
+                let counts = counts.map(|name| number(name).to_string());
                 let word = |name: &str| edge[name].as_str().expect("a text");
                 format!("{} {}>{} {}", lane["lane"].as_str().unwrap_or("-"), word("from"), word("to"), counts.join(" "))
             })
@@ -279,23 +284,28 @@ mod tests {
         };
         take("Gateway/shop/edge", &[">shop/web - 9", ">shop/web blue 5 1 1"], 0);
         // Whatever it says of who else calls, it is itself that calls.
-        take("Service/shop/web", &["shop/x>shop/stock blue 3 0 0 2", "shop/cart> blue 0 0 0 0 1"], 1);
+        take(
+            "Service/shop/web",
+            &["shop/x>shop/stock blue 3 0 0 2", "shop/cart> blue 0 0 0 0 1", ">shop/mail blue 0 0 0 0 0 6"],
+            1,
+        );
         take("Service/shop/web", &[">shop/stock blue 4"], 2);
         let now = |minute: u32| start + minute * PERIOD;
         assert_eq!(
             told(&lanes, now(2)),
             [
-                "- Gateway/shop/edge>shop/web 9 0 0 0 0",
-                "blue Gateway/shop/edge>shop/web 3 1 1 0 0",
-                "blue Service/shop/web>shop/stock 7 0 0 2 0",
-                "blue shop/cart>shop/web 0 0 0 0 1"
+                "- Gateway/shop/edge>shop/web 9 0 0 0 0 0",
+                "blue Gateway/shop/edge>shop/web 3 1 1 0 0 0",
+                "blue Service/shop/web>shop/mail 0 0 0 0 0 6",
+                "blue Service/shop/web>shop/stock 7 0 0 2 0 0",
+                "blue shop/cart>shop/web 0 0 0 0 1 0"
             ]
         );
         let leaks = lanes.leaks(now(2));
         assert_eq!(leaks.as_array().map(Vec::len), Some(2), "{leaks}");
         assert_eq!(leaks[0]["lastLeak"]["request"], "GET a/1", "{leaks}");
-        assert_eq!(told(&lanes, now(10)).len(), 2);
-        assert_eq!(told(&lanes, now(11)), ["blue Service/shop/web>shop/stock 4 0 0 0 0"]);
+        assert_eq!(told(&lanes, now(10)).len(), 3);
+        assert_eq!(told(&lanes, now(11)), ["blue Service/shop/web>shop/stock 4 0 0 0 0 0"]);
         assert!(told(&lanes, now(12)).is_empty() && told(&lanes, now(1_000)).is_empty());
         lanes.take("", &[edge(">shop/a blue 1")], start);
         lanes.take("Service/shop/web", &[edge(&format!(">{} blue 1", "x".repeat(601)))], start);

@@ -29,9 +29,11 @@ use crate::store::{self, Committed, DiskError, State, Store};
 
 /// When what could not be stored is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// Instances that were refused, and are remembered; they try again every few seconds, so that older ones have given up.
+/// Instances that were refused, and are remembered.
 const REFUSED_MAX: usize = 100;
 const REFUSED_FOR: Duration = Duration::from_secs(3_600);
+/// They try again every few seconds: older ones have given up.
+const REFUSED_NOW: Duration = Duration::from_secs(15);
 /// Proxies that are named in one list; all are counted.
 const NAMED_MAX: usize = 10;
 
@@ -62,6 +64,13 @@ pub(crate) struct Refused {
     pub(crate) name: String,
     pub(crate) reason: String,
     pub(crate) at: Instant,
+}
+
+impl Refused {
+    /// Whether it is still trying.
+    pub(crate) fn is_now(&self) -> bool {
+        self.at.elapsed() < REFUSED_NOW
+    }
 }
 
 impl Roll {

@@ -133,7 +133,7 @@ fn checked(wanted: Wanted, now_ms: i64) -> Result<(Identity, Option<i64>), Wrong
     if is_proxy && namespaces.len() != 1 {
         problems.push((
             "namespaces",
-            "a proxy belongs to one namespace: -n NAMESPACE on the command line, or --gateway NAMESPACE/NAME".into(),
+            "a proxy belongs to one namespace: -n NAMESPACE on the command line, or --gateway or --service NAMESPACE/NAME".into(),
         ));
     }
     if !namespaces.is_empty() && matches!(named, Some(Role::Viewer | Role::Admin)) {

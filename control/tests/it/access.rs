@@ -277,7 +277,7 @@ fn each_token_may_what_its_role_says_and_the_audit_tells() {
     for (token, start, body, status, words) in [
         (&viewer, "GET /api/v1/objects", "", 200, "objects"),
         (&viewer, "POST /api/v1/objects?dryRun=true", &*shop, 200, "created"),
-        (&viewer, "POST /api/v1/objects", &shop, 403, "look (viewer) may not change documents: operator and admin may"),
+        (&viewer, "POST /api/v1/objects", &shop, 403, "look (viewer) may not change anything: operator and admin may"),
         (&viewer, "POST /api/v1/rollback?revision=0", "", 403, "look (viewer)"),
         (&viewer, "GET /api/v1/tokens", "", 403, "look (viewer) may not see or change tokens: admin may"),
         (&viewer, "GET /api/v1/audit", "", 403, "may not see the audit"),

@@ -261,6 +261,11 @@ fn a_download_without_an_end_is_cut_at_the_deadline_and_named() {
                 && cut[1].ends_with(" s, nothing of an answer sent"),
             "{text}"
         );
+        let (code, text) = mesh.command("drain web/one");
+        assert!(
+            code == 1 && text.contains("its time was over") && text.contains("there is no instance"),
+            "{code}: {text}"
+        );
         let receipt = mesh.receipt("one");
         assert_eq!((&receipt["cut"], receipt["cutRequests"].as_array().map(Vec::len)), (&2.into(), Some(2)));
         let (_, table) = mesh.command("get drains");
@@ -444,6 +449,8 @@ fn of_two_instances_with_one_name_the_second_waits_outside() {
         until("a refusal", || (mesh.refused() == [("default/web/one".into(), reason.clone())]).then_some(()));
         let (code, text) = mesh.command("get instances");
         assert!(code == 0 && text.contains("refused") && text.contains(&reason), "{code}: {text}");
+        let (code, text) = mesh.command("status");
+        assert!(code == 1 && text.contains("1 instance is refused"), "{code}: {text}");
         until("its own word", || {
             let said = format!("control does not let this instance in: {reason}");
             other.stderr().contains(&said).then_some(())

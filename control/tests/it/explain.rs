@@ -59,7 +59,7 @@ fn an_operator_is_told_who_did_what() {
     for (arguments, expected) in [
         (&["GET", "https://a/"][..], "https:// is not served by this build"),
         (&["--admin", "127.0.0.1:1", "GET", "http://a/"], "no gateway answers at 127.0.0.1:1"),
-        (&["--admin", &admin, "GET", "http://a:9/"], "port 9: nothing listens on that port"),
+        (&["--admin", &admin, "GET", "http://a:9/"], "port 9: nothing listens on that port; --port may be "),
     ] {
         let (text, is_good) = explain(arguments);
         assert!(!is_good && text.contains(expected), "{arguments:?}: {text}");

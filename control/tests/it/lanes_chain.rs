@@ -270,9 +270,15 @@ fn leaks_are_counted_and_named() {
     });
     let expected =
         ["blue default/cart default/price noTrace 10", "green default/cart default/price noTrace 10"].map(String::from);
-    assert_eq!(leaks(mesh.of("cart", "base")), expected);
-    // The lane of an instance is not lost, and nobody is wrong elsewhere.
+    let cart = mesh.of("cart", "base");
+    assert_eq!(leaks(cart), expected);
+    // Whom it also calls of its own accord is doubtful.
     let mut client = mesh.gateway.connect();
+    assert_eq!(ask(&mut cart.connect(), "/", "price", "").text(), "price-base");
+    assert_eq!(ask(&mut client, lost, "shop", "X-User: alice\r\n").text(), "web-blue cart-base price-base");
+    let doubts = "evenkeel_lane_doubts_total{lane=\"blue\",from=\"default/cart\",to=\"default/price\"}";
+    assert_eq!((leaks(cart), cart.metric(doubts)), (expected.to_vec(), 1.0));
+    // The lane of an instance is not lost, and nobody is wrong elsewhere.
     let told = ask(&mut client, "/lost-by-web-blue", "shop", "X-User: alice\r\n").text();
     assert_eq!(told, "web-blue cart-base price-blue");
     for (service, lane) in [("web", "base"), ("web", "blue"), ("price", "base"), ("price", "blue"), ("price", "green")]

@@ -3,8 +3,9 @@
 //! made, but when requests end: one in a lane that was under way meanwhile, and none of whose calls went to that callee,
 //! has lost its lane there. Where each request makes one call of a callee the count is exact. Where some make none, one
 //! that made none may be counted in place of another, of another lane at worst; but nothing is counted where all calls
-//! name their request, and nothing of a callee that is called with a tag and no trace: the baseline has no tag. What an app does of its own accord has no trace, either: who is called while no request is under
-//! way is not looked at for a minute. Machine, Hot.
+//! name their request, and nothing of a callee that is called with a tag and no trace: the baseline has no tag. What an app
+//! does of its own accord has no trace, either: calls of whom it also calls while no request is under way are *doubtful* for
+//! a minute. Machine, Hot.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,8 +15,8 @@ use config::consistent::hash;
 
 /// Strays that are remembered; older ones are nobody's.
 const STRAYS_MAX: usize = 64;
-/// For so long a callee of an idle app is taken for one that it calls of its own accord.
-const OF_ITS_OWN_NS: u64 = 60_000_000_000;
+/// For so long a callee of an idle app is taken for one that it calls of its own accord, and is one left out.
+const REMEMBERED_NS: u64 = 60_000_000_000;
 /// Callees that are told apart, as bits; two that share one hide each other's strays.
 const CALLEES: usize = u16::BITS as usize;
 
@@ -53,6 +54,8 @@ pub struct Stray {
     pub service: Arc<str>,
     /// Why it is one.
     pub why: Why,
+    /// Its callee is also called by the app of its own accord.
+    pub is_doubtful: bool,
     /// What was called, for people.
     pub example: Box<str>,
 }
@@ -66,8 +69,10 @@ pub struct Strays {
     count: AtomicU64,
     /// With their numbers.
     kept: Mutex<VecDeque<(u64, Stray)>>,
-    /// Until when each callee is not looked at.
+    /// Until when each callee is one that the app calls of its own accord.
     of_its_own_until_ns: [AtomicU64; CALLEES],
+    /// Until when each callee is not looked at.
+    left_out_until_ns: [AtomicU64; CALLEES],
 }
 
 /// A request in a lane that is under way. It is given back when the request has ended, however it did.
@@ -82,6 +87,10 @@ pub fn callee(host: &[u8]) -> u16 {
     1 << (hash(host) as usize % CALLEES)
 }
 
+fn place(callee: u16) -> usize {
+    callee.trailing_zeros() as usize % CALLEES
+}
+
 impl Strays {
     /// A request in a lane begins.
     pub fn begin(&self) -> Watched {
@@ -89,24 +98,22 @@ impl Strays {
         Watched { since: self.count.load(Relaxed) }
     }
 
-    /// A call names nobody: whether it is to be added. `is_idle`: no request at all is under way.
-    pub fn wants(&self, callee: u16, is_idle: impl FnOnce() -> bool, now_ns: u64) -> bool {
+    /// A call names nobody: whether it is to be added, and as doubtful. `is_idle`: no request at all is under way.
+    pub fn wants(&self, callee: u16, is_idle: impl FnOnce() -> bool, now_ns: u64) -> Option<bool> {
+        let place = place(callee);
         if self.in_lanes.load(Relaxed) > 0 {
-            return self.until_ns(callee).load(Relaxed) <= now_ns;
+            let is_doubtful = self.of_its_own_until_ns[place].load(Relaxed) > now_ns;
+            return (self.left_out_until_ns[place].load(Relaxed) <= now_ns).then_some(is_doubtful);
         }
         if is_idle() {
-            self.leave_out(callee, now_ns);
+            self.of_its_own_until_ns[place].store(now_ns.saturating_add(REMEMBERED_NS), Relaxed);
         }
-        false
+        None
     }
 
     /// Calls of a callee say nothing for a while.
     pub fn leave_out(&self, callee: u16, now_ns: u64) {
-        self.until_ns(callee).store(now_ns.saturating_add(OF_ITS_OWN_NS), Relaxed);
-    }
-
-    fn until_ns(&self, callee: u16) -> &AtomicU64 {
-        &self.of_its_own_until_ns[callee.trailing_zeros() as usize % CALLEES]
+        self.left_out_until_ns[place(callee)].store(now_ns.saturating_add(REMEMBERED_NS), Relaxed);
     }
 
     /// Adds a call that names nobody.
@@ -144,9 +151,9 @@ mod tests {
 
     const S: u64 = 1_000_000_000;
 
-    /// Plays a script and tells what was lost. `1+`: request 1 of a lane begins. `x!`: a call of x that names nobody, while
-    /// requests of the baseline are under way; `x~`: one while no request at all is. `1.xy`: it ends, and has called x and y
-    /// itself. `@30`: it is so many seconds.
+    /// Plays a script and tells what was lost, `?` where that is doubtful. `1+`: request 1 of a lane begins. `x!`: a call of x that names nobody, while
+    /// requests of the baseline are under way; `x~`: one while no request at all is. `x-`: x is left out. `1.xy`: it ends, and
+    /// has called x and y itself. `@30`: it is so many seconds.
     fn check(script: &str, expected: &str) {
         let (strays, mut now_ns, mut lost) = (Strays::default(), 0, Vec::new());
         let mut live = std::collections::HashMap::new();
@@ -160,14 +167,17 @@ mod tests {
             } else if let Some(name) = step.strip_suffix(['!', '~']) {
                 let callee = bit(name.as_bytes()[0]);
                 let (service, example) = (name.into(), "GET /".into());
-                if strays.wants(callee, || step.ends_with('~') && live.is_empty(), now_ns) {
-                    strays.add(Stray { callee, service, why: Why::NoTrace, example });
+                if let Some(is_doubtful) = strays.wants(callee, || step.ends_with('~') && live.is_empty(), now_ns) {
+                    strays.add(Stray { callee, service, why: Why::NoTrace, is_doubtful, example });
                 }
+            } else if let Some(name) = step.strip_suffix('-') {
+                strays.leave_out(bit(name.as_bytes()[0]), now_ns);
             } else {
                 let (request, called) = step.split_once('.').expect("a step");
                 let called = called.bytes().fold(0, |called, letter| called | bit(letter));
                 let found = strays.end(live.remove(request).expect("a live request"), called);
-                lost.extend(found.iter().map(|stray| format!("{request}:{}", stray.service)));
+                let doubt = |stray: &Stray| if stray.is_doubtful { "?" } else { "" };
+                lost.extend(found.iter().map(|stray| format!("{request}:{}{}", stray.service, doubt(stray))));
             }
         }
         assert_eq!(lost.join(" "), expected, "{script}");
@@ -194,11 +204,16 @@ mod tests {
     }
 
     #[test]
-    fn what_an_app_does_of_its_own_accord_is_not_looked_at() {
-        check("x~ 1+ x! 1. @59 2+ x! 2. @60 3+ x! 3.", "3:x");
-        check("x~ 1+ x! y! 1.", "1:y");
+    fn whom_an_app_calls_of_its_own_accord_is_doubtful() {
+        check("x~ 1+ x! 1. @59 2+ x! 2. @60 3+ x! 3.", "1:x? 2:x? 3:x");
+        check("x~ 1+ x! y! 1.", "1:x? 1:y");
         // A request of the baseline is under way: it may be its.
         check("x! 1+ x! 1.", "1:x");
+    }
+
+    #[test]
+    fn whom_others_call_without_a_name_is_not_looked_at() {
+        check("x- 1+ x! y! 1. @60 2+ x! 2.", "1:y 2:x");
     }
 
     #[test]
@@ -207,7 +222,7 @@ mod tests {
         let long = strays.begin();
         for number in 0..STRAYS_MAX + 1 {
             let (service, example) = ("x".into(), number.to_string().into());
-            strays.add(Stray { callee: 1, service, why: Why::UnknownTrace, example });
+            strays.add(Stray { callee: 1, service, why: Why::UnknownTrace, is_doubtful: false, example });
         }
         assert_eq!(strays.kept.lock().expect("nobody panics").len(), STRAYS_MAX);
         let lost = strays.end(long, 0);

@@ -212,6 +212,9 @@ pub struct LaneEdge {
     /// When, in milliseconds since 1970.
     #[prost(uint64, tag = "11")]
     pub example_ms: u64,
+    /// Perhaps lost: whoever calls there calls there of its own accord, too.
+    #[prost(uint64, tag = "12")]
+    pub doubtful: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {
