@@ -14,17 +14,21 @@
 mod drain;
 mod instance;
 mod phase;
+mod seen;
 #[cfg(test)]
 mod tests;
 
 pub use drain::{Drain, Drains, HolderState, Mark};
 pub use instance::{Instance, Name, Shift};
 pub use phase::{Departed, Departure, Phase, Refusal, Word};
+pub use seen::{Place, Seen};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use seen::seen;
 
 /// For a proxy to come back.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -38,22 +42,6 @@ const LAST_MARGIN: Duration = Duration::from_secs(3);
 const OVERDUE: Duration = Duration::from_secs(10);
 /// Instances of one Service.
 pub const INSTANCES_MAX: usize = 20_000;
-
-/// Where requests find an instance, by what documents say: others with the same can serve them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Place {
-    /// The lane that it is in; empty: the baseline, however that is called.
-    pub lane: Box<str>,
-    /// The ports of its Service that it serves.
-    pub ports: BTreeSet<Box<str>>,
-}
-
-impl Place {
-    /// Whether no request finds it: its Service has none of its ports.
-    pub fn is_nowhere(&self) -> bool {
-        self.ports.is_empty()
-    }
-}
 
 /// One instance.
 #[derive(Debug, Clone)]
@@ -81,29 +69,6 @@ struct Record {
     is_from_before: bool,
     /// Somebody has spoken for it since.
     is_heard: bool,
-}
-
-/// An instance as others see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen<'r> {
-    /// What it is.
-    pub instance: &'r Instance,
-    /// How far it is.
-    pub phase: Phase,
-    /// Nobody speaks for it.
-    pub is_unconfirmed: bool,
-    /// Somebody wants it to go.
-    pub is_asked: bool,
-    /// Callers were told of it before control started: nobody knows who they are.
-    pub is_from_before: bool,
-    /// Since when it goes, if it does.
-    pub going: Option<Instant>,
-    /// Why its proxy says that it is not ready, or what it waits for.
-    pub note: &'r str,
-    /// Where requests find it.
-    pub place: &'r Place,
-    /// Its application is not ready, and callers use it since there is no other.
-    pub is_unwell: bool,
 }
 
 /// All instances.
@@ -151,7 +116,8 @@ impl Record {
             Phase::Ready | Phase::Last { .. } => false,
             Phase::Draining { .. } => true,
         };
-        Some(Instance { is_draining, ..self.instance.clone() })
+        let going_ms = if is_draining { self.instance.going_ms } else { 0 };
+        Some(Instance { is_draining, going_ms, ..self.instance.clone() })
     }
 
     fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
@@ -164,10 +130,12 @@ fn addresses(instance: &Instance) -> impl Iterator<Item = SocketAddr> {
 }
 
 impl Registry {
-    /// What is stored, for which nobody speaks so far. `place_of` tells the place of each.
+    /// What is stored, for which nobody speaks so far. `place_of` tells the place of each; `wall_ms` is now in milliseconds
+    /// since 1970.
     pub fn new(
         stored: BTreeMap<Name, Arc<Instance>>,
         place_of: impl Fn(&Name, &Instance) -> Place,
+        wall_ms: i64,
         now: Instant,
     ) -> Registry {
         let mut registry = Registry {
@@ -185,8 +153,11 @@ impl Registry {
             let phase = if instance.is_draining { Phase::Draining { deadline: lease } } else { Phase::Ready };
             let (place, instance) = (place_of(name, instance), Instance::clone(instance));
             registry.addresses.extend(addresses(&instance).map(|address| (address, name.clone())));
-            let record =
-                Record { phase, lease, is_from_before: true, is_heard: false, ..Record::enters(instance, place, now) };
+            let going = Some(instance.going_ms).filter(|going_ms| instance.is_draining && *going_ms > 0);
+            let going_for = going.map(|going_ms| Duration::from_millis(wall_ms.saturating_sub(going_ms).max(0) as u64));
+            let going = going_for.map(|time| now.checked_sub(time).unwrap_or(now));
+            let entered = Record::enters(instance, place, now);
+            let record = Record { phase, lease, going, is_from_before: true, is_heard: false, ..entered };
             *registry.expected.entry(service(name)).or_default() += usize::from(phase == Phase::Ready);
             registry.records.insert(name.clone(), record);
         }
@@ -207,8 +178,8 @@ impl Registry {
             if known.instance.incarnation == instance.incarnation && known.addresses().eq(addresses(&instance)) {
                 // It comes back, perhaps before its old stream is known to be gone.
                 (known.stream, known.lease, known.is_heard) = (Some(stream), now, true);
-                let (ready_ms, is_draining) = (known.instance.ready_ms, known.instance.is_draining);
-                (known.instance, known.place) = (Instance { ready_ms, is_draining, ..instance }, place);
+                let Instance { ready_ms, is_draining, going_ms, .. } = known.instance;
+                (known.instance, known.place) = (Instance { ready_ms, is_draining, going_ms, ..instance }, place);
                 self.dirty.insert(name.clone());
                 self.count(name);
                 // Another one may have waited for it.
@@ -267,16 +238,26 @@ impl Registry {
             }
         }
         // One may have waited for another at just that place.
-        moved.keys().for_each(|name| self.settle(name, now));
+        let first: BTreeMap<_, _> = moved.keys().map(|name| (service(name), name)).collect();
+        first.values().for_each(|name| self.settle(name, now));
         moved.into_keys().collect()
+    }
+
+    /// Those in which there are instances.
+    pub fn namespaces(&self) -> Vec<Arc<str>> {
+        let all: BTreeSet<&Arc<str>> = self.records.keys().map(|name| &name.namespace).collect();
+        all.into_iter().cloned().collect()
     }
 
     /// A proxy says how far its instance is. `wall_ms` is milliseconds since 1970. Nothing comes of it if somebody else
     /// speaks for it by now.
     pub fn on_word(&mut self, name: &Name, stream: u64, word: Word, wall_ms: i64, now: Instant) {
         let Some(record) = self.records.get_mut(name).filter(|record| record.stream == Some(stream)) else { return };
-        if let Word::Draining { since, .. } | Word::Ended { since } = word {
-            record.going.get_or_insert(now.checked_sub(since).unwrap_or(now));
+        if let Word::Draining { since, .. } | Word::Ended { since } = word
+            && record.going.is_none()
+        {
+            record.going = Some(now.checked_sub(since).unwrap_or(now));
+            record.instance.going_ms = wall_ms.saturating_sub(since.as_millis() as i64);
         }
         let going = record.going;
         match (word, record.phase) {
@@ -342,13 +323,13 @@ impl Registry {
         }
     }
 
-    /// Somebody wants an instance to go. False: there is none of that name.
-    pub fn on_ask(&mut self, name: &Name, now: Instant) -> bool {
+    /// Somebody wants an instance to go, at `wall_ms` milliseconds since 1970. False: there is none of that name.
+    pub fn on_ask(&mut self, name: &Name, wall_ms: i64, now: Instant) -> bool {
         let Some(record) = self.records.get_mut(name) else { return false };
         record.is_asked = true;
         if record.stream.is_none() && record.phase == Phase::Ready {
             // Nobody can ask it: callers are told at once, and what it has under way is its own affair.
-            record.going = Some(now);
+            (record.going, record.instance.going_ms) = (Some(now), wall_ms);
             self.lower(name);
             self.set_phase(name, Phase::Draining { deadline: now + LEASE });
         }
@@ -382,7 +363,7 @@ impl Registry {
                 continue;
             }
             for name in names {
-                if !self.is_last(&name) {
+                if !self.is_last(&name, true) {
                     let is_heard = self.records.get(&name).is_some_and(|record| record.is_heard);
                     self.depart(&name, if is_heard { Departed::Lease } else { Departed::Away });
                     self.remove(&name);
@@ -480,12 +461,12 @@ impl Registry {
     }
 
     /// Whether no other instance of its Service, or of its lane, is there for callers. Lanes may be empty, and the baseline serves
-    /// their requests, where nothing but a lease ends. One that goes as the last one is there until then.
-    fn is_last(&self, name: &Name) -> bool {
+    /// their requests, where nothing but a lease ends. One that goes as the last one is there until then: `counts_last`.
+    fn is_last(&self, name: &Name, counts_last: bool) -> bool {
         let Some(place) = self.records.get(name).map(|record| &record.place) else { return false };
         let is_there = |record: &Record| match record.phase {
             Phase::Ready => !record.is_unwell,
-            Phase::Last { .. } => record.stream.is_some() && !record.is_unwell,
+            Phase::Last { .. } => counts_last && record.stream.is_some() && !record.is_unwell,
             _ => false,
         };
         let serves = |record: &Record| record.place.lane == place.lane && record.place.ports.is_superset(&place.ports);
@@ -497,7 +478,9 @@ impl Registry {
         let unwell: Vec<Name> =
             self.of_service(name).filter(|(_, record)| record.is_unwell).map(|(name, _)| name.clone()).collect();
         for name in unwell {
-            if self.records.get(&name).is_some_and(|record| record.phase == Phase::Ready) && !self.is_last(&name) {
+            let is_ready = self.records.get(&name).is_some_and(|record| record.phase == Phase::Ready);
+            // One that goes does not serve in its place for long.
+            if is_ready && !self.is_last(&name, false) {
                 self.lower(&name);
                 self.set_phase(&name, Phase::Starting);
             }
@@ -579,18 +562,4 @@ impl Registry {
 
 fn service(name: &Name) -> (Arc<str>, Arc<str>) {
     (name.namespace.clone(), name.service.clone())
-}
-
-fn seen(record: &Record) -> Seen<'_> {
-    Seen {
-        instance: &record.instance,
-        phase: record.phase,
-        is_unconfirmed: record.stream.is_none(),
-        is_asked: record.is_asked,
-        is_from_before: record.is_from_before,
-        going: record.going,
-        note: &record.note,
-        place: &record.place,
-        is_unwell: record.is_unwell && record.phase == Phase::Ready,
-    }
 }

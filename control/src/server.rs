@@ -22,6 +22,7 @@ mod limits;
 mod listen;
 mod metrics;
 mod openapi;
+mod places;
 mod progress;
 mod rates;
 mod reports;
@@ -120,7 +121,7 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     let guard = Guard::new(store.clone(), args.plaintext, pace);
     let names = Names::of(&args.data);
     let metrics = Arc::new(Metrics::default());
-    let roll = Roll::new(store.clone(), metrics.clone(), join::place_of);
+    let roll = Roll::new(store.clone(), metrics.clone());
     let fleet = Arc::new(Fleet::new(store.clone(), metrics, roll.clone(), names.load()));
     let feed = Arc::new(Feed::new(fleet.clone(), roll.clone()));
     let streams = Streams::new(feed.clone(), fleet.clone(), guard.clone());
@@ -140,8 +141,8 @@ pub async fn run(args: ControlArgs, watch: Watch) -> Result<(), String> {
     // It ends with the process, whoever ends that.
     std::thread::spawn(move || check::look_at_all(&looked_at, &looking));
     let rates = Arc::new(Mutex::new(Rates::default()));
-    let joins = Joins::new(guard.clone(), roll.clone(), store.clone());
     let lanes = Arc::new(Lanes::new(Instant::now()));
+    let joins = Joins::new(guard.clone(), roll.clone(), lanes.clone());
     let told = Listeners { rates: rates.clone(), lanes: lanes.clone() };
     let reports = Reports::new(guard.clone(), feed.clone(), fleet.clone(), told);
     let trials = Arc::new(Trials::new(store.clone(), feed.clone(), fleet.clone(), rates));

@@ -105,6 +105,7 @@ pub(crate) async fn run(
         Means::Pooled(link) => link,
         Means::Open(slot) => {
             let connected = connect(&attempt, &endpoint).await.inspect_err(|error| measure(Err(error)));
+            tell_connected(&attempt, &endpoint, connected.as_ref().err());
             connect_took = worker.driver.now() - started;
             if let (Some(trial), Err(error)) = (trial, &connected) {
                 let (connect, answer) = (connect_took, Duration::ZERO);
@@ -153,7 +154,12 @@ pub(crate) async fn run(
         match hop::take_told(&mut answer) {
             Told::Nothing => {}
             Told::Leaving => attempt.cluster.state.leaves(&endpoint.state),
-            Told::Misdirected if response.is_cut() => {}
+            Told::Misdirected | Told::Unserved if response.is_cut() => {}
+            Told::Unserved => {
+                let error = ProxyError::upstream(Kind::Connect, Reached::Answered);
+                tell_connected(&attempt, &endpoint, Some(&error));
+                return Err(error);
+            }
             Told::Misdirected => {
                 attempt.cluster.state.leaves(&endpoint.state);
                 return Err(ProxyError::upstream(Kind::Misdirected, Reached::Answered));
@@ -226,6 +232,20 @@ pub(crate) async fn run(
         false if !meta.keep_alive && request.is_read() && response.written <= AT_ONCE_BYTES => After::Shutdown,
         false => After::Linger,
     })
+}
+
+/// Whether a connection could be made, for the choice of all.
+fn tell_connected(attempt: &Attempt<'_>, endpoint: &EndpointView, error: Option<&ProxyError>) {
+    let Attempt { guard, cluster, .. } = attempt;
+    match error {
+        // Where there is no choice nobody asks.
+        _ if cluster.endpoints.len() < 2 => {}
+        None => cluster.state.connected(&endpoint.state, endpoint.address),
+        Some(error) if matches!(error.kind, Kind::Connect | Kind::ConnectTimeout) => {
+            cluster.state.refused(&endpoint.state, endpoint.address, guard.worker.driver.now());
+        }
+        Some(_) => {}
+    }
 }
 
 /// Gives a connection whose exchange is over to a request that waits for it, or to the pool.

@@ -128,8 +128,12 @@ impl Balancer {
             Some(*sum)
         };
         let sums: Option<Vec<u64>> = (!is_even).then(|| weights().scan(0, add).collect());
-        let next = before.map_or(dice as usize, |before| before.turns.borrow().next);
-        let mut turns = Turns { next: next % members.len().max(1), queue: BinaryHeap::new() };
+        // Whose turn it was, or who stands behind them: not the same place, before which somebody may have gone or come.
+        let next = before.map_or(dice as usize % members.len().max(1), |before| {
+            let whose = before.members.get(before.turns.borrow().next).copied().unwrap_or_default();
+            members.iter().position(|(member, _)| *member >= whose).unwrap_or(0)
+        });
+        let mut turns = Turns { next, queue: BinaryHeap::new() };
         if sums.is_some() && policy == Balance::RoundRobin {
             let positions = before.map(Balancer::positions).unwrap_or_default();
             let position = |member: u32, weight: u64| positions.get(&member).copied().unwrap_or(stride(weight) / 2);

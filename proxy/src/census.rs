@@ -57,9 +57,9 @@ impl Census {
     }
 
     /// How many endpoints are in each state.
-    pub(crate) fn counts(&self) -> [(&'static str, usize); 5] {
+    pub(crate) fn counts(&self) -> [(&'static str, usize); 6] {
         let count = |state: &str| self.endpoints.iter().filter(|(used, ..)| word(*used) == state).count();
-        ["ready", "unproven", "unwell", "ejected", "leaving"].map(|state| (state, count(state)))
+        ["ready", "unproven", "unwell", "ejected", "refusing", "leaving"].map(|state| (state, count(state)))
     }
 
     /// For `/endpoints`.
@@ -98,6 +98,7 @@ pub(crate) fn word(used: Use) -> &'static str {
         Use::Unproven => "unproven",
         Use::Unwell => "unwell",
         Use::Ejected => "ejected",
+        Use::Refusing => "refusing",
         Use::Leaving => "leaving",
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Standing {
     pub(crate) health: Health,
     /// Until when it is left alone; in the past if it is not.
     pub(crate) ejected_until: Duration,
+    /// Until when it is left alone since no connection could be made; in the past if it is not.
+    pub(crate) refused_until: Duration,
     pub(crate) ready_since: Option<Duration>,
     /// It says that it goes.
     pub(crate) is_leaving: bool,
@@ -31,6 +33,7 @@ impl Standing {
         Standing {
             health: state.health(),
             ejected_until: state.ejected_until(),
+            refused_until: state.refused_until(),
             ready_since: state.ready_since(),
             is_leaving: state.is_leaving(),
         }
@@ -48,6 +51,8 @@ pub(crate) enum Use {
     Unwell,
     /// It failed too often.
     Ejected,
+    /// No connection to it could be made a moment ago.
+    Refusing,
     /// It says that it goes.
     Leaving,
 }
@@ -85,7 +90,8 @@ pub(crate) fn choose(
 ) -> Choice {
     let mut uses: Vec<Use> = members.iter().map(|member| usability(standing(*member), usage, now)).collect();
     let all = members.iter().map(|member| standing(*member));
-    let mut until = all.map(|one| one.ejected_until).filter(|until| *until > now).min().unwrap_or(Duration::MAX);
+    let times = all.flat_map(|one| [one.ejected_until, one.refused_until]);
+    let mut until = times.filter(|until| *until > now).min().unwrap_or(Duration::MAX);
     guard(&mut uses, usage.slow_start.as_ref());
     if uses.iter().any(|one| matches!(one, Use::Ready(part) if *part < 1.0)) {
         until = until.min(now + GROWTH_STEP);
@@ -130,6 +136,9 @@ pub(crate) fn usability(standing: Standing, usage: &Usage, now: Duration) -> Use
     }
     if usage.outlier.is_some() && standing.ejected_until > now {
         return Use::Ejected;
+    }
+    if standing.refused_until > now {
+        return Use::Refusing;
     }
     if usage.health_check.is_some() {
         match standing.health {

@@ -19,6 +19,9 @@ use crate::slots::Slots;
 
 /// An ejection is no longer than this, however often it was repeated, unless a single one is.
 const EJECTION_MAX: Duration = Duration::from_secs(300);
+/// An endpoint to which no connection can be made is left alone for so long, twice as long each time in a row.
+const REFUSAL: Duration = Duration::from_secs(1);
+const REFUSAL_MAX: Duration = Duration::from_secs(8);
 
 /// What the process knows of one cluster.
 pub(crate) struct ClusterState {
@@ -51,6 +54,9 @@ pub(crate) struct EndpointState {
     health: AtomicU8,
     /// It goes, and said so itself.
     is_leaving: AtomicBool,
+    /// Until when it is left alone since no connection to it could be made, and how many times in a row that was.
+    refused_until: AtomicU64,
+    refusals: AtomicU32,
 }
 
 /// How often an endpoint failed, and what came of it.
@@ -108,17 +114,7 @@ impl ClusterStates {
             Some(state) => state,
             None => {
                 known.retain(|_, state| state.strong_count() > 0);
-                let state = Arc::new(ClusterState {
-                    name: cluster.name.clone(),
-                    epoch: AtomicU64::new(1),
-                    endpoints: Mutex::default(),
-                    requests: AtomicI64::new(0),
-                    connections: Slots::default(),
-                    budget: Budget::new(workers),
-                    trial: OnceLock::new(),
-                    is_settled: AtomicBool::new(false),
-                    is_used: AtomicBool::new(false),
-                });
+                let state = Arc::new(ClusterState::new(cluster.name.clone(), workers));
                 known.insert(cluster.name.clone(), Arc::downgrade(&state));
                 state
             }
@@ -169,6 +165,20 @@ impl ClusterStates {
 }
 
 impl ClusterState {
+    fn new(name: Arc<str>, workers: usize) -> ClusterState {
+        ClusterState {
+            name,
+            epoch: AtomicU64::new(1),
+            endpoints: Mutex::default(),
+            requests: AtomicI64::new(0),
+            connections: Slots::default(),
+            budget: Budget::new(workers),
+            trial: OnceLock::new(),
+            is_settled: AtomicBool::new(false),
+            is_used: AtomicBool::new(false),
+        }
+    }
+
     /// A request goes to it. Returns whether it is the first since somebody looked.
     pub(crate) fn touch(&self) -> bool {
         // Most often it is known already, and then nobody's cache is disturbed.
@@ -266,6 +276,32 @@ impl ClusterState {
         }
     }
 
+    /// No connection to an endpoint could be made: it is left alone for a moment, as long as there is another.
+    #[cold]
+    pub(crate) fn refused(&self, endpoint: &EndpointState, address: SocketAddr, now: Duration) {
+        let before = endpoint.refused_until.load(Relaxed);
+        let length = refusal_length(endpoint.refusals.load(Relaxed));
+        // Of several that find it out together one counts.
+        let is_news = before <= nanos(now)
+            && endpoint.refused_until.compare_exchange(before, nanos(now + length), Relaxed, Relaxed).is_ok();
+        if is_news {
+            self.changed();
+            if endpoint.refusals.fetch_add(1, Relaxed) == 0 {
+                event("warn", &format!("{}: {address} takes no connection: others are used", self.name));
+            }
+        }
+    }
+
+    /// A connection to an endpoint was made.
+    pub(crate) fn connected(&self, endpoint: &EndpointState, address: SocketAddr) {
+        // Most of the time this reads what nobody writes.
+        if endpoint.refusals.load(Relaxed) != 0 && endpoint.refusals.swap(0, Relaxed) != 0 {
+            endpoint.refused_until.store(0, Relaxed);
+            self.changed();
+            event("info", &format!("{}: {address} takes connections again", self.name));
+        }
+    }
+
     /// What active checks say now of an endpoint.
     pub(crate) fn checked(&self, endpoint: &EndpointState, address: SocketAddr, health: Health, now: Duration) {
         let before = endpoint.health();
@@ -302,6 +338,16 @@ impl EndpointState {
     /// Until when it is left alone; in the past if it is not.
     pub(crate) fn ejected_until(&self) -> Duration {
         self.ejections.until()
+    }
+
+    /// Until when it is left alone since no connection could be made; in the past if it is not.
+    pub(crate) fn refused_until(&self) -> Duration {
+        Duration::from_nanos(self.refused_until.load(Relaxed))
+    }
+
+    /// Whether the last connection to it could not be made, however long ago.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.refusals.load(Relaxed) != 0
     }
 
     /// Whether it goes, and said so itself.
@@ -345,6 +391,11 @@ fn ejection_length(times: u32, first: Duration) -> Duration {
     first.saturating_mul(times).min(EJECTION_MAX.max(first))
 }
 
+/// After so many others in a row.
+fn refusal_length(before: u32) -> Duration {
+    REFUSAL.saturating_mul(1 << before.min(16)).min(REFUSAL_MAX)
+}
+
 /// Enough for five centuries.
 fn nanos(time: Duration) -> u64 {
     time.as_nanos() as u64
@@ -370,6 +421,26 @@ mod tests {
             let most = (0..=count).find(|ejected| !may_eject(count, *ejected, percent));
             assert_eq!(most, Some(expected), "{count} endpoints, {percent} %");
         }
+    }
+
+    #[test]
+    fn who_takes_no_connection_is_left_alone_for_longer_each_time() {
+        let s = Duration::from_secs;
+        let (cluster, endpoint) = (ClusterState::new("web".into(), 1), EndpointState::default());
+        let address = ([10, 0, 0, 1], 80).into();
+        let mut epoch = cluster.epoch();
+        for (now, until) in [(10, 11), (10, 11), (11, 13), (12, 13), (13, 17), (17, 25), (40, 48)] {
+            cluster.refused(&endpoint, address, s(now));
+            assert_eq!(endpoint.refused_until(), s(until), "at {now}");
+            epoch = epoch.max(cluster.epoch());
+        }
+        assert_eq!(epoch, 6, "who is told of it twice looks once");
+        cluster.connected(&endpoint, address);
+        assert_eq!((endpoint.refused_until(), cluster.epoch()), (s(0), 7));
+        cluster.connected(&endpoint, address);
+        assert_eq!(cluster.epoch(), 7);
+        cluster.refused(&endpoint, address, s(50));
+        assert_eq!(endpoint.refused_until(), s(51));
     }
 
     #[test]

@@ -181,15 +181,25 @@ fn failed(error: tonic::transport::Error) -> Status {
 }
 
 /// What is behind an error, too: that of the transport says only that there is one.
-pub(crate) fn with_causes(mut text: String, error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(text: String, error: &dyn std::error::Error) -> String {
+    let mut text = plain(text);
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let said = inner.to_string();
+        let said = plain(inner.to_string());
         // Many say what their cause says.
         if !text.contains(&said) {
             text += &format!(": {said}");
         }
         cause = inner.source();
+    }
+    text
+}
+
+/// How TLS tells of a process that was killed comes with a page to read for who writes one.
+fn plain(mut text: String) -> String {
+    if let Some(place) = text.find("peer closed connection without sending TLS close_notify") {
+        text.truncate(place);
+        text += "the connection broke off";
     }
     text
 }

@@ -123,6 +123,8 @@ pub(crate) enum Reason {
     AppGone,
     /// Not all said so, and it was quiet all the same.
     Quiet,
+    /// The same, since control was away.
+    QuietAlone,
     /// There was no more time, and this was waited for.
     Deadline(For),
 }
@@ -137,6 +139,7 @@ impl Reason {
             Reason::Unannounced => "it was quiet; where there is no control, nobody tells callers",
             Reason::AppGone => "its application had ended, and there was no other instance",
             Reason::Quiet => "it was quiet, though not all callers said that they have forgotten it",
+            Reason::QuietAlone => "it was quiet; control was away, so that nobody knows who has forgotten it",
             Reason::Deadline(what) => return format!("its time was over while it waited for {}", what.words()),
         };
         words.to_owned()
@@ -171,7 +174,11 @@ fn wait(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -> Verdict {
     let is_forgotten = told(|forgetting| forgetting.is_over);
     let is_sure = told(|forgetting| forgetting.is_over && forgetting.unreachable == 0);
     if seen.is_last && seen.is_app_gone {
-        return Verdict::Drained(Reason::AppGone);
+        // It takes no more, and may finish what it has.
+        return match seen.in_flight {
+            0 => Verdict::Drained(Reason::AppGone),
+            _ => Verdict::Wait(deadline, For::Requests),
+        };
     }
     if seen.is_last && !is_forgotten {
         return Verdict::Wait(deadline, For::Another);
@@ -192,6 +199,7 @@ fn wait(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -> Verdict {
         (_, false) => Verdict::Wait(quiet_at.max(graced_at).min(deadline), For::Outside),
         (false, true) => Verdict::Wait(quiet_at.min(deadline), if is_sure { For::Quiet } else { For::QuietInDoubt }),
         (true, true) if !terms.is_announced => Verdict::Drained(Reason::Unannounced),
+        (true, true) if is_announced && seen.forgetting.is_none() => Verdict::Drained(Reason::QuietAlone),
         (true, true) if !is_sure => Verdict::Drained(Reason::Quiet),
         (true, true) if seen.is_unknown => Verdict::Drained(Reason::Unknown),
         (true, true) if graced_at > began => Verdict::Drained(Reason::Graced),
@@ -236,6 +244,7 @@ mod tests {
             (&u, 5, false, 0, Some(7_000), None, 12_000, Ok(Reason::Quiet)),
             // Control is not there.
             (&None, -1, false, 0, Some(-1), None, 100, Err((10_000, For::Callers))),
+            (&None, -1, false, 0, Some(-1), None, 10_000, Ok(Reason::QuietAlone)),
             (&None, -1, false, 0, Some(9_500), None, 10_000, Err((14_500, For::QuietInDoubt))),
             (&None, -1, false, 0, Some(26_000), None, 26_500, Err((27_000, For::QuietInDoubt))),
             (&None, -1, false, 0, Some(26_000), None, 27_000, Ok(Reason::Deadline(For::QuietInDoubt))),
@@ -271,6 +280,8 @@ mod tests {
         assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Drained(Reason::Unannounced));
         let orphan = Seen { is_last: true, is_app_gone: true, ..Seen::default() };
         assert_eq!(decide(&terms, began, &orphan, at(1)), Verdict::Drained(Reason::AppGone));
+        let finishing = Seen { in_flight: 1, ..orphan };
+        assert_eq!(decide(&terms, began, &finishing, at(1)), Verdict::Wait(at(27_000), For::Requests));
         let seen = Seen { last_outside: Some(at(-1)), ..seen };
         assert_eq!(decide(&alone, began, &seen, at(120)), Verdict::Wait(at(10_000), For::Outside));
     }

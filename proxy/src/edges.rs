@@ -10,6 +10,8 @@ use config::wire::evenkeel::v1::LaneEdge;
 
 use crate::stats::{Leak, Leaked, WorkerStats};
 
+/// The flag of requests of a strict lane that found none of it ready.
+const NO_LANE: &str = "NL";
 /// Edges that are told at once.
 const TOLD_MAX: usize = 1_000;
 
@@ -33,6 +35,8 @@ pub(crate) struct Traffic {
     untagged: u64,
     /// Perhaps lost.
     doubtful: u64,
+    /// The lane is strict, and had no instance that was ready.
+    refused: u64,
     /// The last leak, with its reason.
     last: Option<(Leaked, &'static str)>,
 }
@@ -50,7 +54,9 @@ pub(crate) fn totals(stats: &[WorkerStats]) -> Edges {
                 if key.reporter == "source" && &*key.service != "unknown" {
                     let lane = key.lane.clone().unwrap_or_default();
                     let to = format!("{}/{}", key.namespace, key.service).into();
-                    edges.entry(Edge::To(to, lane)).or_default().requests += series.requests();
+                    let traffic = edges.entry(Edge::To(to, lane)).or_default();
+                    let count = if key.flag == NO_LANE { &mut traffic.refused } else { &mut traffic.requests };
+                    *count += series.requests();
                 }
             },
             |_| true,
@@ -118,6 +124,7 @@ pub(crate) fn news(now: &Edges, heard: &Edges, after: Option<&Edge>) -> (Vec<Lan
             lost: since(traffic.lost, before.lost),
             untagged: since(traffic.untagged, before.untagged),
             doubtful: since(traffic.doubtful, before.doubtful),
+            refused: since(traffic.refused, before.refused),
             example: last.map_or(String::new(), |(leaked, _)| leaked.example.to_string()),
             reason: last.map_or(String::new(), |(_, reason)| (*reason).to_owned()),
             example_ms: last.map_or(0, |(leaked, _)| milliseconds(leaked.at)),
@@ -138,13 +145,21 @@ mod tests {
     use crate::stats::SeriesKey;
 
     fn serve(stats: &WorkerStats, service: &str, lane: Option<&str>, count: u64) {
+        end(stats, service, lane, (200, "-"), count);
+    }
+
+    fn refuse(stats: &WorkerStats, service: &str, lane: &str, count: u64) {
+        end(stats, service, Some(lane), (503, NO_LANE), count);
+    }
+
+    fn end(stats: &WorkerStats, service: &str, lane: Option<&str>, (status, flag): (u16, &'static str), count: u64) {
         let key = SeriesKey {
             reporter: "source",
             service: service.into(),
             namespace: "shop".into(),
             lane: lane.map(Arc::from),
-            status: 200,
-            flag: "-",
+            status,
+            flag,
         };
         (0..count).for_each(|_| stats.series(key.clone()).duration_us.observe(1));
     }
@@ -152,7 +167,7 @@ mod tests {
     fn lines(told: &[LaneEdge]) -> Vec<String> {
         let line = |edge: &LaneEdge| {
             let LaneEdge { from, to, lane, requests, absent, not_ready, lost, untagged, doubtful, .. } = edge;
-            let counts = format!("{requests} {absent} {not_ready} {lost} {untagged} {doubtful}");
+            let counts = format!("{requests} {absent} {not_ready} {lost} {untagged} {doubtful} {}", edge.refused);
             format!("{from}>{to} {lane}: {counts} {} {}", edge.example, edge.reason)
         };
         told.iter().map(|edge| line(edge).trim().to_owned()).collect()
@@ -164,12 +179,13 @@ mod tests {
         serve(&stats[0], "web", None, 3);
         serve(&stats[0], "web", Some("blue"), 4);
         serve(&stats[1], "web", Some("blue"), 1);
+        refuse(&stats[0], "web", "blue", 2);
         let (blue, web) = (Arc::from("blue"), Arc::from("shop/web:80"));
         stats[1].fell_back(&blue, &web, "absent");
         stats[0].fell_back(&blue, &web, "notReady");
         let now = totals(&stats);
         let (told, heard, _) = news(&now, &Edges::new(), None);
-        assert_eq!(lines(&told), [">shop/web : 3 0 0 0 0 0", ">shop/web blue: 5 1 1 0 0 0"]);
+        assert_eq!(lines(&told), [">shop/web : 3 0 0 0 0 0 0", ">shop/web blue: 5 1 1 0 0 0 2"]);
         assert!(news(&now, &heard, None).0.is_empty());
         serve(&stats[1], "web", Some("blue"), 2);
         stats[0].leaked(&blue, Leak::Lost("shop/stock".into(), Why::NoTrace), "GET a/1".into());
@@ -179,9 +195,9 @@ mod tests {
         let now = totals(&stats);
         let (told, heard, _) = news(&now, &heard, None);
         let expected = [
-            ">shop/stock blue: 0 0 0 2 0 1 GET a/2 noTrace",
-            ">shop/web blue: 2 0 0 0 0 0",
-            "> blue: 0 0 0 0 1 0 GET b/ untagged",
+            ">shop/stock blue: 0 0 0 2 0 1 0 GET a/2 noTrace",
+            ">shop/web blue: 2 0 0 0 0 0 0",
+            "> blue: 0 0 0 0 1 0 0 GET b/ untagged",
         ];
         assert_eq!(lines(&told), expected);
         assert!(news(&now, &heard, None).0.is_empty());
@@ -189,7 +205,7 @@ mod tests {
         let (_, heard, _) = news(&totals(&stats[..1]), &heard, None);
         serve(&stats[0], "web", Some("blue"), 2);
         let (told, ..) = news(&totals(&stats[..1]), &heard, None);
-        assert_eq!(lines(&told), [">shop/web blue: 2 0 0 0 0 0"]);
+        assert_eq!(lines(&told), [">shop/web blue: 2 0 0 0 0 0 0"]);
     }
 
     #[test]

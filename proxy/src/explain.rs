@@ -383,6 +383,7 @@ fn trouble(usage: Use, standing: Standing, now: Duration) -> Option<String> {
         Use::Ready(_) => None,
         Use::Unproven | Use::Unwell => Some(format!("it is {}", census::word(usage))),
         Use::Leaving => Some("it says that it goes".to_owned()),
+        Use::Refusing => Some("no connection to it could be made a moment ago".to_owned()),
         Use::Ejected => {
             let left = standing.ejected_until.saturating_sub(now);
             Some(format!("it is ejected for {} more seconds", left.as_secs() + 1))

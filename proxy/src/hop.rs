@@ -5,12 +5,17 @@
 use filters::Head;
 use filters::head::{Known, Span};
 
+use crate::error::Kind;
+
 /// The name of the field.
 pub(crate) const NAME: &str = "X-Evenkeel-Hop";
 /// In an answer: the instance goes, and asks to be left alone.
 pub(crate) const LEAVING: &[u8] = b"leaving";
 /// In an answer: the request was meant for another Service, and nothing was done with it.
 pub(crate) const MISDIRECTED: &[u8] = b"misdirected";
+
+/// In an answer: the instance's application takes no connection, and nothing was done with the request.
+pub(crate) const UNSERVED: &[u8] = b"unserved";
 
 /// The value for requests of one workload to a Service, each `namespace/name`.
 pub(crate) fn value(from: &str, namespace: &str, service: &str) -> Box<[u8]> {
@@ -45,6 +50,8 @@ pub(crate) enum Told {
     Leaving,
     /// Nothing was done with the request: it was meant for another Service.
     Misdirected,
+    /// Nothing was done with it: the instance's application takes no connection.
+    Unserved,
 }
 
 /// Reads what came with an answer of an instance that a proxy of ours stands before, and takes it out.
@@ -53,10 +60,20 @@ pub(crate) fn take_told(answer: &mut Head) -> Told {
         None => return Told::Nothing,
         Some(value) if value == LEAVING => Told::Leaving,
         Some(value) if value == MISDIRECTED => Told::Misdirected,
+        Some(value) if value == UNSERVED => Told::Unserved,
         Some(_) => Told::Nothing,
     };
     answer.remove_known(Known::Hop);
     told
+}
+
+/// What is said with the answer to a request that failed for this reason; `is_at_instance`: here, before the application.
+pub(crate) fn of_failure(kind: Kind, is_at_instance: bool) -> Option<&'static [u8]> {
+    match kind {
+        Kind::Misdirected => Some(MISDIRECTED),
+        Kind::Connect | Kind::ConnectTimeout if is_at_instance => Some(UNSERVED),
+        _ => None,
+    }
 }
 
 /// Says with an answer that the instance goes.
@@ -96,6 +113,7 @@ mod tests {
             (None, Told::Nothing),
             (Some(&b"leaving"[..]), Told::Leaving),
             (Some(b"misdirected"), Told::Misdirected),
+            (Some(b"unserved"), Told::Unserved),
             (Some(b"something of tomorrow"), Told::Nothing),
         ] {
             let mut answer = Head::default();

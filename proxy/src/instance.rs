@@ -1,6 +1,7 @@
 //! The life of the instance beside which a sidecar stands: whether its application is ready, how it goes, and what control
 //! is told of both. What is decided about its going is `drain`'s; here is what that sees. Cold.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -170,7 +171,9 @@ impl Check {
 
     /// Whether nobody listens there any more.
     pub(crate) async fn is_gone(&self) -> bool {
-        matches!(timeout(CHECK_WITHIN, TcpStream::connect(self.app)).await, Ok(Err(_)))
+        let connected = timeout(CHECK_WITHIN, TcpStream::connect(self.app)).await;
+        // No other error says anything of it: there may be no descriptor left here.
+        matches!(connected, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)
     }
 }
 
@@ -211,7 +214,14 @@ impl Instance {
         let (mut failures, mut told_at) = (0, None::<Instant>);
         // Since when it answers as it should, and since when it counts as ready, which a failure or two do not change.
         let (mut answers_since, mut ready_since) = (None::<Instant>, None::<Instant>);
+        let mut calls: Arc<[String]> = Arc::default();
         loop {
+            let told = self.known.borrow().calls.clone();
+            if told != calls {
+                // Its first call need not wait for what others of its Service call, and not fail if control goes before it.
+                told.iter().for_each(|service| self.shared.ask_control_for(&format!("Service/{service}/*").into()));
+                calls = told;
+            }
             let (check, has_rules) = (self.check.clone(), self.status.has_rules());
             let look =
                 async { if has_rules { check.ready().await } else { Err("its rules are not in force".to_owned()) } };
@@ -274,7 +284,7 @@ impl Instance {
         match (&known.response, ready_for) {
             (_, None) => false,
             (Some(response), _) => response.phase() == Phase::Ready,
-            (None, Some(ready_for)) => !known.is_unknown && (!self.terms.is_announced || ready_for >= TOLD_WITHIN),
+            (None, Some(ready_for)) => !known.is_refused && (!self.terms.is_announced || ready_for >= TOLD_WITHIN),
         }
     }
 
@@ -288,11 +298,13 @@ impl Instance {
         self.standing.send_replace(going(""));
         let mut seen = Seen::default();
         let (mut counts, mut told_at) = (self.counts(), None);
-        let (mut late, mut waited_for, mut looked_at) = (0, None, None::<Instant>);
+        let (mut late, mut waited_for, mut looked_at, mut is_gone) = (0, None, None::<Instant>, false);
         let reason = loop {
             if seen.is_last && looked_at.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
                 looked_at = Some(Instant::now());
-                seen.is_app_gone = self.check.is_gone().await;
+                // Once may be while it binds its address anew.
+                let was_gone = std::mem::replace(&mut is_gone, self.check.is_gone().await);
+                seen.is_app_gone = was_gone && is_gone;
             }
             let (now, next) = (Instant::now(), self.counts());
             let at = |ms: u64| (ms > 0).then(|| self.shared.origin + Duration::from_millis(ms));

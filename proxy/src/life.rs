@@ -232,7 +232,11 @@ async fn run_until_signal(
                 let status = &in_force.status;
                 let before = status.fare();
                 status.set_fare(sum(|stats| &stats.requests), sum(|stats| &stats.failed));
-                if status.fare() != before && status.snapshot().is_some_and(|rules| !rules.lane_groups.is_empty()) {
+                // Of an instance they tell new ones of its Service whom to know.
+                let is_asked_for = |rules: &Snapshot| {
+                    !rules.lane_groups.is_empty() || rules.binds.iter().any(|bind| bind.instance_of.is_some())
+                };
+                if status.fare() != before && status.snapshot().is_some_and(|rules| is_asked_for(&rules)) {
                     status.set_edges(edges::totals(&shared.stats));
                 }
                 refused_before = tell_refused(&in_force.process, refused_before);

@@ -14,18 +14,15 @@ use crate::record::Record;
 use crate::request::After;
 use crate::worker::ConnectionGuard;
 
-/// The flag of a request that was meant for another Service.
-const MISDIRECTED: &str = "MD";
-
-/// Sends an error in answer to a request.
+/// Sends an error in answer to a request. `hop` is what proxies of the mesh are told beside it.
 pub(crate) async fn send_error(
     guard: &ConnectionGuard,
     client: &mut Client,
     meta: &RequestMeta,
     reply: &Reply,
+    hop: Option<&'static [u8]>,
     record: &mut Record,
 ) -> After {
-    let hop = (reply.flag == MISDIRECTED).then_some(hop::MISDIRECTED);
     send(guard, client, Asked::of(meta), Text { hop, ..Text::of(reply.status, reply.body) }, record).await
 }
 

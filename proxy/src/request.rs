@@ -591,7 +591,8 @@ async fn fail(
     if answer.status == 499 {
         return After::Close;
     }
-    reply::send_error(guard, client, meta, &answer, record).await
+    let hop = hop::of_failure(error.kind, guard.bind.instance_of.is_some());
+    reply::send_error(guard, client, meta, &answer, hop, record).await
 }
 
 pub(crate) fn after(now: Duration, timeout: Option<Duration>) -> Duration {

@@ -70,6 +70,8 @@ pub(crate) fn after(error: ProxyError, request: Request, policy: &Retries) -> Ne
         (Kind::Connect | Kind::ConnectTimeout | Kind::Gone, Reached::Nothing) if policy.connect_failure => {
             Next::Retry(Again::default())
         }
+        // The proxy before the endpoint had no connection, and says so.
+        (Kind::Connect, Reached::Answered) if policy.connect_failure && request.can_rewind => Next::Retry(rewound),
         (Kind::Gone, _) if policy.reset && repeatable => Next::Retry(rewound),
         (Kind::AnswerTimeout, Reached::Sent) if policy.timeout && repeatable => Next::Retry(rewound),
         (Kind::Status, _) if repeatable => Next::Retry(rewound),
@@ -121,6 +123,7 @@ mod tests {
         for (error, is_idempotent, reused, policy, expected) in [
             (up(Kind::Connect, Reached::Nothing), post, false, &default, retry(false)),
             (up(Kind::ConnectTimeout, Reached::Nothing), get, false, &default, retry(false)),
+            (up(Kind::Connect, Reached::Answered), post, false, &default, retry(true)),
             (up(Kind::Gone, Reached::Nothing), post, false, &default, retry(false)),
             (up(Kind::Gone, Reached::Nothing), post, true, &default, anew(true, false)),
             (up(Kind::Gone, Reached::Sent), get, true, &default, anew(true, true)),

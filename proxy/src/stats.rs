@@ -242,7 +242,9 @@ impl WorkerStats {
     pub(crate) fn leaked(&self, lane: &Arc<str>, leak: Leak, example: Box<str>) {
         let mut leaks = self.leaks.lock().expect("no holder of this lock can panic");
         let (key, at) = ((lane.clone(), leak), SystemTime::now());
-        if leaks.len() < LEAKS_MAX || leaks.contains_key(&key) {
+        // Doubts leave room for what is sure.
+        let most = if matches!(key.1, Leak::Doubtful(_)) { LEAKS_MAX / 2 } else { LEAKS_MAX };
+        if leaks.len() < most || leaks.contains_key(&key) {
             let leaked = leaks.entry(key).or_insert_with(|| Leaked { count: 0, at, example: Box::default() });
             *leaked = Leaked { count: leaked.count + 1, at, example };
         }

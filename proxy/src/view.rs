@@ -361,13 +361,19 @@ impl ClusterView {
                     .or(several.last())?
             }
         };
-        let question = Question {
-            now,
-            hash: hash.map(|hash| (hash, group)),
-            is_tried: &|member| tried.contains(&self.endpoints[member as usize].address),
-            is_retry: !tried.is_empty(),
-        };
-        let member = tier.1.pick(&question, |member| &self.endpoints[member as usize].load, dice);
+        let is_tried = |member| tried.contains(&self.endpoints[member as usize].address);
+        let is_retry = !tried.is_empty();
+        let question = Question { now, hash: hash.map(|hash| (hash, group)), is_tried: &is_tried, is_retry };
+        let load = |member| &self.endpoints[member as usize].load;
+        if is_retry {
+            // One attempt is enough to find out who takes connections again.
+            let is_doubtful = |member| is_tried(member) || self.endpoints[member as usize].state.is_doubtful();
+            let member = tier.1.pick(&Question { is_tried: &is_doubtful, ..question }, load, &mut dice);
+            if !is_doubtful(member) {
+                return Some(&self.endpoints[member as usize]);
+            }
+        }
+        let member = tier.1.pick(&question, load, dice);
         Some(&self.endpoints[member as usize])
     }
 

@@ -149,6 +149,9 @@ impl Drawing<'_> {
                 }
             }
         }
+        if let refused @ 1.. = number(edge, "refused") {
+            said.push(format!("{refused} REFUSED: the lane is strict, and had none there that was ready"));
+        }
         for (name, words) in [("lost", "LOST"), ("untagged", "UNTAGGED")] {
             if let leaks @ 1.. = number(edge, name) {
                 said.push(format!("{words} {leaks}{}", self.example(&edge["lastLeak"])));
@@ -222,7 +225,7 @@ mod tests {
             })
         };
         let mut doubtful = edge("Service/d/a", "d/b", 1, 0, 0, 0);
-        doubtful["doubtful"] = 3.into();
+        (doubtful["doubtful"], doubtful["refused"]) = (3.into(), 2.into());
         let outside = json!({
             "from": "", "to": "d/cart", "requests": 0, "inLane": 0, "absent": 0, "notReady": 0, "lost": 0, "untagged": 2,
             "lastLeak": { "request": "GET cart/", "reason": "untagged", "at": 2_500 },
@@ -257,7 +260,7 @@ trace; the last 2.0 s ago: GET stock/7)
 
 doubt: no leak that is sure in 10 minutes
   Service/d/a
-  └─ d/b  1 request, all in the lane, perhaps lost 3 (the caller calls there of its own accord, too)
+  └─ d/b  1 request, all in the lane, 2 REFUSED: the lane is strict, and had none there that was ready, perhaps lost 3 (the caller calls there of its own accord, too)
 
 circle: no leak in 10 minutes
   Service/d/a

@@ -68,7 +68,7 @@ pub fn receipt(one: &Value) -> String {
         lines.push(format!("  last request: {}", last_request(one)));
     }
     if let late @ 1.. = one["lateRequests"].as_u64().unwrap_or(0) {
-        lines.push(format!("  {late} requests came after callers had forgotten it, from outside the mesh"));
+        lines.push(format!("  {late} requests came after all callers in reach had forgotten it"));
     }
     for proxy in list(&one["proxies"]).filter(|proxy| !matches!(proxy["state"].as_str(), Some("forgot" | "ended"))) {
         lines.push(format!(

@@ -1,5 +1,5 @@
 //! `evenkeel status`: whether everything is in force everywhere, and if not, what is not where and why. Exit code 0: it is;
-//! 1: it is not, or an instance is refused. Cold.
+//! 1: it is not, or instances are refused, told to nobody, or lost in numbers. Cold.
 
 use std::process::ExitCode;
 
@@ -95,8 +95,11 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         }
         say(&warnings(objects, args.output.full));
     }
-    let is_refused = answer["instances"]["refusedNow"].as_u64().unwrap_or(0) > 0;
-    Ok(code(missing.is_empty() && awaited.is_empty() && files.is_empty() && !is_refused))
+    let instances = &answer["instances"];
+    let is_braked = instances["braked"].as_array().is_some_and(|braked| !braked.is_empty());
+    let are_well =
+        !is_braked && ["nowhere", "refusedNow"].iter().all(|name| instances[name].as_u64().unwrap_or(0) == 0);
+    Ok(code(missing.is_empty() && awaited.is_empty() && files.is_empty() && are_well))
 }
 
 /// Files that control reads by itself, if it refuses what they say; a line each.
@@ -135,6 +138,12 @@ fn instances(told: &Value) -> String {
         lines.push(format!(
             "  {} unconfirmed: evenkeel get instances -A\n",
             count(unconfirmed, "instance is", "instances are")
+        ));
+    }
+    if let nowhere @ 1.. = number("nowhere") {
+        lines.push(format!(
+            "  {} ready, and nobody is told: evenkeel get instances -A says why\n",
+            count(nowhere, "instance is", "instances are")
         ));
     }
     let (refused, now) = (number("refused"), number("refusedNow"));

@@ -38,6 +38,8 @@ pub struct Instance {
     pub labels: BTreeMap<Box<str>, Box<str>>,
     /// Callers are to forget it.
     pub is_draining: bool,
+    /// Since when it wants to go, in milliseconds since 1970; 0: nobody knows, or it does not.
+    pub going_ms: i64,
     /// When it became ready, in milliseconds since 1970.
     pub ready_ms: i64,
 }
@@ -106,6 +108,7 @@ impl Instance {
             "zone": self.zone,
             "labels": self.labels,
             "draining": self.is_draining,
+            "going": self.going_ms,
             "ready": self.ready_ms,
         })
         .to_string()
@@ -125,6 +128,8 @@ impl Instance {
             zone: stored["zone"].as_str().map(Box::from),
             labels: entries("labels").map(label).collect::<Option<_>>()?,
             is_draining: stored["draining"].as_bool()?,
+            // It was not always kept.
+            going_ms: stored["going"].as_i64().unwrap_or(0),
             ready_ms: stored["ready"].as_i64()?,
         })
     }
@@ -145,6 +150,7 @@ mod tests {
                 zone,
                 labels: [("lane".into(), "blue".into())].into(),
                 is_draining: true,
+                going_ms: 13,
                 ready_ms: 12,
             };
             assert_eq!(Instance::parse(&instance.text()), Some(instance.clone()));

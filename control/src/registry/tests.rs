@@ -39,6 +39,7 @@ fn instance(text: &str) -> (Name, Instance) {
         zone: None,
         labels,
         is_draining: false,
+        going_ms: 0,
         ready_ms: 0,
     };
     (name(text), instance)
@@ -58,7 +59,7 @@ impl Scene {
     fn new(stored: &[&str]) -> Scene {
         let start = Instant::now();
         let stored = stored.iter().map(|text| instance(text)).map(|(name, instance)| (name, Arc::new(instance)));
-        Scene { start, registry: Registry::new(stored.collect(), |_, one| place(one), start) }
+        Scene { start, registry: Registry::new(stored.collect(), |_, one| place(one), 0, start) }
     }
 
     /// `join INSTANCE`, `ready`, `starting`, `drain MS`, `end`, `leave`, `ask` with a name and perhaps `#INCARNATION`, or `time`.
@@ -88,7 +89,7 @@ impl Scene {
                 }
             }
             (None, "leave") => self.registry.on_leave(&plain, speaker, now),
-            (None, "ask") => assert!(self.registry.on_ask(&plain, now)),
+            (None, "ask") => assert!(self.registry.on_ask(&plain, 0, now)),
             (None, "time") => self.registry.on_time(now),
             (None, verb) => panic!("{verb}"),
         }
@@ -264,6 +265,25 @@ fn one_that_waits_for_another_hears_of_documents_that_make_it_one() {
     assert_eq!(scene.told(), "a- b");
     let elsewhere = |_: &Name, _: &Instance| Place::default();
     assert_eq!(scene.registry.on_documents(&[], &["shop".into()], elsewhere, now), [name("a"), name("b")]);
+}
+
+#[test]
+fn since_when_one_goes_is_known_after_a_restart() {
+    let mut scene = Scene::new(&[]);
+    let rows = [
+        (0, "join a", ""),
+        (1, "ready a", "a"),
+        (2, "join b", "a"),
+        (3, "ready b", "a b"),
+        (4, "drain a 9000", "a- b"),
+    ];
+    scene.check(&rows);
+    let stored = scene.registry.stored.iter().map(|(name, one)| (name.clone(), one.text()));
+    let stored = stored.map(|(name, text)| (name, Arc::new(Instance::parse(&text).expect("it was written"))));
+    let now = scene.start + Duration::from_secs(60);
+    let again = Registry::new(stored.collect(), |_, one| place(one), 5_001, now);
+    let going = |name: &Name| again.get(name).expect("it is stored").going.map(|since| now - since);
+    assert_eq!((going(&name("a")), going(&name("b"))), (Some(Duration::from_secs(5)), None));
 }
 
 #[test]

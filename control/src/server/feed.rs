@@ -80,11 +80,20 @@ impl Feed {
                     for committed in changes {
                         seen = committed.revision;
                         self.take(&committed);
-                        self.roll.on_documents(committed.moved.iter().map(|moved| &moved.key));
+                        match committed.cause.course {
+                            Course::Straight => {
+                                self.roll.on_documents(committed.moved.iter().map(|moved| &moved.key));
+                            }
+                            // What becomes everybody's may have been there before.
+                            _ => self.roll.on_all_documents(),
+                        }
                     }
                 }
                 // It was too fast for us: everything anew.
-                Missed::TooMuch => seen = self.begin(&store),
+                Missed::TooMuch => {
+                    seen = self.begin(&store);
+                    self.roll.on_all_documents();
+                }
             }
             if revisions.changed().await.is_err() {
                 return;

@@ -398,9 +398,9 @@ impl Fleet {
     }
 
     /// A proxy was refused before it spoke for an instance, if it is beside one.
-    pub(crate) fn note_refused(&self, instance: Option<&str>, status: &Status) {
+    pub(crate) fn note_refused(&self, instance: Option<&str>, status: &Status, is_proved: bool) {
         if let Some(instance) = instance {
-            self.roll.note_refused(word(instance).to_string(), status.message().to_owned());
+            self.roll.note_refused(word(instance).to_string(), status.message().to_owned(), is_proved);
         }
     }
 

@@ -109,16 +109,21 @@ async fn drains(State(api): State<Api>, Query(parameters): Query<Parameters>) ->
 }
 
 /// What is to be known of all instances at a glance.
-pub(crate) fn summary(roll: &Roll) -> Value {
+pub(crate) fn summary(roll: &Roll, documents: &Documents) -> Value {
     roll.look(|registry, drains, refused| {
         let unconfirmed = registry.all().filter(|(_, seen)| seen.is_unconfirmed).count();
         let braked: Vec<String> =
             registry.braked().map(|(namespace, service)| format!("{namespace}/{service}")).collect();
+        let is_nowhere = |name: &Name, seen: &Seen<'_>| {
+            seen.phase == Phase::Ready && (seen.place.is_nowhere() || documents.get(&service(name)).is_none())
+        };
+        let nowhere = registry.all().filter(|(name, seen)| is_nowhere(name, seen)).count();
         json!({
             "count": registry.all().count(),
             "unconfirmed": unconfirmed,
             "braked": braked,
             "draining": drains.all().len(),
+            "nowhere": nowhere,
             "refused": refused.len(),
             "refusedNow": refused.iter().filter(|refused| refused.is_now()).count(),
         })

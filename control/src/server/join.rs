@@ -5,22 +5,20 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use config::wire::evenkeel::v1::{Ending, JoinRequest, Member, Phase};
+use config::wire::evenkeel::v1::{Ending, JoinRequest, JoinResponse, Member, Phase};
 use http::HeaderMap;
-use serde_json::Value;
 use tonic::Status;
 
 use crate::access::Action;
-use crate::registry::{Instance, Name, Place, Word};
+use crate::registry::{Instance, Name, Word};
 use crate::server::admission::{self, Speech};
 use crate::server::grpc::Exchange;
 use crate::server::guard::{Caller, Guard};
-use crate::server::instances::service;
+use crate::server::lanes::Lanes;
 use crate::server::roll::{Roll, Seat};
 use crate::server::wire::Link;
-use crate::store::{State, Store};
 
 /// Letters of one word of an instance.
 const WORD_BYTES_MAX: usize = 253;
@@ -40,7 +38,7 @@ const CUT_LETTERS_MAX: usize = 2_000;
 pub(crate) struct Joins {
     guard: Arc<Guard>,
     roll: Arc<Roll>,
-    store: Store,
+    lanes: Arc<Lanes>,
 }
 
 /// A proxy that speaks for its instance.
@@ -52,6 +50,8 @@ pub(crate) struct Join {
     /// Comes when it may no longer be here.
     ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     spoken: Option<Spoken>,
+    /// Whom others of its Service call, so that it knows them before it does: not said so far.
+    calls: Vec<String>,
 }
 
 /// What it speaks for.
@@ -69,8 +69,8 @@ impl Drop for Spoken {
 }
 
 impl Joins {
-    pub(crate) fn new(guard: Arc<Guard>, roll: Arc<Roll>, store: Store) -> Joins {
-        Joins { guard, roll, store }
+    pub(crate) fn new(guard: Arc<Guard>, roll: Arc<Roll>, lanes: Arc<Lanes>) -> Joins {
+        Joins { guard, roll, lanes }
     }
 
     /// Lets somebody speak, or says why not.
@@ -78,7 +78,7 @@ impl Joins {
         let caller = admission::caller(&self.guard, headers, link, "an instance")?;
         let ended = Box::pin(caller.ended());
         let (joins, link, speech) = (self.clone(), link.clone(), Speech::begins());
-        Ok(Join { joins, caller, link, speech, ended, spoken: None })
+        Ok(Join { joins, caller, link, speech, ended, spoken: None, calls: Vec::new() })
     }
 }
 
@@ -96,7 +96,7 @@ impl Join {
             }
             match self.spoken.as_ref().map_or(Poll::Pending, |spoken| spoken.seat.poll(context)) {
                 Poll::Ready(Some(told)) => {
-                    outgoing.say(&told);
+                    outgoing.say(&JoinResponse { calls: std::mem::take(&mut self.calls), ..told });
                     continue;
                 }
                 Poll::Ready(None) => {
@@ -146,7 +146,7 @@ impl Join {
         if let Err(status) = &entered
             && phase != Phase::Ended
         {
-            self.joins.roll.note_refused(told, status.message().to_owned());
+            self.joins.roll.note_refused(told, status.message().to_owned(), true);
         }
         entered
     }
@@ -160,44 +160,14 @@ impl Join {
                 "a proxy speaks for its own instance, beside its stream: it is not {id}"
             )));
         }
-        let place = place_of(&self.joins.store.state(), &name, &instance);
         let written = instance.labels.get("lane").map_or("", |lane| lane);
         self.caller.may(&Action::Join { lane: written }, "an instance").map_err(admission::denied)?;
         let refused = |refusal: crate::registry::Refusal| Status::already_exists(refusal.to_string());
-        let (number, seat) = self.joins.roll.join(&name, instance, place).map_err(refused)?;
+        let (number, seat) = self.joins.roll.join(&name, instance).map_err(refused)?;
+        self.calls = self.joins.lanes.called_by(&format!("Service/{cluster}"), Instant::now());
         self.spoken = Some(Spoken { roll: self.joins.roll.clone(), name, number, seat });
         Ok(())
     }
-}
-
-/// Where requests find an instance, by the documents of its Service and of lanes.
-pub(crate) fn place_of(documents: &State, name: &Name, instance: &Instance) -> Place {
-    let written = documents.get(&service(name)).and_then(|object| serde_json::from_str::<Value>(&object.text).ok());
-    let own = || instance.ports.keys().cloned();
-    let ports = match written.as_ref().and_then(|service| service["spec"]["ports"].as_array()) {
-        // It may come later.
-        None => own().collect(),
-        Some(ports) => {
-            let known: Vec<&str> = ports.iter().map(|port| port["name"].as_str().unwrap_or_default()).collect();
-            let named = own().filter_map(|port| match &*port {
-                "" => known.first().copied(),
-                port => known.iter().find(|known| **known == port).copied(),
-            });
-            named.map(Box::from).collect()
-        }
-    };
-    Place { lane: lane_of(documents, name, instance), ports }
-}
-
-/// The lane that an instance is in; empty: the baseline, however the LaneGroups of its namespace call that.
-fn lane_of(documents: &State, name: &Name, instance: &Instance) -> Box<str> {
-    let Some(lane) = instance.labels.get("lane") else { return "".into() };
-    let groups = documents.of_kind("LaneGroup").filter(|group| group.key.namespace == name.namespace);
-    let mut baselines = groups.filter_map(|group| {
-        let document: Value = serde_json::from_str(&group.text).ok()?;
-        Some(document["spec"]["baseline"].as_str().unwrap_or("base").to_owned())
-    });
-    if baselines.any(|baseline| *baseline == **lane) { "".into() } else { lane.clone() }
 }
 
 /// What a proxy says of its instance, if that can be. The error says what cannot.
@@ -253,6 +223,7 @@ fn read(member: Member, source: IpAddr) -> Result<(Name, Instance), String> {
         zone: Some(zone).filter(|zone| !zone.is_empty()).map(Box::from),
         labels: labels.into_iter().map(label).collect::<Result<BTreeMap<_, _>, String>>()?,
         is_draining: false,
+        going_ms: 0,
         ready_ms: 0,
     };
     Ok((Name { namespace: namespace.into(), service: service.into(), name: name.into() }, instance))

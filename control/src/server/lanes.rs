@@ -1,7 +1,7 @@
 //! Lanes over the graph of calls, as proxies tell it: which way requests of each lane went in the last ten minutes, where
 //! the baseline served them, and where they leaked. It begins anew with control. Time is an argument. Machine, Cold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ const PERIODS: usize = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 /// Ways that are remembered; others are not counted.
 const EDGES_MAX: usize = 20_000;
+/// Services that a new instance is told of, since others of its Service call them.
+const CALLED_MAX: usize = 100;
 /// Of a name that a proxy tells.
 const TEXT_BYTES_MAX: usize = 600;
 
@@ -69,6 +71,7 @@ struct Counts {
     lost: u64,
     untagged: u64,
     doubtful: u64,
+    refused: u64,
 }
 
 /// Rings of periods; the place of a period is its number modulo their count.
@@ -83,8 +86,8 @@ struct Traffic {
 
 impl Counts {
     fn of(edge: &LaneEdge) -> Counts {
-        let &LaneEdge { requests, absent, not_ready, lost, untagged, doubtful, .. } = edge;
-        Counts { requests, absent, not_ready, lost, untagged, doubtful }
+        let &LaneEdge { requests, absent, not_ready, lost, untagged, doubtful, refused, .. } = edge;
+        Counts { requests, absent, not_ready, lost, untagged, doubtful, refused }
     }
 
     fn add(&mut self, other: &Counts) {
@@ -95,6 +98,7 @@ impl Counts {
         self.lost = self.lost.saturating_add(other.lost);
         self.untagged = self.untagged.saturating_add(other.untagged);
         self.doubtful = self.doubtful.saturating_add(other.doubtful);
+        self.refused = self.refused.saturating_add(other.refused);
     }
 
     fn leaks(&self) -> u64 {
@@ -178,6 +182,13 @@ impl Lanes {
         json!({ "seconds": seconds, "lanes": told.collect::<Vec<_>>() })
     }
 
+    /// The Services that instances of a workload (`KIND/NAMESPACE/NAME`) have called lately, each `namespace/name`.
+    pub(crate) fn called_by(&self, workload: &str, now: Instant) -> Vec<String> {
+        let edges = self.recent(now, |edge| *edge.from == *workload);
+        let called: BTreeSet<&Arc<str>> = edges.values().flatten().map(|(edge, ..)| &edge.to).collect();
+        called.into_iter().take(CALLED_MAX).map(|service| service.to_string()).collect()
+    }
+
     /// Ways on which lanes leak, with how often, the most frequent first.
     pub(crate) fn leaks(&self, now: Instant) -> Value {
         let lanes = self.recent(now, |_| true);
@@ -215,7 +226,7 @@ impl Lanes {
 type Last = Option<(Box<str>, Box<str>, u64)>;
 
 fn edge_json(edge: &Edge, counts: &Counts, last: &Last) -> Value {
-    let &Counts { requests, absent, not_ready, lost, untagged, doubtful } = counts;
+    let &Counts { requests, absent, not_ready, lost, untagged, doubtful, refused } = counts;
     let last = last.as_ref().filter(|_| counts.leaks() > 0);
     json!({
         "from": &*edge.from,
@@ -227,6 +238,7 @@ fn edge_json(edge: &Edge, counts: &Counts, last: &Last) -> Value {
         "lost": lost,
         "untagged": untagged,
         "doubtful": doubtful,
+        "refused": refused,
         "lastLeak": last.map(|(request, reason, at)| json!({ "request": &**request, "reason": &**reason, "at": at })),
     })
 }
@@ -235,12 +247,12 @@ fn edge_json(edge: &Edge, counts: &Counts, last: &Last) -> Value {
 mod tests {
     use super::*;
 
-    /// An edge in words: `FROM>TO LANE REQUESTS ABSENT NOTREADY LOST UNTAGGED DOUBTFUL`.
+    /// An edge in words: `FROM>TO LANE REQUESTS ABSENT NOTREADY LOST UNTAGGED DOUBTFUL REFUSED`.
     fn edge(words: &str) -> LaneEdge {
         let words: Vec<&str> = words.split(' ').collect();
         let (from, to) = words[0].split_once('>').expect("a way");
         let number = |place: usize| words.get(place).map_or(0, |word| word.parse().expect("a number"));
-        let [requests, absent, not_ready, lost, untagged, doubtful] = [2, 3, 4, 5, 6, 7].map(number);
+        let [requests, absent, not_ready, lost, untagged, doubtful, refused] = [2, 3, 4, 5, 6, 7, 8].map(number);
         let (example, reason) =
             if lost + untagged > 0 { ("GET a/1".into(), "noTrace".into()) } else { Default::default() };
         LaneEdge {
@@ -253,6 +265,7 @@ mod tests {
             lost,
             untagged,
             doubtful,
+            refused,
             example,
             reason,
             example_ms: 7,
@@ -265,7 +278,7 @@ mod tests {
         let edges = lanes.flat_map(|lane| {
             lane["edges"].as_array().expect("a list").iter().map(move |edge| {
                 let number = |name: &str| edge[name].as_u64().expect("a number");
-                let counts = ["inLane", "absent", "notReady", "lost", "untagged", "doubtful"];
+                let counts = ["inLane", "absent", "notReady", "lost", "untagged", "doubtful", "refused"];
                 let counts = counts.map(|name| number(name).to_string());
                 let word = |name: &str| edge[name].as_str().expect("a text");
                 format!("{} {}>{} {}", lane["lane"].as_str().unwrap_or("-"), word("from"), word("to"), counts.join(" "))
@@ -286,7 +299,7 @@ mod tests {
         // Whatever it says of who else calls, it is itself that calls.
         take(
             "Service/shop/web",
-            &["shop/x>shop/stock blue 3 0 0 2", "shop/cart> blue 0 0 0 0 1", ">shop/mail blue 0 0 0 0 0 6"],
+            &["shop/x>shop/stock blue 3 0 0 2", "shop/cart> blue 0 0 0 0 1", ">shop/mail blue 0 0 0 0 0 6 4"],
             1,
         );
         take("Service/shop/web", &[">shop/stock blue 4"], 2);
@@ -294,18 +307,20 @@ mod tests {
         assert_eq!(
             told(&lanes, now(2)),
             [
-                "- Gateway/shop/edge>shop/web 9 0 0 0 0 0",
-                "blue Gateway/shop/edge>shop/web 3 1 1 0 0 0",
-                "blue Service/shop/web>shop/mail 0 0 0 0 0 6",
-                "blue Service/shop/web>shop/stock 7 0 0 2 0 0",
-                "blue shop/cart>shop/web 0 0 0 0 1 0"
+                "- Gateway/shop/edge>shop/web 9 0 0 0 0 0 0",
+                "blue Gateway/shop/edge>shop/web 3 1 1 0 0 0 0",
+                "blue Service/shop/web>shop/mail 0 0 0 0 0 6 4",
+                "blue Service/shop/web>shop/stock 7 0 0 2 0 0 0",
+                "blue shop/cart>shop/web 0 0 0 0 1 0 0"
             ]
         );
+        assert_eq!(lanes.called_by("Service/shop/web", now(2)), ["shop/mail", "shop/stock"]);
+        assert_eq!(lanes.called_by("Service/shop/mail", now(2)), [""; 0]);
         let leaks = lanes.leaks(now(2));
         assert_eq!(leaks.as_array().map(Vec::len), Some(2), "{leaks}");
         assert_eq!(leaks[0]["lastLeak"]["request"], "GET a/1", "{leaks}");
         assert_eq!(told(&lanes, now(10)).len(), 3);
-        assert_eq!(told(&lanes, now(11)), ["blue Service/shop/web>shop/stock 4 0 0 0 0 0"]);
+        assert_eq!(told(&lanes, now(11)), ["blue Service/shop/web>shop/stock 4 0 0 0 0 0 0"]);
         assert!(told(&lanes, now(12)).is_empty() && told(&lanes, now(1_000)).is_empty());
         lanes.take("", &[edge(">shop/a blue 1")], start);
         lanes.take("Service/shop/web", &[edge(&format!(">{} blue 1", "x".repeat(601)))], start);

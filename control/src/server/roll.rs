@@ -21,11 +21,11 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::log;
-use crate::registry::{Drain, Drains, HolderState, Instance, Mark, Name, Phase, Place, Refusal, Registry, Word};
+use crate::registry::{Drain, Drains, HolderState, Instance, Mark, Name, Phase, Refusal, Registry, Word};
 use crate::server::fleet::{Fleet, Holders, Proxy};
-use crate::server::join::place_of;
 use crate::server::metrics::Metrics;
-use crate::store::{self, Committed, DiskError, State, Store};
+use crate::server::places::Places;
+use crate::store::{self, Committed, DiskError, Store};
 
 /// When what could not be stored is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -36,6 +36,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(3_600);
 const REFUSED_NOW: Duration = Duration::from_secs(15);
 /// Proxies that are named in one list; all are counted.
 const NAMED_MAX: usize = 10;
+
+/// Namespace and name.
+type Service = (Arc<str>, Arc<str>);
 
 /// All instances.
 pub(crate) struct Roll {
@@ -64,44 +67,48 @@ pub(crate) struct Refused {
     pub(crate) name: String,
     pub(crate) reason: String,
     pub(crate) at: Instant,
+    /// It has a token of ours.
+    is_proved: bool,
 }
 
 impl Refused {
-    /// Whether it is still trying.
+    /// Whether it is still trying, and it is not just anybody who says so.
     pub(crate) fn is_now(&self) -> bool {
-        self.at.elapsed() < REFUSED_NOW
+        self.is_proved && self.at.elapsed() < REFUSED_NOW
     }
 }
 
 impl Roll {
-    /// What is stored. `place_of` tells the place of an instance.
-    pub(crate) fn new(
-        store: Store,
-        metrics: Arc<Metrics>,
-        place_of: impl Fn(&State, &Name, &Instance) -> Place,
-    ) -> Arc<Roll> {
+    /// What is stored.
+    pub(crate) fn new(store: Store, metrics: Arc<Metrics>) -> Arc<Roll> {
         let (state, now) = (store.state(), Instant::now());
+        let places = Places::new(&state);
         let inner = Inner {
-            registry: Registry::new(state.instances().clone(), |name, one| place_of(&state, name, one), now),
+            registry: Registry::new(state.instances().clone(), |name, one| places.of(name, one), wall_ms(), now),
             drains: Drains::starting(now),
             seats: HashMap::new(),
             endings: BTreeMap::new(),
             refused: VecDeque::new(),
         };
+        drop(places);
         drop(state);
         let (wake, open, next) = (Notify::new(), AtomicUsize::new(0), AtomicU64::new(1));
         Arc::new(Roll { store, metrics, inner: Mutex::new(inner), wake, open, next })
     }
 
-    /// Taken after the catalog and before what is known of a stream, never the other way round.
+    /// Taken after the catalog, and after the store's state, and before what is known of streams, never the other way round.
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A proxy speaks for an instance from now on; returns by which number, and where it hears what becomes of it.
-    pub(crate) fn join(&self, name: &Name, instance: Instance, place: Place) -> Result<(u64, Seat), Refusal> {
+    pub(crate) fn join(&self, name: &Name, instance: Instance) -> Result<(u64, Seat), Refusal> {
         let (number, seat) = (self.next.fetch_add(1, Relaxed), Seat::default());
+        // Until it is among those that hear of other documents.
+        let state = self.store.state();
+        let place = Places::new(&state).of(name, &instance);
         let mut inner = self.inner();
+        drop(state);
         inner.registry.on_join(name, instance, place, number, Instant::now())?;
         let told = name.to_string();
         inner.refused.retain(|known| known.name != told);
@@ -116,18 +123,16 @@ impl Roll {
 
     /// It says how far its instance is.
     pub(crate) fn say(&self, name: &Name, number: u64, word: Word, note: Box<str>, ending: Option<Ending>) {
-        let mut inner = self.inner();
-        let wall_ms = jiff::Timestamp::now().as_millisecond();
+        let (mut inner, now) = (self.inner(), Instant::now());
         if matches!(word, Word::Ended { .. }) && inner.seats.get(name).is_some_and(|(known, _)| *known == number) {
             inner.endings.insert(name.clone(), ending.unwrap_or_default());
         }
-        inner.registry.on_note(name, number, note);
-        inner.registry.on_word(name, number, word, wall_ms, Instant::now());
-        let Inner { registry, drains, .. } = &mut *inner;
-        if let Some(going) = registry.get(name).and_then(|seen| seen.going) {
+        if let Word::Draining { since, .. } | Word::Ended { since } = word {
             // One whose mark is from before control started says now when it began.
-            drains.on_asked(name, going);
+            inner.drains.on_asked(name, now.checked_sub(since).unwrap_or(now));
         }
+        inner.registry.on_note(name, number, note);
+        inner.registry.on_word(name, number, word, wall_ms(), now);
         inner.publish(name);
         drop(inner);
         self.wake.notify_one();
@@ -145,20 +150,22 @@ impl Roll {
     }
 
     /// One that was not let in: people look for it here.
-    pub(crate) fn note_refused(&self, name: String, reason: String) {
+    pub(crate) fn note_refused(&self, name: String, reason: String, is_proved: bool) {
         let mut inner = self.inner();
         // It tries again and again.
-        inner.refused.retain(|known| known.name != name);
-        inner.refused.push_back(Refused { name, reason, at: Instant::now() });
+        inner.refused.retain(|known| known.name != name || known.is_proved && !is_proved);
+        inner.refused.push_back(Refused { name, reason, at: Instant::now(), is_proved });
         if inner.refused.len() > REFUSED_MAX {
-            inner.refused.pop_front();
+            // Those that anybody can make up do not push out the others.
+            let place = inner.refused.iter().position(|known| !known.is_proved).unwrap_or(0);
+            inner.refused.remove(place);
         }
     }
 
     /// Somebody wants an instance to go. False: there is none of that name.
     pub(crate) fn ask(&self, name: &Name) -> bool {
         let mut inner = self.inner();
-        let is_there = inner.registry.on_ask(name, Instant::now());
+        let is_there = inner.registry.on_ask(name, wall_ms(), Instant::now());
         inner.publish(name);
         drop(inner);
         self.wake.notify_one();
@@ -172,10 +179,12 @@ impl Roll {
             return;
         }
         let now = Instant::now();
+        // Before it is seen who is there: whoever ends from here on is missed by these drains.
+        self.open.fetch_add(1, Relaxed);
+        let mut inner = self.inner();
         let resources: BTreeSet<String> = names.iter().map(Name::resource).collect();
         let holders: BTreeMap<String, _> =
             resources.into_iter().map(|name| (name.clone(), fleet.holders(catalog, &name, revision, now))).collect();
-        let mut inner = self.inner();
         for name in names {
             // What was begun before is told again where control could not follow its own store.
             if inner.drains.get(&name).is_none()
@@ -247,16 +256,28 @@ impl Roll {
                 _ => {}
             }
         }
-        if services.is_empty() && namespaces.is_empty() {
-            return;
+        if !services.is_empty() || !namespaces.is_empty() {
+            self.look_again(|_| (services, namespaces));
         }
+    }
+
+    /// Any documents may have changed.
+    pub(crate) fn on_all_documents(&self) {
+        self.look_again(|registry| (Vec::new(), registry.namespaces()));
+    }
+
+    /// The places of all instances of these Services, and in these namespaces.
+    fn look_again(&self, of: impl FnOnce(&Registry) -> (Vec<Service>, Vec<Arc<str>>)) {
         // Before the instances, as whoever tells of both does.
         let state = self.store.state();
+        let places = Places::new(&state);
         let mut inner = self.inner();
-        let place_of = |name: &Name, instance: &Instance| place_of(&state, name, instance);
+        let (services, namespaces) = of(&inner.registry);
+        let place_of = |name: &Name, instance: &Instance| places.of(name, instance);
         let moved = inner.registry.on_documents(&services, &namespaces, place_of, Instant::now());
         moved.iter().for_each(|name| inner.publish(name));
-        drop((inner, state));
+        drop((inner, places));
+        drop(state);
         // Most changes of documents move nobody.
         if !moved.is_empty() {
             self.wake.notify_one();
@@ -372,6 +393,11 @@ impl Roll {
     }
 }
 
+/// Milliseconds since 1970.
+fn wall_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
 async fn wait(news: impl Future<Output = ()>, due: Option<Instant>) {
     match due {
         Some(due) => drop(tokio::time::timeout_at(due.into(), news).await),
@@ -416,7 +442,7 @@ impl Inner {
             // Without a drain callers are not told so far: it is being stored, or cannot be.
             Phase::Draining { .. } => (Told::Draining, drain.map(forgetting)),
         };
-        JoinResponse { phase: phase.into(), drain: seen.is_asked, forgetting }
+        JoinResponse { phase: phase.into(), drain: seen.is_asked, forgetting, ..JoinResponse::default() }
     }
 }
 

@@ -64,7 +64,7 @@ async fn all(State(api): State<Api>, Query(parameters): Query<Parameters>) -> An
         "canary": api.trials.told(),
         "gone": gone(&api.fleet, now),
         "files": api.files.told(),
-        "instances": instances::summary(&api.roll),
+        "instances": instances::summary(&api.roll, &api.store.state()),
         "laneLeaks": api.lanes.leaks(now),
     })))
 }

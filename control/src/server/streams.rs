@@ -44,7 +44,7 @@ impl Streams {
     pub(crate) fn begin(&self, headers: &HeaderMap, link: &Arc<Link>) -> Result<Discovery, Status> {
         let instance = headers.get(INSTANCE).and_then(|value| value.to_str().ok()).map(Box::from);
         let admission = Admission::of(&self.0.guard, headers, link).inspect_err(|status| {
-            self.0.fleet.note_refused(instance.as_deref(), status);
+            self.0.fleet.note_refused(instance.as_deref(), status, false);
         })?;
         let (number, proxy) = (self.0.next.fetch_add(1, Relaxed), Proxy::new(Some(link.clone())));
         let place =
@@ -229,7 +229,7 @@ impl Discovery {
                 Poll::Ready(Some(request)) => {
                     self.speech.heard()?;
                     self.admission.check(&request).inspect_err(|status| {
-                        self.place.shared.fleet.note_refused(self.instance.as_deref(), status);
+                        self.place.shared.fleet.note_refused(self.instance.as_deref(), status, true);
                     })?;
                     News::Request(Box::new(request))
                 }

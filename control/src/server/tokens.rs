@@ -193,7 +193,7 @@ mod tests {
             ),
             (
                 r#"{"name": "p", "role": "proxy", "gateway": "g", "service": "s"}"#,
-                "namespaces: a proxy belongs to one namespace: -n NAMESPACE on the command line, or --gateway NAMESPACE/NAME; service: is there beside gateway",
+                "namespaces: a proxy belongs to one namespace: -n NAMESPACE on the command line, or --gateway or --service NAMESPACE/NAME; service: is there beside gateway",
             ),
             (
                 r#"{"name": "v", "role": "viewer", "namespaces": ["a"], "gateway": "g", "expires": "1970-01-01T00:00:05Z"}"#,

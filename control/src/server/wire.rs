@@ -196,8 +196,11 @@ impl<S> Wire<S> {
 
     /// What a write came to, or that it has come to nothing for too long.
     fn progress<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+        if let Poll::Ready(result) = &written {
             self.stuck = None;
+            if result.as_ref().err().is_some_and(is_end) {
+                self.link.note_closed();
+            }
             return written;
         }
         let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(TAKE_WITHIN)));
@@ -208,6 +211,13 @@ impl<S> Wire<S> {
     }
 }
 
+/// Whether the peer, or its machine, says that it has ended the connection: whoever is killed does not say so over TLS, too,
+/// and leaves an end where none may be.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof)
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
@@ -215,7 +225,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let read = Pin::new(&mut self.stream).poll_read(context, into);
         let has_closed = match &read {
             Poll::Ready(Ok(())) => into.filled().len() == before && into.remaining() > 0,
-            Poll::Ready(Err(error)) => error.kind() == io::ErrorKind::ConnectionReset,
+            Poll::Ready(Err(error)) => is_end(error),
             Poll::Pending => false,
         };
         if has_closed {
@@ -302,13 +312,13 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::time::Instant;
 
     use super::*;
     use crate::server::limits::Places;
 
-    fn wire(stream: DuplexStream) -> Wire<DuplexStream> {
+    fn wire<S>(stream: S) -> Wire<S> {
         let source = SocketAddr::from(([10, 0, 0, 1], 4_711));
         let place = || Places::new(1, 1).take(&source.ip(), 1).expect("the first");
         Wire::new(stream, Arc::new(Link::new(source, place(), place())))
@@ -358,6 +368,45 @@ mod tests {
         drop(far);
         assert_eq!(wire.read(&mut bytes).await.map_err(|error| error.kind()), Ok(0));
         assert!(wire.link().has_closed());
+    }
+
+    /// Every step of it fails so.
+    struct Broken(io::ErrorKind);
+
+    impl AsyncRead for Broken {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(self.0.into()))
+        }
+    }
+
+    impl AsyncWrite for Broken {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(self.0.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_killed_leaves_an_end() {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, HostUnreachable, TimedOut, UnexpectedEof};
+        for (kind, expected) in [
+            (ConnectionReset, true),
+            (UnexpectedEof, true),
+            (BrokenPipe, true),
+            (TimedOut, false),
+            (HostUnreachable, false),
+        ] {
+            let (mut reads, mut writes) = (wire(Broken(kind)), wire(Broken(kind)));
+            assert!(reads.read(&mut [0; 8]).await.is_err() && writes.write(&[0; 8]).await.is_err());
+            assert_eq!((reads.link().has_closed(), writes.link().has_closed()), (expected, expected), "{kind:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,9 @@
 //! Instances that come and go under load: real sidecars beside scripted applications, a gateway that sends to them, and what
 //! control says of it. No request fails, whoever is told or is not.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use e2e::kit::{Backend, Beside, Peer, free_port, until};
@@ -8,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::mesh::{Load, Mesh, app};
+use crate::server::service;
 
 #[test]
 fn an_instance_comes_and_goes_under_load_and_nobody_notices() {
@@ -103,19 +107,23 @@ fn an_application_has_its_time_to_settle() {
 #[test]
 fn one_answer_that_is_not_good_changes_nothing() {
     let mesh = Mesh::start(0);
-    let app = Backend::start(|served| {
+    let fails = Arc::new(AtomicBool::new(false));
+    let once = fails.clone();
+    let app = Backend::start(move |served| {
         while let Some(request) = served.request() {
-            let status = if request.start.contains("/healthz") && served.number == 10 { "503 No" } else { "200 OK" };
+            let is_bad = request.start.contains("/healthz") && once.swap(false, SeqCst);
+            let status = if is_bad { "503 No" } else { "200 OK" };
             served.peer.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
         }
     });
     let first = mesh.sidecar("one", &app, &["--app-ready", "/healthz"]);
-    // It is asked often in the first second.
-    assert!(app.requests().len() < 10);
-    while app.requests().len() < 16 {
+    fails.store(true, SeqCst);
+    let asked = app.requests().len();
+    while app.requests().len() < asked + 4 {
         let ready = first.get("/ready").expect("an answer").status();
-        assert_eq!(ready, 200, "after {} questions", app.requests().len());
+        assert_eq!(ready, 200, "after {} questions", app.requests().len() - asked);
     }
+    assert!(!fails.load(SeqCst), "it did answer so");
 }
 
 #[test]
@@ -178,6 +186,8 @@ fn an_instance_that_was_never_let_in_need_not_be_forgotten() {
     let mut other = mesh.unready("one", &twin, &[]);
     until("a refusal", || (mesh.refused().len() == 1).then_some(()));
     until("its own word", || other.stderr().contains("control does not let this instance in").then_some(()));
+    let is_ready = || other.get("/ready").expect("an answer").status() == 200;
+    assert!(!is_ready(), "nobody is told of it");
     other.signal(Signal::TERM);
     drop(twin);
     assert!(other.wait().is_some_and(|status| status.success()));
@@ -190,8 +200,76 @@ fn a_port_that_the_service_has_not_is_told() {
     let mesh = Mesh::start(0);
     let one = app("one");
     let first = mesh.unready("one", &one, &["--port", "grpc"]);
-    until("its word", || first.stderr().contains("the application is ready").then_some(()));
+    until("its word", || (mesh.command("status").1.contains("1 instance is ready, and nobody is told")).then_some(()));
+    assert_eq!(mesh.command("status").0, 1);
+    assert_eq!(first.get("/ready").expect("an answer").status(), 503);
     mesh.wait_for(&[("one", "starting")]);
     let (code, text) = mesh.command("get instances");
     assert!(code == 0 && text.contains("its Service has no port grpc: nobody is told of that"), "{code}: {text}");
+    mesh.control.apply(&service("web", 80).replace("{name: http, port: 80}", "{name: grpc, port: 80}"));
+    until("its readiness", || first.get("/ready").filter(|answer| answer.status() == 200));
+}
+
+#[test]
+fn what_some_proxies_try_moves_no_instance() {
+    let mesh = Mesh::start(2);
+    let one = app("one");
+    let first = mesh.sidecar("one", &one, &["--port", "http"]);
+    let _gateways = [mesh.gateway(0), mesh.gateway(1)];
+    let renamed = service("web", 80).replace("{name: http, port: 80}", "{name: web, port: 80}");
+    let (status, answer) = mesh.control.ask("POST /api/v1/objects?canary=1&bake=60s", "", &renamed);
+    assert_eq!(status, 200, "{answer}");
+    until("whoever tries it", || (mesh.control.ask("GET /api/v1/canary", "", "").1["canary"]["on"] == 1).then_some(()));
+    mesh.wait_for(&[("one", "ready")]);
+    assert_eq!(first.get("/ready").expect("an answer").status(), 200);
+    let (status, answer) = mesh.control.ask("POST /api/v1/canary/promote", "", "");
+    assert_eq!(status, 200, "{answer}");
+    mesh.wait_for(&[("one", "starting")]);
+}
+
+#[test]
+fn one_that_control_refused_is_not_ready_without_it() {
+    let mesh = Mesh::start(0);
+    let (one, twin) = (app("one"), app("twin"));
+    let _first = mesh.sidecar("one", &one, &[]);
+    let other = mesh.unready("one", &twin, &[]);
+    until("its own word", || other.stderr().contains("control does not let this instance in").then_some(()));
+    mesh.control.kill();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_millis(1_500) {
+        assert_eq!(other.get("/ready").expect("an answer").status(), 503, "after {:?}", since.elapsed());
+    }
+}
+
+#[test]
+fn what_an_application_never_took_is_served_by_another() {
+    let mesh = Mesh::with_retries(1);
+    mesh.control.apply(
+        "{apiVersion: evenkeel.dev/v1alpha1, kind: TrafficPolicy, metadata: {name: t}, spec: {targetRefs: [{group: '', \
+         kind: Service, name: web}], loadBalancer: {policy: roundRobin}}}",
+    );
+    // It keeps no connection, so that its end is known at the next one.
+    let one = Backend::start(|served| {
+        if served.request().is_some() {
+            served.peer.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\none");
+        }
+    });
+    let two = app("two");
+    let [first, _second] = mesh.pair(&one, &two);
+    let _gateway = mesh.gateway(0);
+    let mut client = mesh.connect(0);
+    let mut ask = || {
+        client.send("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n");
+        let answer = client.read().expect("an answer");
+        (answer.status(), answer.text())
+    };
+    until("both", || {
+        let answers: BTreeSet<String> = (0..20).map(|_| ask().1).collect();
+        (answers.len() == 2).then_some(())
+    });
+    // Its sidecar notices within a second.
+    drop(one);
+    let answers: Vec<_> = (0..40).map(|_| ask()).collect();
+    assert!(answers.iter().all(|answer| *answer == (200, "two".into())), "{answers:?}");
+    assert!(first.metrics().contains("response_flags=\"UF\""), "{}", first.metrics());
 }

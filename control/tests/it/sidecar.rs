@@ -317,6 +317,29 @@ fn a_token_of_a_service_is_for_its_own_sidecars() {
 }
 
 #[test]
+fn a_new_instance_knows_whom_others_call() {
+    let folder = Scratch::create("control").expect("a folder");
+    let (web, cart) = (telling("web"), telling("cart"));
+    let control = Control::start(&folder);
+    control.apply(&[service("web", &[]), service("cart", &[(cart.address(), "")])].concat());
+    let beside = |name: &str| Beside::under(control.xds, "web", web.address()).flags(&["--instance", name]).start();
+    let first = beside("one");
+    assert_eq!(ask(&mut first.connect(), "/", "cart", "").status(), 200);
+    until("its report", || {
+        let told = control.ask("GET /api/v1/lanes", "", "").1.to_string();
+        told.contains("\"to\":\"default/cart\"").then_some(())
+    });
+    let second = beside("two");
+    until("what it was told", || {
+        let config = second.config();
+        let clusters = config["clusters"].as_array().expect("a list");
+        clusters.iter().any(|cluster| cluster["name"] == "default/cart:80").then_some(())
+    });
+    control.kill();
+    assert_eq!(ask(&mut second.connect(), "/", "cart", "").status(), 200);
+}
+
+#[test]
 fn who_may_not_be_an_instance_is_named_with_the_reason() {
     let folder = Scratch::create("control").expect("a folder");
     let web = telling("web");
@@ -362,6 +385,9 @@ fn who_may_not_be_an_instance_is_named_with_the_reason() {
         sidecar
     });
     assert_eq!(told()["instances"], serde_json::json!([]));
+    // A token that is none may be anybody's: it is shown, and does not make others fail.
+    let seen = control.ask("GET /api/v1/status", "", "").1["instances"].clone();
+    assert_eq!((&seen["refused"], &seen["refusedNow"]), (&4.into(), &3.into()), "{seen}");
     // What is mended is not held against it: files with tokens are read again.
     std::fs::copy(of_web, wrong).expect("a copy");
     until("the first instance", || {

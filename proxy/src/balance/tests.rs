@@ -167,6 +167,27 @@ fn turns_go_on_after_any_number_of_requests() {
 }
 
 #[test]
+fn turns_go_on_with_who_is_next_when_others_come_and_go() {
+    for (before, taken, after, expected) in [
+        (&[0, 1, 2, 3][..], 1, &[1, 2, 3][..], [1, 2, 3]),
+        (&[0, 1, 2, 3], 2, &[0, 2, 3], [2, 3, 0]),
+        (&[1, 2, 3], 1, &[0, 1, 2, 3], [2, 3, 0]),
+        // Whose turn it was has gone, and so have all behind them.
+        (&[0, 1, 2, 3], 3, &[0, 1], [0, 1, 0]),
+        (&[0, 1], 4, &[5], [5, 5, 5]),
+    ] {
+        let members = |all: &[u32]| all.iter().map(|member| (*member, 1)).collect::<Vec<_>>();
+        let loads: Vec<Load> = (0..6).map(|_| Load::default()).collect();
+        let take =
+            |balancer: &Balancer| balancer.pick(&question(Duration::ZERO), |member| &loads[member as usize], || 0);
+        let balancer = Balancer::new(Balance::RoundRobin, &members(before), None, 0);
+        (0..taken).for_each(|_| assert!(before.contains(&take(&balancer))));
+        let balancer = Balancer::new(Balance::RoundRobin, &members(after), Some(&balancer), 0);
+        assert_eq!([(); 3].map(|()| take(&balancer)), expected, "{before:?} {taken} {after:?}");
+    }
+}
+
+#[test]
 fn turns_go_on_when_weights_change() {
     // Made anew before each request, as while an endpoint warms up: nobody is always the first.
     for weights in [[4, 4, 4, 4], [4, 4, 4, 1]] {

@@ -7,13 +7,21 @@ use super::*;
 const NOW: Duration = Duration::from_secs(1000);
 
 fn standing(word: &str) -> Standing {
-    let well = Standing { health: Health::Well, ejected_until: Duration::ZERO, ready_since: None, is_leaving: false };
+    let never = Duration::ZERO;
+    let well = Standing {
+        health: Health::Well,
+        ejected_until: never,
+        refused_until: never,
+        ready_since: None,
+        is_leaving: false,
+    };
     match word {
         "ok" => well,
         "unproven" => Standing { health: Health::Unproven, ..well },
         "leaving" => Standing { is_leaving: true, ..well },
         "unwell" => Standing { health: Health::Unwell, ..well },
         "ejected" => Standing { ejected_until: NOW + Duration::from_secs(7), ..well },
+        "refusing" => Standing { refused_until: NOW + Duration::from_secs(3), ..well },
         "was-ejected" => Standing { ejected_until: NOW, ..well },
         // Its age in seconds.
         age => Standing {
@@ -80,13 +88,16 @@ fn who_is_well_is_used() {
         ("ok unproven", "100%: 0"),
         // Nobody has been asked yet: that is no panic.
         ("unproven unproven unwell", "100%: 0 1"),
+        ("ok refusing", "100%: 0"),
+        ("refusing unproven", "100%: 1"),
         ("unwell ejected", "panic 100%: 0 1"),
+        ("refusing", "panic 100%: 0"),
         ("", "100%: "),
     ] {
         assert_eq!(told(&chosen(row, &usage(), None)), expected, "{row}");
     }
     // Where nothing is asked for, nothing is looked at.
-    assert_eq!(told(&chosen("unwell ejected 1", &Usage::default(), None)), "100%: 0 1 2");
+    assert_eq!(told(&chosen("unwell ejected 1 refusing", &Usage::default(), None)), "100%: 0 1 2");
 }
 
 #[test]
@@ -113,6 +124,7 @@ fn choices_are_made_again_when_time_changes_them() {
     for (row, expected) in [
         ("ok ok", Duration::MAX),
         ("ok ejected", NOW + Duration::from_secs(7)),
+        ("ok ejected refusing", NOW + Duration::from_secs(3)),
         ("ok ok ok 3", NOW + GROWTH_STEP),
         ("ok ok ejected 3", NOW + GROWTH_STEP),
     ] {

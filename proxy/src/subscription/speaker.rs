@@ -2,6 +2,7 @@
 //! and that it goes. Control says how it stands, and who has forgotten it. What is said is what is so, again on each new
 //! stream: nothing that was said before is counted on. Cold.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use config::wire::evenkeel::v1::{Ending, JoinRequest, JoinResponse, Member, Phase};
@@ -52,6 +53,10 @@ pub(crate) struct Known {
     pub(crate) refusal: Option<String>,
     /// It never was, for certain.
     pub(crate) is_unknown: bool,
+    /// Control's last word was that it does not let it in.
+    pub(crate) is_refused: bool,
+    /// Whom others of its Service call, each `namespace/name`, as control said last.
+    pub(crate) calls: Arc<[String]>,
 }
 
 /// Both ends of what is said.
@@ -153,12 +158,16 @@ impl Speaker {
                     let _ = open.0.send(request);
                 }
             }
-            Said::Response(Ok(response)) => {
+            Said::Response(Ok(mut response)) => {
                 self.failures = 0;
                 self.may_be_known = true;
                 let has_ended = matches!(*voice.standing.borrow(), Standing::Ended { .. });
                 self.is_over |= has_ended && response.phase() == Phase::Ended;
-                let before = voice.known.send_replace(Known { response: Some(response), ..Known::default() });
+                let calls = match std::mem::take(&mut response.calls) {
+                    calls if calls.is_empty() => voice.known.borrow().calls.clone(),
+                    calls => calls.into(),
+                };
+                let before = voice.known.send_replace(Known { response: Some(response), calls, ..Known::default() });
                 if before.refusal.is_some() {
                     event("info", "control knows this instance");
                 }
@@ -174,7 +183,10 @@ impl Speaker {
         // Something was on its way to control, and perhaps arrived.
         self.may_be_known |= refusal.is_none() && !matches!(self.line, Line::Down { .. });
         let is_unknown = refusal.is_some() && !self.may_be_known;
-        let before = voice.known.send_replace(Known { response: None, refusal: refusal.clone(), is_unknown });
+        let (is_refused, calls) =
+            (refusal.is_some() || voice.known.borrow().is_refused, voice.known.borrow().calls.clone());
+        let known = Known { response: None, refusal: refusal.clone(), is_unknown, is_refused, calls };
+        let before = voice.known.send_replace(known);
         if let Some(reason) = refusal.filter(|_| before.refusal != voice.known.borrow().refusal && !self.is_over) {
             event("warn", &format!("control does not let this instance in: {reason}"));
         }

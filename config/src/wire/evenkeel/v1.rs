@@ -65,6 +65,9 @@ pub struct JoinResponse {
     /// With PHASE_DRAINING.
     #[prost(message, optional, tag = "3")]
     pub forgetting: ::core::option::Option<Forgetting>,
+    /// On a new stream: the Services that instances of its Service call, each `namespace/name`.
+    #[prost(string, repeated, tag = "4")]
+    pub calls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Who has forgotten an instance.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -215,6 +218,9 @@ pub struct LaneEdge {
     /// Perhaps lost: whoever calls there calls there of its own accord, too.
     #[prost(uint64, tag = "12")]
     pub doubtful: u64,
+    /// Not among `requests`: the lane is strict, and had no instance that was ready.
+    #[prost(uint64, tag = "13")]
+    pub refused: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {

@@ -33,7 +33,7 @@ impl World {
         let checker = Arc::new(Mutex::new(Checker::default()));
         let disk = Disk::open(File::Memory).expect("memory");
         let store = Store::start(disk, Box::new(checker)).expect("an empty store");
-        let roll = Roll::new(store.clone(), Arc::default(), |_, _, _| Default::default());
+        let roll = Roll::new(store.clone(), Arc::default());
         let fleet = Arc::new(Fleet::new(store.clone(), Arc::default(), roll.clone(), BTreeSet::new()));
         let feed = Arc::new(Feed::new(fleet.clone(), roll.clone()));
         tokio::spawn({
