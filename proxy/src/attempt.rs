@@ -105,8 +105,8 @@ pub(crate) async fn run(
         Means::Pooled(link) => link,
         Means::Open(slot) => {
             let connected = connect(&attempt, &endpoint).await.inspect_err(|error| measure(Err(error)));
-            tell_connected(&attempt, &endpoint, connected.as_ref().err());
             connect_took = worker.driver.now() - started;
+            tell_connected(&attempt, &endpoint, connected.as_ref().err(), connect_took);
             if let (Some(trial), Err(error)) = (trial, &connected) {
                 let (connect, answer) = (connect_took, Duration::ZERO);
                 let outcome = Err(*error);
@@ -157,7 +157,7 @@ pub(crate) async fn run(
             Told::Misdirected | Told::Unserved if response.is_cut() => {}
             Told::Unserved => {
                 let error = ProxyError::upstream(Kind::Connect, Reached::Answered);
-                tell_connected(&attempt, &endpoint, Some(&error));
+                tell_connected(&attempt, &endpoint, Some(&error), Duration::ZERO);
                 return Err(error);
             }
             Told::Misdirected => {
@@ -234,14 +234,20 @@ pub(crate) async fn run(
     })
 }
 
-/// Whether a connection could be made, for the choice of all.
-fn tell_connected(attempt: &Attempt<'_>, endpoint: &EndpointView, error: Option<&ProxyError>) {
+/// Whether a connection could be made, and how long that took, for the choice of all.
+fn tell_connected(attempt: &Attempt<'_>, endpoint: &EndpointView, error: Option<&ProxyError>, took: Duration) {
     let Attempt { guard, cluster, .. } = attempt;
+    let is_refused = error.is_some_and(|error| match error.kind {
+        Kind::Connect => true,
+        // Else it was the request that had no time.
+        Kind::ConnectTimeout => took >= cluster.cluster.settings.connect_timeout,
+        _ => false,
+    });
     match error {
         // Where there is no choice nobody asks.
         _ if cluster.endpoints.len() < 2 => {}
         None => cluster.state.connected(&endpoint.state, endpoint.address),
-        Some(error) if matches!(error.kind, Kind::Connect | Kind::ConnectTimeout) => {
+        Some(_) if is_refused => {
             cluster.state.refused(&endpoint.state, endpoint.address, guard.worker.driver.now());
         }
         Some(_) => {}

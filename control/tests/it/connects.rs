@@ -1,7 +1,9 @@
 //! Connections to services: refused, unanswered, closed while idle, closed under a request. What may be repeated is
 //! repeated once, everything else is told.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use e2e::kit::{Backend, Gateway, Rules, free_port};
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
@@ -26,18 +28,45 @@ fn nobody_there() {
     gateway.settle();
 }
 
-#[test]
-fn a_service_that_takes_no_connection() {
-    // A listening socket whose queue is full: the kernel leaves further handshakes unanswered.
+/// A listening socket whose queue is full: the kernel leaves further handshakes unanswered.
+fn full() -> (OwnedFd, Vec<TcpStream>, SocketAddr) {
     let full = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     bind(&full, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port is free");
     listen(&full, 0).expect("a socket can listen");
     let address = SocketAddr::try_from(getsockname(&full).expect("an address")).expect("an IP address");
     let mut fillers = Vec::new();
-    while let Ok(filler) = std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(200)) {
+    while let Ok(filler) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
         fillers.push(filler);
         assert!(fillers.len() < 100, "the queue never fills");
     }
+    (full, fillers, address)
+}
+
+#[test]
+fn a_request_that_has_no_time_says_nothing_of_an_endpoint() {
+    let (_full, _fillers, address) = full();
+    let backend = Backend::echo();
+    for (request, connect, expected) in [("50ms", "10s", ["ready"; 2]), ("10s", "50ms", ["refusing", "ready"])] {
+        let rules = Rules::new()
+            .service("web", &[address, backend.address()])
+            .rule(&format!("timeouts: {{request: {request}}}\nbackendRefs: [{{name: web, port: 80}}]"))
+            .traffic("web", &format!("loadBalancer: {{policy: roundRobin}}\n  timeouts: {{connect: {connect}}}"));
+        let gateway = Gateway::start(&rules);
+        let mut client = gateway.connect();
+        let statuses: Vec<u16> = (0..2)
+            .map(|_| {
+                client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                client.read().expect("an answer").status()
+            })
+            .collect();
+        assert_eq!(statuses.iter().all(|status| *status == 200), connect == "50ms", "{statuses:?}");
+        assert_eq!(gateway.endpoint_states("default/web:80"), expected, "{request} {connect}: {statuses:?}");
+    }
+}
+
+#[test]
+fn a_service_that_takes_no_connection() {
+    let (_full, _fillers, address) = full();
     let gateway = Gateway::start(&Rules::to(address));
     let mut client = gateway.connect();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
