@@ -199,7 +199,9 @@ fn wait(terms: &Terms, began: Instant, seen: &Seen, now: Instant) -> Verdict {
         (_, false) => Verdict::Wait(quiet_at.max(graced_at).min(deadline), For::Outside),
         (false, true) => Verdict::Wait(quiet_at.min(deadline), if is_sure { For::Quiet } else { For::QuietInDoubt }),
         (true, true) if !terms.is_announced => Verdict::Drained(Reason::Unannounced),
-        (true, true) if is_announced && seen.forgetting.is_none() => Verdict::Drained(Reason::QuietAlone),
+        (true, true) if is_announced && !seen.is_heard && seen.forgetting.is_none() => {
+            Verdict::Drained(Reason::QuietAlone)
+        }
         (true, true) if !is_sure => Verdict::Drained(Reason::Quiet),
         (true, true) if seen.is_unknown => Verdict::Drained(Reason::Unknown),
         (true, true) if graced_at > began => Verdict::Drained(Reason::Graced),
@@ -271,6 +273,9 @@ mod tests {
             let expected = expected.map_or_else(|(until, what)| Verdict::Wait(at(until), what), Verdict::Drained);
             assert_eq!(decide(&terms, began, &seen, at(now)), expected, "{seen:?} at {now}");
         }
+        // Control is there, and could not keep what it was told.
+        let stuck = Seen { is_heard: true, ..Seen::default() };
+        assert_eq!(decide(&terms, began, &stuck, at(10_000)), Verdict::Drained(Reason::Quiet));
         // Whom control never let in, nobody knows.
         let stranger = Seen { is_unknown: true, ..Seen::default() };
         assert_eq!(decide(&terms, began, &stranger, at(99)), Verdict::Wait(at(100), For::Quiet));

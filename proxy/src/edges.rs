@@ -8,10 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use config::wire::evenkeel::v1::LaneEdge;
 
+use crate::error::{Kind, ProxyError};
 use crate::stats::{Leak, Leaked, WorkerStats};
 
-/// The flag of requests of a strict lane that found none of it ready.
-const NO_LANE: &str = "NL";
 /// Edges that are told at once.
 const TOLD_MAX: usize = 1_000;
 
@@ -46,6 +45,7 @@ pub(crate) type Edges = BTreeMap<Edge, Traffic>;
 
 /// What all workers have counted.
 pub(crate) fn totals(stats: &[WorkerStats]) -> Edges {
+    let no_lane = ProxyError::here(Kind::NoLane).reply().flag;
     let mut edges = Edges::new();
     for stats in stats {
         stats.visit(
@@ -55,7 +55,7 @@ pub(crate) fn totals(stats: &[WorkerStats]) -> Edges {
                     let lane = key.lane.clone().unwrap_or_default();
                     let to = format!("{}/{}", key.namespace, key.service).into();
                     let traffic = edges.entry(Edge::To(to, lane)).or_default();
-                    let count = if key.flag == NO_LANE { &mut traffic.refused } else { &mut traffic.requests };
+                    let count = if key.flag == no_lane { &mut traffic.refused } else { &mut traffic.requests };
                     *count += series.requests();
                 }
             },
@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn refuse(stats: &WorkerStats, service: &str, lane: &str, count: u64) {
-        end(stats, service, Some(lane), (503, NO_LANE), count);
+        end(stats, service, Some(lane), (503, ProxyError::here(Kind::NoLane).reply().flag), count);
     }
 
     fn end(stats: &WorkerStats, service: &str, lane: Option<&str>, (status, flag): (u16, &'static str), count: u64) {

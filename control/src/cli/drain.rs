@@ -65,6 +65,7 @@ fn drain(args: &DrainArgs) -> Result<ExitCode, Failure> {
         let is_absent = matches!(failure, Failure::Refused(404, _));
         if let Some(answer) = is_absent.then(|| client.get(&drains).ok()).flatten()
             && let Some(receipt) = receipts(&answer, &full).next()
+            && !args.output.tell_raw(receipt)
         {
             say(&roll::receipt(receipt));
         }

@@ -58,7 +58,8 @@ pub struct UpArgs {
     /// The gateway's port on this machine
     #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// End after so many seconds, and once what keys have begun is done, with exit code 1 if anything failed or was served in a wrong lane [default: at Ctrl-C]
+    /// End after so many seconds, and once what keys have begun is done, with exit code 1 if anything failed or was served in a
+    /// wrong lane [default: at Ctrl-C]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
     /// One line a second in place of the live view, as if there were no terminal

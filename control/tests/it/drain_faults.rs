@@ -266,6 +266,8 @@ fn a_download_without_an_end_is_cut_at_the_deadline_and_named() {
             code == 1 && text.contains("its time was over") && text.contains("there is no instance"),
             "{code}: {text}"
         );
+        let (code, text) = mesh.command("drain web/one -o json");
+        assert!(code == 1 && text.contains("forgottenMilliseconds") && !text.contains("has gone"), "{code}: {text}");
         let receipt = mesh.receipt("one");
         assert_eq!((&receipt["cut"], receipt["cutRequests"].as_array().map(Vec::len)), (&2.into(), Some(2)));
         let (_, table) = mesh.command("get drains");

@@ -183,8 +183,8 @@ impl Speaker {
         // Something was on its way to control, and perhaps arrived.
         self.may_be_known |= refusal.is_none() && !matches!(self.line, Line::Down { .. });
         let is_unknown = refusal.is_some() && !self.may_be_known;
-        let (is_refused, calls) =
-            (refusal.is_some() || voice.known.borrow().is_refused, voice.known.borrow().calls.clone());
+        let Known { is_refused, calls, .. } = voice.known.borrow().clone();
+        let is_refused = is_refused || refusal.is_some();
         let known = Known { response: None, refusal: refusal.clone(), is_unknown, is_refused, calls };
         let before = voice.known.send_replace(known);
         if let Some(reason) = refusal.filter(|_| before.refusal != voice.known.borrow().refusal && !self.is_over) {
